@@ -1,0 +1,14 @@
+/* The two clocks. Every timeout uses clock_now: CLOCK_MONOTONIC, so a clock that is set does no harm. */
+#ifndef BASE_CLOCK_H
+#define BASE_CLOCK_H
+
+#include <stdint.h>
+
+#define NS_PER_US INT64_C(1000)
+#define NS_PER_MS INT64_C(1000000)
+#define NS_PER_S  INT64_C(1000000000)
+
+int64_t clock_now(void);  /* monotonic, nanoseconds; only differences mean anything */
+int64_t clock_wall(void); /* nanoseconds since 1970-01-01 UTC, for what people and certificates see */
+
+#endif

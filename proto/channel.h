@@ -1,0 +1,83 @@
+/* A channel: frames over a stream, both ways, on one loop's thread.
+ *
+ * Receiving: a frame's message is collected in the channel; its payload goes straight from the stream into
+ * memory that the owner names (`payload`), so that a block is decrypted into the buffer that is hashed and
+ * written. Sending: frames wait in two queues; all of the urgent queue goes before the next frame of the bulk
+ * queue. A frame is never cut. So that urgent frames have little to wait for, whoever sends bulk keeps its
+ * queue short: `drained` comes when less than the low mark is queued, and then more may be given.
+ *
+ * Callbacks come from the loop, never from within channel_send or channel_start. Within any callback
+ * channel_free is allowed. */
+#ifndef PROTO_CHANNEL_H
+#define PROTO_CHANNEL_H
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/frame.h"
+
+struct loop;
+struct stream;
+struct channel;
+
+struct channel_events {
+    /* The stream's handshake is done. May be NULL. */
+    void (*ready)(void *arg);
+    /* A whole frame: `message` has frame->message_size bytes and is valid during the call. The payload, if
+     * any, lies where `payload` said. Returns NULL, or a clause that says why the channel must end (it is sent
+     * nowhere; `closed` follows with it). */
+    const char *(*frame)(void *arg, const struct frame *, const uint8_t *message, void *payload);
+    /* A frame with a payload has begun: its message is here. Returns memory of payload_size bytes, or NULL
+     * with *fault set to end the channel. With this callback NULL every payload is a fault. The memory stays
+     * the owner's; if the channel ends before `frame`, it was not filled. */
+    void *(*payload)(void *arg, const struct frame *, const uint8_t *message, const char **fault);
+    /* All the input that was there has been handed out: a good moment to pass on what was gathered. May be
+     * NULL. */
+    void (*idle)(void *arg);
+    /* The bulk queue is below the low mark. Comes once each time it falls below. May be NULL. */
+    void (*drained)(void *arg);
+    /* The channel has ended; nothing else follows; the owner frees it. `why` is a clause. `orderly` if the
+     * other end closed between two frames. */
+    void (*closed)(void *arg, bool orderly, const char *why);
+};
+
+/* Owns the stream from now on. Bound on messages: LIMIT_STRANGER_FRAME until channel_trust. */
+struct channel *channel_new(struct loop *, struct stream *, const struct channel_events *, void *arg);
+void channel_trust(struct channel *);
+struct stream *channel_stream(const struct channel *);
+/* Closes at once, NULL is fine. Payloads that were queued are released. */
+void channel_free(struct channel *);
+/* Sends what is queued, then calls closed(orderly): for a last word. New input is ignored. */
+void channel_finish(struct channel *, const char *why);
+
+enum channel_class { CHANNEL_URGENT, CHANNEL_BULK };
+
+/* Packs and queues a message; `payload` may be NULL. The payload's bytes are copied (channel_send) or stay the
+ * caller's until `release` is called on this thread, perhaps from within this very call (channel_send_payload).
+ * What is queued leaves by itself at the end of the loop's round. If more than LIMIT_SEND_QUEUE is queued the
+ * channel ends (`closed`). */
+void channel_send(struct channel *, enum channel_class, uint16_t type, uint8_t flags, uint32_t id,
+                  const ProtobufCMessage *message, const void *payload, size_t payload_size);
+void channel_send_payload(struct channel *, enum channel_class, uint16_t type, uint8_t flags, uint32_t id,
+                          const ProtobufCMessage *message, void *payload, size_t payload_size,
+                          void (*release)(void *payload, void *arg), void *release_arg);
+/* As channel_send without payload, with file descriptors beside (Unix streams only); they are duplicated. */
+void channel_send_fds(struct channel *, uint16_t type, uint8_t flags, uint32_t id, const ProtobufCMessage *message,
+                      const int *fds, unsigned count);
+/* During `frame`: the descriptors that came with it; each can be taken once and is then the caller's; -1 if there
+ * are no more. What is not taken is closed. */
+int channel_take_fd(struct channel *);
+
+/* Bytes queued and not yet given to the stream. */
+size_t channel_queued(const struct channel *, enum channel_class);
+void channel_set_low_mark(struct channel *, size_t bytes); /* default 32 KiB */
+/* Stops and resumes reading, for back-pressure. */
+void channel_pause(struct channel *, bool paused);
+/* When the last frame arrived, on the monotonic clock; and bytes both ways, frames included. */
+int64_t channel_last_heard(const struct channel *);
+uint64_t channel_bytes_in(const struct channel *);
+uint64_t channel_bytes_out(const struct channel *);
+
+#endif
