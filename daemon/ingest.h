@@ -1,0 +1,54 @@
+/* Copying in: working files, hashed along behind the writer, then sealed into the store.
+ *
+ * A working file is HOME/store/incoming/N (N a number of ours). p2pfs holds a descriptor of it and writes; the daemon
+ * reads what was written (from the page cache) and keeps leaf hashes of the blocks that were written whole and in order.
+ * A block that is written again after it was hashed is marked and hashed again when sealing.
+ *
+ * Seal: hash what is left, build piece layer and root, fdatasync data, map and hashes, rename into the store under the root
+ * (or drop it, if the store has that root complete already), all blocks present and synced. After that the file is never
+ * written again: whoever held the descriptor may read on.
+ *
+ * The descriptor handed out carries a flock(LOCK_SH): after a restart of the daemon, a working file on which LOCK_EX can
+ * be had belongs to nobody any more; ingest_recover deletes it, or adopts it if it was marked (ingest_mark: fsync had been
+ * acknowledged).
+ *
+ * One struct ingest is used by one thread at a time: its owner posts it to a worker for the functions marked [worker] and
+ * leaves it alone meanwhile. */
+#ifndef DAEMON_INGEST_H
+#define DAEMON_INGEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "crypto/merkle.h"
+
+struct store;
+struct content;
+struct ingest;
+
+/* [worker] A new, empty working file; or one that starts with the first `keep` bytes of `from` (complete content; reflink
+ * or copy_file_range where possible), whose leaf hashes are reused. NULL and *error. */
+struct ingest *ingest_new(struct store *, struct content *from, uint64_t keep, int *error);
+/* The working file again after a restart of the daemon, from its number. NULL and *error. [worker] */
+struct ingest *ingest_reopen(struct store *, uint64_t number, int *error);
+uint64_t ingest_number(const struct ingest *);
+/* A descriptor for p2pfs, read and write, sharing the flock. The caller closes its copy. */
+int ingest_dup(const struct ingest *);
+/* Any time: p2pfs wrote there. Cheap; no I/O. */
+void ingest_wrote(struct ingest *, uint64_t offset, uint64_t size);
+/* True if a worthwhile stretch (1 MiB) lies written and not yet hashed behind the frontier. */
+bool ingest_hash_due(const struct ingest *);
+/* [worker] Hashes that stretch, at most `max_bytes`. 0 or -errno. */
+int ingest_hash(struct ingest *, uint64_t max_bytes);
+/* [worker] See above. The content (a new reference) has `size` bytes; the file is truncated or extended to that first.
+ * NULL and *error; then the working file is still there and may be sealed again. An empty file gives the zero root: then
+ * the result is NULL with *error 0, and nothing is kept in the store. On success the struct is freed. */
+struct content *ingest_seal(struct ingest *, uint64_t size, int *error);
+/* [worker] Gives it up and deletes the file. NULL is fine. */
+void ingest_drop(struct ingest *);
+/* [worker] Makes the working file survive a restart without p2pfs holding it; p2pfs has synced the data. */
+int ingest_mark(struct ingest *);
+/* [worker] At start: deletes what belongs to nobody; calls `found` for marked orphans. */
+void ingest_recover(struct store *, void (*found)(void *arg, uint64_t number, uint64_t size), void *arg);
+
+#endif

@@ -1,0 +1,117 @@
+/* The content store: what this member holds, one content per root, block by block.
+ *
+ * On disk, under HOME/store, HH being the first two digits of the root's 64 hexadecimal ones:
+ *   HH/ROOT.data   sparse data file of the content's size
+ *   HH/ROOT.map    4096-byte header (magic, version, root, size), then the bitmap of present blocks
+ *                  (base/bitmap.h order, padded to 4096), then the bitmap of synced blocks, likewise padded
+ *   HH/ROOT.hash   4096-byte header, then the piece layer, then the block hashes; a zero hash is unknown
+ *   incoming/N     working files (ingest.h)
+ *
+ * Invariants:
+ *   S1  A block's present bit is set only after its bytes were verified against a known block hash and
+ *       written to the data file.
+ *   S2  A synced bit reaches the disk only after an fdatasync of the data file that came behind the write.
+ *   S3  After an unclean end, blocks that are present but not synced count only after their hash was checked
+ *       again (a few seconds' worth); what does not match is absent. Nothing else is hashed again.
+ *   S4  A file name is made of a root or a number of ours, never of a name from outside.
+ *   S5  The map file's present bitmap is what p2pfs maps read only; its space is allocated in advance, so no
+ *       one gets SIGBUS from a full disk.
+ *
+ * Threads: struct store and struct content are shared between threads and reference counted; functions marked
+ * [worker] do disk I/O or hash and are called on worker threads (or in tests) only; the rest is quick and may be
+ * called on any thread. Locks inside are held for memory operations only, never across a system call. */
+#ifndef DAEMON_STORE_H
+#define DAEMON_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "crypto/merkle.h"
+
+struct store;
+struct content;
+
+/* [worker] Opens or makes the store in `directory` (HOME/store), 0700. NULL and *fault on failure. */
+struct store *store_open(const char *directory, const char **fault);
+/* [worker] Syncs everything, closes. All contents have been released before. */
+void store_close(struct store *);
+
+/* [worker] The content with this root: a new reference. If it is not there and `create`, made, empty. NULL with
+ * *error set to -errno: -ENOENT, -ENOSPC, -EINVAL if `size` is not the size it has here. After an unclean end the
+ * unsynced blocks are checked here, before it returns. */
+struct content *store_get(struct store *, const uint8_t root[HASH_SIZE], uint64_t size, bool create, int *error);
+/* The same if it is already open in this process, else NULL: no I/O, any thread. */
+struct content *store_find(struct store *, const uint8_t root[HASH_SIZE]);
+
+/* What is held, for the first announce, for status and for `local` bytes of entries; on any thread, from memory (the
+ * store scans its directory once, in store_open). */
+struct store_summary {
+    uint8_t root[HASH_SIZE];
+    uint64_t size;
+    uint64_t bytes; /* present */
+    bool complete;
+};
+/* Calls `each` for every content; it must not call the store. */
+void store_each(struct store *, void (*each)(const struct store_summary *, void *arg), void *arg);
+/* False if nothing of it is here. */
+bool store_summary(struct store *, const uint8_t root[HASH_SIZE], struct store_summary *out);
+void store_space(struct store *, uint64_t *held, uint64_t *free_bytes, uint64_t *total);
+
+/* [worker] Deletes a content once its last reference is gone (at once if there is none). */
+void store_drop(struct store *, const uint8_t root[HASH_SIZE]);
+
+/* [worker] One round of syncing: for every content with unsynced blocks fdatasync of its data, then its map.
+ * The daemon calls it every few seconds and after much was written; 0 or the first -errno. */
+int store_sync(struct store *);
+/* [worker] The same for one content, so that all its present blocks are durable. */
+int content_sync(struct content *);
+
+struct content *content_share(struct content *);
+void content_release(struct content *); /* any thread; NULL is fine; never does I/O (closing is left to a later store_sync) */
+
+const struct geometry *content_geometry(const struct content *);
+const uint8_t *content_root(const struct content *);
+/* The live bitmap of present blocks; read with bitmap_test and friends; valid as long as the reference. */
+const uint8_t *content_present(const struct content *);
+uint64_t content_present_blocks(const struct content *);
+bool content_complete(const struct content *);
+/* Whether the whole piece is present. */
+bool content_has_piece(const struct content *, uint32_t piece);
+/* The piece bitmap, geometry.pieces bits, into `map` (base/bitmap.h order). */
+void content_pieces(const struct content *, uint8_t *map);
+/* Descriptors to hand to p2pfs: duplicates, read only, close-on-exec; the caller closes. -errno on failure. The
+ * bitmap starts at byte 4096 of the map file. */
+int content_dup_data(const struct content *);
+int content_dup_map(const struct content *);
+
+/* --- hashes ---- */
+bool content_has_piece_layer(const struct content *);
+/* [worker] Takes over a whole piece layer if its root is right. 0, -EBADMSG if it is not, -errno. */
+int content_set_piece_layer(struct content *, const uint8_t *hashes);
+/* Copies `count` piece hashes; false if not known. */
+bool content_piece_hashes(const struct content *, uint32_t first, uint32_t count, uint8_t *out);
+bool content_has_leaves(const struct content *, uint32_t piece);
+/* [worker] Takes over the block hashes of one piece if they fit the piece layer. 0, -EBADMSG, -ENODATA without
+ * piece layer, -errno. */
+int content_set_leaves(struct content *, uint32_t piece, const uint8_t *hashes);
+/* [worker] Copies block hashes within one piece; -ENODATA if not known. */
+int content_block_hashes(struct content *, uint64_t first, uint32_t count, uint8_t *out);
+
+/* --- blocks ---- */
+/* [worker] Verifies `count` consecutive blocks from `first` (within one piece whose leaves are known) and writes those
+ * that match with as few writes as possible, then sets their present bits. verdict[i]: 0 written, -EALREADY it was
+ * present before, -EBADMSG hash does not match, -errno the write failed (-ENOSPC …). Returns 0 if all are 0 or -EALREADY.
+ * Safe to call for different or the same blocks from several workers. */
+int content_put(struct content *, uint64_t first, uint32_t count, const uint8_t *const *blocks, int *verdicts);
+/* [worker] Reads one present block and checks it against its hash. 0; -ENODATA if it is not present; -EBADMSG if the disk
+ * gave something else (then the present bit is cleared and the damage logged once); -errno. `to` holds BLOCK_SIZE bytes. */
+int content_get(struct content *, uint64_t block, uint8_t *to);
+/* [worker] As content_get for `count` consecutive blocks into consecutive memory, hashed several at a time. Returns how many
+ * leading blocks are good; *error says why it stopped (0 if it did not). */
+uint32_t content_get_many(struct content *, uint64_t first, uint32_t count, uint8_t *to, int *error);
+/* Tells `changed` (any thread, quick: post mail) when blocks of any content become present or get lost. One subscriber set
+ * before threads start. */
+void store_on_change(struct store *, void (*changed)(void *arg, struct content *, uint64_t first, uint32_t count, bool present), void *arg);
+
+#endif
