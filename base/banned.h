@@ -11,7 +11,12 @@
 #include <time.h>
 
 #pragma GCC poison strcpy strcat strncpy strncat stpcpy sprintf vsprintf gets strtok
-#pragma GCC poison localtime gmtime ctime asctime rand srand random srandom atoi atol atoll
+#pragma GCC poison localtime gmtime ctime asctime srand srandom atoi atol atoll
+#undef alloca
 #pragma GCC poison tmpnam mktemp tempnam alloca
+
+/* These names are parameters in headers of libraries, so that only a call is an error. */
+int rand(void) __attribute__((deprecated("use crypto/random.h")));
+long random(void) __attribute__((deprecated("use crypto/random.h")));
 
 #endif
