@@ -17,7 +17,8 @@ char *home_path(const char *home, const char *name);
 
 /* Path of the local socket. If HOME is too long for a Unix socket address (107 bytes), a path under
  * $XDG_RUNTIME_DIR or /tmp/p2pfs-UID (0700) that is derived from the SHA-less FNV-1a of HOME.
- * malloc'ed, never NULL; the same for the same HOME in every program. */
+ * malloc'ed, never NULL; the same for the same HOME in every program. Makes /tmp/p2pfs-UID where
+ * that is needed; whoever connects checks the peer's user (stream_unix_peer). */
 char *home_socket(const char *home);
 
 #endif

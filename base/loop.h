@@ -39,7 +39,8 @@ void loop_post(struct loop *, struct mail *);
 void loop_stop(struct loop *);
 /* Waits for the thread of a loop that was stopped. */
 void loop_join(struct loop *);
-/* Joined or never started: delivers what mail is left, then frees. NULL is fine. */
+/* Joined or never started: delivers what mail is left, then frees. The owner is still there, and no
+ * other thread posts any more: end workers and other loops first. NULL is fine. */
 void loop_free(struct loop *);
 
 /* True on the loop's thread (or while it is not running at all). Owners CHECK it. */
@@ -48,7 +49,7 @@ bool loop_is_here(const struct loop *);
 /* --- timers: one shot, re-armed by their owner ---------------------------------------------------- */
 struct timer; /* belongs to the loop's thread */
 struct timer *timer_new(struct loop *, void (*fire)(void *arg), void *arg);
-void timer_set(struct timer *, int64_t delay_ns); /* from now; replaces an earlier setting */
+void timer_set(struct timer *, int64_t delay_ns); /* from now; replaces an earlier one; never early */
 void timer_cancel(struct timer *);                /* `fire` will not come */
 bool timer_pending(const struct timer *);
 void timer_free(struct timer *); /* NULL is fine */

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define NAME_BYTES_MAX    255 /* of one entry's name, as NAME_MAX */
 #define NAME_DEPTH_MAX    64  /* of an entry below the root of the swarm */
@@ -23,5 +24,13 @@ const char *account_name_fault(const char *name);
 
 /* True for well-formed UTF-8 (RFC 3629) of exactly `length` bytes without NUL. */
 bool utf8_is_valid(const char *text, size_t length);
+
+/* Reads the well-formed sequence that `text` begins with into *code; returns its 1 to 4 bytes, or 0
+ * if there is none. NUL is a code like any other here. */
+size_t utf8_decode(const char *text, size_t length, uint32_t *code);
+
+/* True for what may stand neither in a name nor reach a terminal: control characters, line and
+ * paragraph separators, bidirectional controls. */
+bool utf8_is_control(uint32_t code);
 
 #endif

@@ -43,7 +43,7 @@ struct stream {
     const struct stream_class *class;
 };
 
-/* Who listens; set before the loop runs again after the stream was made. */
+/* Who listens (all four are given); set before the loop runs again after the stream was made. */
 void stream_set_events(struct stream *, const struct stream_events *, void *arg);
 
 /* > 0 bytes read, 0 the peer has ended its side in order, STREAM_AGAIN, STREAM_FAILED. */
@@ -69,7 +69,7 @@ struct stream *stream_unix(struct loop *, int fd);
 
 /* File descriptors travel beside the bytes (SCM_RIGHTS): those given here leave with the first byte
  * of the next stream_write; they are duplicated, the caller keeps its own. At most
- * STREAM_UNIX_FDS_MAX may wait. 0 or -errno. */
+ * STREAM_UNIX_FDS_MAX may wait: else -EAGAIN. 0 or -errno. */
 #define STREAM_UNIX_FDS_MAX 8
 int stream_unix_attach(struct stream *, int fd);
 /* The oldest received descriptor not yet taken, close-on-exec, now the caller's; -1 if there is none.
