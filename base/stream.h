@@ -67,6 +67,9 @@ void stream_free(struct stream *);
 /* Takes over the connected non-blocking socket `fd`. `ready` comes with the loop's next round. */
 struct stream *stream_unix(struct loop *, int fd);
 
+/* Whether it is one: only then may the functions below be called on it. */
+bool stream_is_unix(const struct stream *);
+
 /* File descriptors travel beside the bytes (SCM_RIGHTS): those given here leave with the first byte
  * of the next stream_write; they are duplicated, the caller keeps its own. At most
  * STREAM_UNIX_FDS_MAX may wait: else -EAGAIN. 0 or -errno. */

@@ -30,8 +30,9 @@ struct channel_events {
      * nowhere; `closed` follows with it). */
     const char *(*frame)(void *arg, const struct frame *, const uint8_t *message, void *payload);
     /* A frame with a payload has begun: its message is here. Returns memory of payload_size bytes, or NULL
-     * with *fault set to end the channel. With this callback NULL every payload is a fault. The memory stays
-     * the owner's; if the channel ends before `frame`, it was not filled. */
+     * with *fault set to end the channel, or NULL with *fault left NULL: the payload is read and thrown away, and
+     * `frame` gets NULL for it. With this callback NULL every payload is a fault. The memory stays the owner's;
+     * if the channel ends before `frame`, it was not filled. */
     void *(*payload)(void *arg, const struct frame *, const uint8_t *message, const char **fault);
     /* All the input that was there has been handed out: a good moment to pass on what was gathered. May be
      * NULL. */
@@ -49,15 +50,17 @@ void channel_trust(struct channel *);
 struct stream *channel_stream(const struct channel *);
 /* Closes at once, NULL is fine. Payloads that were queued are released. */
 void channel_free(struct channel *);
-/* Sends what is queued, then calls closed(orderly): for a last word. New input is ignored. */
+/* Sends what is queued, then calls closed(orderly): for a last word. New input is ignored. What the other end
+ * does not take within LIMIT_FINISH_NS is given up. */
 void channel_finish(struct channel *, const char *why);
 
 enum channel_class { CHANNEL_URGENT, CHANNEL_BULK };
 
-/* Packs and queues a message; `payload` may be NULL. The payload's bytes are copied (channel_send) or stay the
+/* Packs and queues a message; a NULL message is an empty one, `payload` may be NULL. The payload's bytes are copied (channel_send) or stay the
  * caller's until `release` is called on this thread, perhaps from within this very call (channel_send_payload).
- * What is queued leaves by itself at the end of the loop's round. If more than LIMIT_SEND_QUEUE is queued the
- * channel ends (`closed`). */
+ * What is queued leaves by itself at the end of the loop's round. If more than LIMIT_SEND_QUEUE is queued, or the
+ * message or payload is over its LIMIT_FRAME_… (so batch what strangers can swell by its packed size), the channel
+ * ends (`closed`). On a channel that has ended nothing is sent, and the payload is released at once. */
 void channel_send(struct channel *, enum channel_class, uint16_t type, uint8_t flags, uint32_t id,
                   const ProtobufCMessage *message, const void *payload, size_t payload_size);
 void channel_send_payload(struct channel *, enum channel_class, uint16_t type, uint8_t flags, uint32_t id,

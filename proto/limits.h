@@ -19,6 +19,7 @@
 #define LIMIT_LOGIN_NS            (120 * NS_PER_S) /* a connection without certificate lives no longer */
 #define LIMIT_PEER_IDLE_NS        (120 * NS_PER_S) /* a peer link without any frame; PING goes at a third */
 #define LIMIT_TRACKER_IDLE_NS     (180 * NS_PER_S) /* a member's link to the tracker; PING goes at a third */
+#define LIMIT_FINISH_NS           (5 * NS_PER_S)  /* a last word that is not taken: the channel ends without it */
 #define LIMIT_CONNECT_NS          (8 * NS_PER_S)  /* dialling one address */
 #define LIMIT_HALF_OPEN           64              /* handshakes under way on one listener; each costs 2.6 ms of RSA */
 #define LIMIT_HALF_OPEN_SOURCE    8               /* of which from one address */
