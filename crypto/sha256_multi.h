@@ -1,6 +1,7 @@
 /* SHA-256 of many messages of one size at once; private to crypto/.
  *
- * Any thread; no allocation on processors with SHA extensions. Results never depend on the processor. */
+ * Any thread; no allocation on processors with SHA extensions. Results never depend on the
+ * processor. */
 #ifndef CRYPTO_SHA256_MULTI_H
 #define CRYPTO_SHA256_MULTI_H
 
