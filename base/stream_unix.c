@@ -441,6 +441,12 @@ struct stream *stream_unix(struct loop *loop, int fd)
     return &this->stream;
 }
 
+bool stream_is_unix(const struct stream *stream)
+{
+    CHECK(stream != NULL);
+    return stream->class == &class_unix;
+}
+
 int stream_unix_attach(struct stream *stream, int fd)
 {
     struct stream_unix *this = self(stream);
