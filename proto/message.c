@@ -10,7 +10,8 @@
  * sender's. */
 #include "proto/message.h"
 
-#include "base/check.h"
+#include <stdbool.h>
+#include <stdlib.h>
 
 #define ALIGNMENT   16
 #define CHUNK_FIRST 4096
