@@ -1,0 +1,493 @@
+/* The rules of the catalogue.
+ *
+ * Owns nothing: reads and writes entries through storage.h, on the storage's thread, within the
+ * transaction of the job that called. Tree invariants, held by every operation:
+ *   1. an entry's parent is the root (id 1) or a live directory;
+ *   2. no two live entries of one directory have the same name;
+ *   3. following parents ends at the root after at most NAME_DEPTH_MAX steps (so there are no
+ * loops);
+ *   4. each change has a seq of its own, without gaps within what `changes` collects.
+ * All checks of an operation come before its first write. */
+#include "tracker/catalogue.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "base/name.h"
+#include "crypto/merkle.h"
+#include "proto/limits.h"
+
+#define DIRECTORY     TRACKER__KIND__KIND_DIRECTORY
+#define FILE_KIND     TRACKER__KIND__KIND_FILE
+#define SYMLINK       TRACKER__KIND__KIND_SYMLINK
+
+#define OK            TRACKER__OP_STATUS__OP_OK
+#define NOT_FOUND     TRACKER__OP_STATUS__OP_NOT_FOUND
+#define EXISTS        TRACKER__OP_STATUS__OP_EXISTS
+#define NOT_EMPTY     TRACKER__OP_STATUS__OP_NOT_EMPTY
+#define NOT_DIRECTORY TRACKER__OP_STATUS__OP_NOT_DIRECTORY
+#define IS_DIRECTORY  TRACKER__OP_STATUS__OP_IS_DIRECTORY
+#define DENIED        TRACKER__OP_STATUS__OP_DENIED
+#define BAD_NAME      TRACKER__OP_STATUS__OP_BAD_NAME
+#define TOO_DEEP      TRACKER__OP_STATUS__OP_TOO_DEEP
+#define LOOP          TRACKER__OP_STATUS__OP_LOOP
+#define FULL          TRACKER__OP_STATUS__OP_FULL
+#define CONFLICT      TRACKER__OP_STATUS__OP_CONFLICT
+#define BAD           TRACKER__OP_STATUS__OP_BAD
+
+/* One operation under way. */
+struct work {
+    struct storage *s;
+    const struct catalogue_actor *actor;
+    const Tracker__Op *op;
+    struct catalogue_result *result;
+    struct catalogue_changes *changes;
+};
+
+void catalogue_result_clear(struct catalogue_result *result)
+{
+    if (result->has_entry)
+        storage_entry_clear(&result->entry);
+    result->has_entry = false;
+}
+
+void catalogue_changes_clear(struct catalogue_changes *changes)
+{
+    for (size_t i = 0; i < changes->count; i++)
+        storage_entry_clear(&changes->entries[i]);
+    free(changes->entries);
+    *changes = (struct catalogue_changes){0};
+}
+
+void catalogue_entry_message(Tracker__Entry *message, const struct storage_entry *entry)
+{
+    tracker__entry__init(message);
+    message->id = entry->id;
+    message->seq = entry->seq;
+    message->gone = entry->gone;
+    if (entry->gone)
+        return;
+    /* protobuf-c's structures have no const; packing does not write. */
+    union {
+        const char *from;
+        char *to;
+    } name = {.from = entry->name}, owner = {.from = entry->owner};
+    union {
+        const uint8_t *from;
+        uint8_t *to;
+    } root = {.from = entry->root};
+    message->parent = entry->parent;
+    message->name = name.to;
+    message->kind = (Tracker__Kind)entry->kind;
+    message->mtime = entry->mtime;
+    message->mode = entry->mode;
+    message->owner = owner.to;
+    if (entry->kind == FILE_KIND) {
+        message->size = entry->size;
+        message->root = (ProtobufCBinaryData){.len = sizeof entry->root, .data = root.to};
+    }
+    if (entry->target != NULL)
+        message->target = entry->target;
+}
+
+/* --- small steps
+ * ------------------------------------------------------------------------------------- */
+
+/* The answer shows this entry, which the result owns from now on. */
+static Tracker__OpStatus show(struct work *w, Tracker__OpStatus status,
+                              const struct storage_entry *entry)
+{
+    catalogue_result_clear(w->result);
+    w->result->entry = *entry;
+    w->result->has_entry = true;
+    return status;
+}
+
+static void changed(struct work *w, const struct storage_entry *entry)
+{
+    struct catalogue_changes *c = w->changes;
+    if (c->count == c->room) {
+        c->room = c->room == 0 ? 16 : 2 * c->room;
+        c->entries = xrealloc(c->entries, c->room * sizeof *c->entries);
+    }
+    if (c->count == 0)
+        c->from = entry->seq - 1;
+    storage_entry_copy(&c->entries[c->count++], entry);
+    c->to = entry->seq;
+}
+
+static void put(struct work *w, struct storage_entry *entry)
+{
+    storage_entry_put(w->s, entry);
+    changed(w, entry);
+}
+
+static bool get_live(struct storage *s, uint64_t id, struct storage_entry *out)
+{
+    if (!storage_entry_get(s, id, out))
+        return false;
+    if (!out->gone)
+        return true;
+    storage_entry_clear(out);
+    return false;
+}
+
+/* The one place where rights will be asked for. */
+static bool may_change(const struct work *w, const struct storage_entry *entry)
+{
+    return entry->id != STORAGE_ROOT_ENTRY;
+}
+
+/* The id that an operation names, directly or by the operation that made it; 0: none. */
+static uint64_t resolve(struct work *w, uint64_t id, uint64_t op)
+{
+    struct storage_op earlier;
+    if (op == 0)
+        return id;
+    if (!storage_op_get(w->s, w->actor->device, op, &earlier) || earlier.status != OK)
+        return 0;
+    return earlier.entry;
+}
+
+/* Steps from the root to directory `id` (the root itself: 0). *under tells whether `ancestor` is on
+ * the way, `id` included. False if `id` is not a live directory; then *status says why. */
+static bool depth_of(struct storage *s, uint64_t id, uint64_t ancestor, unsigned *depth,
+                     bool *under, Tracker__OpStatus *status)
+{
+    *depth = 0;
+    *under = false;
+    for (uint64_t at = id; at != STORAGE_ROOT_ENTRY;) {
+        struct storage_entry entry;
+        if (*depth > NAME_DEPTH_MAX || !get_live(s, at, &entry)) {
+            *status = NOT_FOUND;
+            return false;
+        }
+        uint64_t parent = entry.parent;
+        bool directory = entry.kind == DIRECTORY;
+        storage_entry_clear(&entry);
+        if (!directory) {
+            *status = NOT_DIRECTORY;
+            return false;
+        }
+        *under |= at == ancestor;
+        (*depth)++;
+        at = parent;
+    }
+    return true;
+}
+
+/* The directory and the name that an operation wants to make something under. */
+static Tracker__OpStatus find_place(struct work *w, uint64_t moved, uint64_t *parent,
+                                    unsigned *depth)
+{
+    Tracker__OpStatus status;
+    bool under;
+    if (!name_is_valid(w->op->name, strlen(w->op->name)))
+        return BAD_NAME;
+    *parent = resolve(w, w->op->parent, w->op->parent_op);
+    if (!depth_of(w->s, *parent, moved, depth, &under, &status))
+        return status;
+    if (under)
+        return LOOP;
+    return *depth + 1 > NAME_DEPTH_MAX ? TOO_DEEP : OK;
+}
+
+static bool is_full(const struct work *w)
+{
+    return storage_entry_count(w->s) >= LIMIT_ENTRIES;
+}
+
+static struct storage_entry entry_new(const struct work *w, uint64_t parent, Tracker__Kind kind)
+{
+    struct storage_entry entry = {
+        .parent = parent, .kind = (uint8_t)kind, .mtime = w->op->mtime, .mode = w->op->mode & 0777};
+    snprintf(entry.name, sizeof entry.name, "%s", w->op->name);
+    snprintf(entry.owner, sizeof entry.owner, "%s", w->actor->account);
+    return entry;
+}
+
+static Tracker__OpStatus add(struct work *w, struct storage_entry *entry)
+{
+    storage_entry_add(w->s, entry);
+    changed(w, entry);
+    return show(w, OK, entry);
+}
+
+/* --- operations
+ * -------------------------------------------------------------------------------------- */
+
+static Tracker__OpStatus op_mkdir(struct work *w)
+{
+    uint64_t parent;
+    unsigned depth;
+    struct storage_entry there;
+    Tracker__OpStatus status = find_place(w, 0, &parent, &depth);
+    if (status != OK)
+        return status;
+    if (storage_entry_find(w->s, parent, w->op->name, &there))
+        return show(w, EXISTS, &there);
+    if (is_full(w))
+        return FULL;
+    struct storage_entry entry = entry_new(w, parent, DIRECTORY);
+    return add(w, &entry);
+}
+
+static Tracker__OpStatus op_symlink(struct work *w)
+{
+    uint64_t parent;
+    unsigned depth;
+    struct storage_entry there;
+    size_t length = strlen(w->op->target);
+    if (length == 0 || length > LIMIT_SYMLINK || !utf8_is_valid(w->op->target, length))
+        return BAD;
+    Tracker__OpStatus status = find_place(w, 0, &parent, &depth);
+    if (status != OK)
+        return status;
+    if (storage_entry_find(w->s, parent, w->op->name, &there))
+        return show(w, EXISTS, &there);
+    if (is_full(w))
+        return FULL;
+    struct storage_entry entry = entry_new(w, parent, SYMLINK);
+    entry.mode = 0777;
+    entry.target = xstrdup(w->op->target);
+    return add(w, &entry);
+}
+
+/* A content that can exist: the empty file, and only it, has the zero root. */
+static bool content_is_sound(const Tracker__Op *op)
+{
+    static const uint8_t zero[STORAGE_ROOT_SIZE];
+    return op->root.len == STORAGE_ROOT_SIZE && op->size <= FILE_SIZE_MAX &&
+           (op->size == 0) == (memcmp(op->root.data, zero, sizeof zero) == 0) &&
+           (op->based_on.len == 0 || op->based_on.len == STORAGE_ROOT_SIZE);
+}
+
+/* May this publication take the place of what is there? */
+static Tracker__OpStatus judge_replace(const Tracker__Op *op, const struct storage_entry *there)
+{
+    if (there->kind == DIRECTORY)
+        return IS_DIRECTORY;
+    if (op->no_replace)
+        return EXISTS;
+    if (op->replace_any)
+        return OK;
+    if (there->kind != FILE_KIND)
+        return CONFLICT;
+    if (op->size == there->size && memcmp(op->root.data, there->root, STORAGE_ROOT_SIZE) == 0)
+        return OK;
+    bool known = op->based_on.len == STORAGE_ROOT_SIZE &&
+                 memcmp(op->based_on.data, there->root, STORAGE_ROOT_SIZE) == 0;
+    return known ? OK : CONFLICT;
+}
+
+static Tracker__OpStatus op_publish(struct work *w)
+{
+    const Tracker__Op *op = w->op;
+    uint64_t parent;
+    unsigned depth;
+    struct storage_entry there;
+    if (!content_is_sound(op))
+        return BAD;
+    Tracker__OpStatus status = find_place(w, 0, &parent, &depth);
+    if (status != OK)
+        return status;
+    bool taken = storage_entry_find(w->s, parent, op->name, &there);
+    if (taken && (status = judge_replace(op, &there)) != OK)
+        return show(w, status, &there);
+    if (!taken && is_full(w))
+        return FULL;
+
+    struct storage_entry entry = entry_new(w, parent, FILE_KIND);
+    entry.size = op->size;
+    memcpy(entry.root, op->root.data, STORAGE_ROOT_SIZE);
+    if (!taken)
+        return add(w, &entry);
+    entry.id = there.id;
+    storage_entry_clear(&there);
+    put(w, &entry);
+    return show(w, OK, &entry);
+}
+
+/* Would everything below `entry` stay within NAME_DEPTH_MAX, `depth` steps under the root? */
+static bool fits(struct work *w, const struct storage_entry *entry, unsigned depth)
+{
+    return entry->kind != DIRECTORY ||
+           depth + storage_entry_height(w->s, entry->id) <= NAME_DEPTH_MAX;
+}
+
+static Tracker__OpStatus swap(struct work *w, struct storage_entry *entry,
+                              struct storage_entry *there, unsigned depth)
+{
+    Tracker__OpStatus status;
+    unsigned own_depth;
+    bool under;
+    if (!may_change(w, there))
+        return DENIED;
+    if (!depth_of(w->s, entry->parent, there->id, &own_depth, &under, &status))
+        return status;
+    if (under)
+        return LOOP;
+    if (!fits(w, entry, depth + 1) || !fits(w, there, own_depth + 1))
+        return TOO_DEEP;
+    uint64_t parent = entry->parent;
+    char name[sizeof entry->name];
+    memcpy(name, entry->name, sizeof name);
+    entry->parent = there->parent;
+    memcpy(entry->name, there->name, sizeof entry->name);
+    there->parent = parent;
+    memcpy(there->name, name, sizeof there->name);
+    storage_entry_unname(w->s, entry->id);
+    put(w, there);
+    put(w, entry);
+    return OK;
+}
+
+/* May `entry` take the place of `there`, as rename(2) has it? */
+static Tracker__OpStatus judge_over(struct work *w, const struct storage_entry *entry,
+                                    const struct storage_entry *there)
+{
+    if (w->op->no_replace)
+        return EXISTS;
+    if (!may_change(w, there))
+        return DENIED;
+    if (there->kind == DIRECTORY && entry->kind != DIRECTORY)
+        return IS_DIRECTORY;
+    if (there->kind != DIRECTORY && entry->kind == DIRECTORY)
+        return NOT_DIRECTORY;
+    if (there->kind == DIRECTORY && storage_entry_has_children(w->s, there->id))
+        return NOT_EMPTY;
+    return OK;
+}
+
+static Tracker__OpStatus move(struct work *w, struct storage_entry *entry, uint64_t parent,
+                              unsigned depth)
+{
+    struct storage_entry there = {0};
+    bool taken = storage_entry_find(w->s, parent, w->op->name, &there);
+    Tracker__OpStatus status = OK;
+    if (taken && there.id == entry->id)
+        goto done; /* it is there already */
+    if (w->op->exchange) {
+        status = taken ? swap(w, entry, &there, depth) : NOT_FOUND;
+        goto done;
+    }
+    if (taken && (status = judge_over(w, entry, &there)) != OK) {
+        if (status == EXISTS)
+            return show(w, status, &there);
+        goto done;
+    }
+    if (!fits(w, entry, depth + 1)) {
+        status = TOO_DEEP;
+        goto done;
+    }
+    if (taken) {
+        there.gone = true;
+        put(w, &there);
+    }
+    entry->parent = parent;
+    memset(entry->name, 0, sizeof entry->name);
+    snprintf(entry->name, sizeof entry->name, "%s", w->op->name);
+    put(w, entry);
+done:
+    storage_entry_clear(&there);
+    return status;
+}
+
+static Tracker__OpStatus op_rename(struct work *w)
+{
+    struct storage_entry entry;
+    uint64_t parent;
+    unsigned depth;
+    uint64_t id = resolve(w, w->op->id, w->op->id_op);
+    if (id == STORAGE_ROOT_ENTRY)
+        return DENIED;
+    if (!get_live(w->s, id, &entry))
+        return NOT_FOUND;
+    Tracker__OpStatus status = find_place(w, entry.id, &parent, &depth);
+    if (status == OK && !may_change(w, &entry))
+        status = DENIED;
+    if (status == OK)
+        status = move(w, &entry, parent, depth);
+    if (status == OK)
+        return show(w, OK, &entry);
+    storage_entry_clear(&entry);
+    return status;
+}
+
+static Tracker__OpStatus op_remove(struct work *w)
+{
+    struct storage_entry entry;
+    uint64_t id = resolve(w, w->op->id, w->op->id_op);
+    if (id == STORAGE_ROOT_ENTRY)
+        return DENIED;
+    if (!get_live(w->s, id, &entry))
+        return NOT_FOUND;
+    Tracker__OpStatus status = OK;
+    if (!may_change(w, &entry))
+        status = DENIED;
+    else if (entry.kind == DIRECTORY && storage_entry_has_children(w->s, entry.id))
+        status = NOT_EMPTY;
+    if (status != OK)
+        return show(w, status, &entry);
+    entry.gone = true;
+    put(w, &entry);
+    return show(w, OK, &entry);
+}
+
+static Tracker__OpStatus op_attr(struct work *w)
+{
+    struct storage_entry entry;
+    uint64_t id = resolve(w, w->op->id, w->op->id_op);
+    if (id == STORAGE_ROOT_ENTRY)
+        return DENIED;
+    if (!get_live(w->s, id, &entry))
+        return NOT_FOUND;
+    if (!may_change(w, &entry))
+        return show(w, DENIED, &entry);
+    uint32_t mode = w->op->set_mode && entry.kind != SYMLINK ? w->op->mode & 0777 : entry.mode;
+    int64_t mtime = w->op->set_mtime ? w->op->mtime : entry.mtime;
+    if (mode == entry.mode && mtime == entry.mtime)
+        return show(w, OK, &entry);
+    entry.mode = mode;
+    entry.mtime = mtime;
+    put(w, &entry);
+    return show(w, OK, &entry);
+}
+
+static const struct {
+    Tracker__OpKind kind;
+    Tracker__OpStatus (*run)(struct work *);
+} operations[] = {
+    {TRACKER__OP_KIND__OP_MKDIR, op_mkdir},     {TRACKER__OP_KIND__OP_PUBLISH, op_publish},
+    {TRACKER__OP_KIND__OP_SYMLINK, op_symlink}, {TRACKER__OP_KIND__OP_RENAME, op_rename},
+    {TRACKER__OP_KIND__OP_REMOVE, op_remove},   {TRACKER__OP_KIND__OP_ATTR, op_attr},
+};
+
+static Tracker__OpStatus run(struct work *w)
+{
+    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
+        if (operations[i].kind == w->op->kind)
+            return operations[i].run(w);
+    return BAD;
+}
+
+void catalogue_apply(struct storage *s, const struct catalogue_actor *actor, const Tracker__Op *op,
+                     struct catalogue_result *result, struct catalogue_changes *changes)
+{
+    struct storage_op earlier;
+    struct work work = {.s = s, .actor = actor, .op = op, .result = result, .changes = changes};
+    *result = (struct catalogue_result){.op = op->op, .status = BAD};
+    if (op->op == 0)
+        return;
+    if (storage_op_get(s, actor->device, op->op, &earlier)) {
+        result->status = (Tracker__OpStatus)earlier.status;
+        result->has_entry =
+            earlier.entry != 0 && storage_entry_get(s, earlier.entry, &result->entry);
+        return;
+    }
+    result->status = run(&work);
+    if (result->status == FULL)
+        return; /* there may be room next time */
+    struct storage_op answer = {
+        .op = op->op, .status = result->status, .entry = result->has_entry ? result->entry.id : 0};
+    storage_op_put(s, actor->device, &answer);
+}

@@ -1,0 +1,204 @@
+/* The one narrow interface to what the tracker keeps on disk: accounts, devices, invites, audit,
+ * the catalogue, the last operations of each device, piece maps.
+ *
+ * An open storage belongs to one thread at a time: the storage queue's (storage_queue.h) in a
+ * server, the caller's in commands and tests. Everything happens between storage_begin and
+ * storage_commit.
+ *
+ * Errors are sticky: the first failure of the database logs its cause and sets storage_failed;
+ * until the mark or the transaction is undone every call then does nothing and says "no". So the
+ * code between two marks need not look after each call, it must only not believe in a "no" before
+ * storage_failed has been asked. Functions that return bool say: found (or done).
+ *
+ * Times are seconds since 1970, but for mtime: nanoseconds. */
+#ifndef TRACKER_STORAGE_H
+#define TRACKER_STORAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/name.h"
+#include "crypto/identity.h"
+#include "crypto/password.h"
+#include "proto/limits.h"
+
+#define STORAGE_ROOT_SIZE       32
+#define STORAGE_GENERATION_SIZE 16
+#define STORAGE_ROOT_ENTRY      1 /* the id of the tree's root, which has no row */
+
+struct storage;
+
+enum storage_use {
+    STORAGE_SERVE, /* creates and migrates, checks the file's integrity, opens the piece maps as
+                      well */
+    STORAGE_VISIT  /* a command beside a running server: opens what is there, changes no schema */
+};
+
+/* NULL on failure; *fault is then a malloc'ed sentence for people. `dir` exists. */
+struct storage *storage_open(const char *dir, enum storage_use, char **fault);
+void storage_close(struct storage *); /* NULL is fine */
+
+/* --- transactions --------------------------------------------------------------------------------
+ */
+bool storage_begin(struct storage *, bool writes);
+/* A point to come back to: storage_undo forgets what happened since, storage_keep keeps it. */
+bool storage_mark(struct storage *);
+void storage_undo(struct storage *);
+bool storage_keep(struct storage *);
+/* True: all of it is on disk, and survives a loss of power. False: nothing of it happened. */
+bool storage_commit(struct storage *);
+void storage_rollback(struct storage *);
+bool storage_failed(const struct storage *);
+/* The failure was for want of space (then somebody can do something about it). */
+bool storage_is_full(const struct storage *);
+/* True if the database gave up the whole transaction by itself: all marks are lost. */
+bool storage_is_lost(const struct storage *);
+
+/* --- the swarm itself
+ * ------------------------------------------------------------------------------ */
+void storage_generation(struct storage *, uint8_t out[STORAGE_GENERATION_SIZE]);
+/* True until the first account was made. */
+bool storage_is_new(struct storage *);
+
+/* --- accounts and devices
+ * -------------------------------------------------------------------------- */
+struct storage_account {
+    char name[ACCOUNT_BYTES_MAX + 1];
+    char email[LIMIT_EMAIL + 1];
+    char password[PASSWORD_RECORD_MAX];
+    bool admin;
+    bool disabled;
+    int64_t created;
+};
+struct storage_device {
+    uint8_t id[DEVICE_ID_SIZE];
+    char account[ACCOUNT_BYTES_MAX + 1];
+    char machine[NAME_BYTES_MAX + 1];
+    int64_t created;
+    int64_t last_seen;
+    int64_t void_before; /* certificates issued before this moment are void */
+    bool logged_out;     /* and none was issued since */
+    bool disabled;
+};
+
+bool storage_account_get(struct storage *, const char *name, struct storage_account *out);
+/* False if the name is taken. */
+bool storage_account_add(struct storage *, const struct storage_account *);
+bool storage_account_set_password(struct storage *, const char *name, const char *record);
+bool storage_account_set_disabled(struct storage *, const char *name, bool disabled);
+bool storage_device_get(struct storage *, const uint8_t id[DEVICE_ID_SIZE],
+                        struct storage_device *out);
+void storage_device_put(struct storage *, const struct storage_device *);
+void storage_device_seen(struct storage *, const uint8_t id[DEVICE_ID_SIZE], int64_t when);
+/* Call `each` for all of them; with `account` not NULL for that account's. */
+void storage_account_each(struct storage *, void (*each)(const struct storage_account *, void *),
+                          void *arg);
+void storage_device_each(struct storage *, const char *account,
+                         void (*each)(const struct storage_device *, void *), void *arg);
+
+/* --- invites
+ * --------------------------------------------------------------------------------------- */
+struct storage_invite {
+    uint8_t hash[32]; /* SHA-256 of the code: the code itself is not kept */
+    bool admin;
+    uint32_t uses; /* left */
+    int64_t expires;
+    char by[ACCOUNT_BYTES_MAX + 1]; /* "" for the tracker's own command */
+};
+void storage_invite_add(struct storage *, const struct storage_invite *);
+/* False if there is none, it is used up or has expired. */
+bool storage_invite_get(struct storage *, const uint8_t hash[32], int64_t now,
+                        struct storage_invite *out);
+void storage_invite_use(struct storage *, const uint8_t hash[32]);
+void storage_invite_prune(struct storage *, int64_t now);
+
+/* --- audit: only ever added to
+ * ---------------------------------------------------------------------- */
+struct storage_event {
+    int64_t when;
+    const char *what;      /* "login" */
+    const char *account;   /* may be "" */
+    const uint8_t *device; /* DEVICE_ID_SIZE bytes or NULL */
+    const char *source;    /* address, may be "" */
+};
+void storage_audit(struct storage *, const struct storage_event *);
+uint64_t storage_audit_count(struct storage *, const char *what);
+
+/* --- the catalogue
+ * ---------------------------------------------------------------------------------- */
+struct storage_entry {
+    uint64_t id;
+    uint64_t parent;
+    uint64_t seq;
+    uint64_t size;
+    int64_t mtime;
+    uint32_t mode;
+    uint8_t kind; /* Tracker__Kind */
+    bool gone;
+    uint8_t root[STORAGE_ROOT_SIZE];
+    char name[NAME_BYTES_MAX + 1];
+    char owner[ACCOUNT_BYTES_MAX + 1];
+    char *target; /* malloc'ed or NULL; storage_entry_clear frees it */
+};
+void storage_entry_clear(struct storage_entry *);
+/* `to` gets its own copy of everything. */
+void storage_entry_copy(struct storage_entry *to, const struct storage_entry *from);
+
+bool storage_entry_get(struct storage *, uint64_t id,
+                       struct storage_entry *out); /* tombstones as well */
+bool storage_entry_find(struct storage *, uint64_t parent, const char *name,
+                        struct storage_entry *out);
+bool storage_entry_has_children(struct storage *, uint64_t id);
+/* Levels below the directory: 0 if it is empty. */
+unsigned storage_entry_height(struct storage *, uint64_t id);
+/* Live entries. */
+uint64_t storage_entry_count(struct storage *);
+/* Adds an entry: gives it its id and the next seq. */
+void storage_entry_add(struct storage *, struct storage_entry *);
+/* Writes an entry as it is now, with the next seq; `gone` makes it a tombstone. */
+void storage_entry_put(struct storage *, struct storage_entry *);
+/* Takes the entry's name away for a moment, so that two can change places. */
+void storage_entry_unname(struct storage *, uint64_t id);
+
+/* The last change's number, and the last one whose tombstone has been dropped. */
+uint64_t storage_seq(struct storage *);
+uint64_t storage_pruned(struct storage *);
+/* Drops tombstones older than `before`. */
+void storage_prune(struct storage *, int64_t before);
+/* Entries changed after `since`, in the order of seq, at most `max` of them and about `bytes_max`
+ * bytes. Tombstones up to `tombstones_after` are left out. Returns how many; the caller clears
+ * each. */
+size_t storage_entries_since(struct storage *, uint64_t since, uint64_t tombstones_after,
+                             struct storage_entry *out, size_t max, size_t bytes_max);
+
+/* What became of an operation of a device. */
+struct storage_op {
+    uint64_t op;
+    uint32_t status; /* Tracker__OpStatus */
+    uint64_t entry;  /* 0: none */
+};
+#define STORAGE_OPS_KEPT                                                                           \
+    4096 /* of each device; a device has at most LIMIT_OPS unanswered in one message */
+bool storage_op_get(struct storage *, const uint8_t device[DEVICE_ID_SIZE], uint64_t op,
+                    struct storage_op *out);
+void storage_op_put(struct storage *, const uint8_t device[DEVICE_ID_SIZE],
+                    const struct storage_op *);
+
+/* --- piece maps: a file of their own, may lag
+ * ---------------------------------------------------------- */
+struct storage_holding {
+    uint8_t device[DEVICE_ID_SIZE];
+    uint8_t root[STORAGE_ROOT_SIZE];
+    uint64_t size;
+    bool dropped;
+    bool complete;
+    uint8_t *map; /* unless complete: bits as base/bitmap.h has them in memory */
+    size_t map_size;
+};
+/* Writes all in one transaction of their own. False: none was written. */
+bool storage_holdings_write(struct storage *, const struct storage_holding *, size_t count);
+void storage_holdings_each(struct storage *, void (*each)(const struct storage_holding *, void *),
+                           void *arg);
+
+#endif
