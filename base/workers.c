@@ -26,6 +26,7 @@ struct workers {
     unsigned threads;
     pthread_mutex_t lock;
     pthread_cond_t wake;
+    pthread_cond_t quiet; /* backlog has become 0 */
     struct queue urgent, normal; /* under lock */
     unsigned waiting;            /* under lock */
     bool ending;                 /* under lock */
@@ -81,7 +82,11 @@ static void *work(void *arg)
     CHECK_OBJECT(workers, WORKERS_MAGIC);
     while ((job = next_job(workers)) != NULL) {
         job->run(job);
-        __atomic_sub_fetch(&workers->backlog, 1, __ATOMIC_RELEASE);
+        if (__atomic_sub_fetch(&workers->backlog, 1, __ATOMIC_ACQ_REL) == 0) {
+            CHECK(pthread_mutex_lock(&workers->lock) == 0);
+            CHECK(pthread_cond_broadcast(&workers->quiet) == 0);
+            CHECK(pthread_mutex_unlock(&workers->lock) == 0);
+        }
     }
     return NULL;
 }
@@ -111,6 +116,7 @@ struct workers *workers_new(const char *name, unsigned threads)
     workers->normal.end = &workers->normal.first;
     CHECK(pthread_mutex_init(&workers->lock, NULL) == 0);
     CHECK(pthread_cond_init(&workers->wake, NULL) == 0);
+    CHECK(pthread_cond_init(&workers->quiet, NULL) == 0);
     for (unsigned i = 0; i < threads; i++) {
         char *thread_name = xasprintf("%s-%u", name, i);
 
@@ -140,6 +146,15 @@ size_t workers_backlog(const struct workers *workers)
     return __atomic_load_n(&workers->backlog, __ATOMIC_ACQUIRE);
 }
 
+void workers_drain(struct workers *workers)
+{
+    CHECK_OBJECT(workers, WORKERS_MAGIC);
+    CHECK(pthread_mutex_lock(&workers->lock) == 0);
+    while (workers_backlog(workers) > 0)
+        CHECK(pthread_cond_wait(&workers->quiet, &workers->lock) == 0);
+    CHECK(pthread_mutex_unlock(&workers->lock) == 0);
+}
+
 void workers_free(struct workers *workers)
 {
     if (workers == NULL)
@@ -153,6 +168,7 @@ void workers_free(struct workers *workers)
         CHECK(pthread_join(workers->thread[i], NULL) == 0);
     CHECK(workers->backlog == 0);
     CHECK(pthread_cond_destroy(&workers->wake) == 0);
+    CHECK(pthread_cond_destroy(&workers->quiet) == 0);
     CHECK(pthread_mutex_destroy(&workers->lock) == 0);
     workers->magic = 0;
     free(workers);

@@ -20,6 +20,9 @@ struct workers *workers_new(const char *name, unsigned threads);
 void workers_post(struct workers *, struct job *, bool urgent);
 /* Jobs that were posted and have not ended; for status and for back-pressure. Any thread. */
 size_t workers_backlog(const struct workers *);
+/* Waits until no job is left or running. Not from a worker. An owner whose thread has ended calls it before it frees its
+ * loop, as the jobs that it posted still post their results there. */
+void workers_drain(struct workers *);
 /* Runs all jobs that are left, then ends the threads. NULL is fine. */
 void workers_free(struct workers *);
 
