@@ -1,0 +1,153 @@
+/* Owns the bytes between OpenSSL and the socket, as an OpenSSL BIO.
+ *
+ * Writing: OpenSSL hands over record by record; they are gathered in the outbox and leave together,
+ * by tls_socket_send. So OpenSSL never meets a socket error on its writing side, and a record is
+ * either taken whole or not begun. The outbox is bounded: application records by
+ * context->outbox_max (tls.c asks before it writes), what OpenSSL adds by TLS_OUTBOX_SPARE.
+ *
+ * Reading: a recv that got less than it had room for has emptied the socket, so the next one is not
+ * tried before the next edge (`drained`), unless the peer is closing.
+ *
+ * Thread: whichever owns the SSL at the time. SIGPIPE cannot come: MSG_NOSIGNAL. */
+#include <errno.h>
+#include <openssl/bio.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "crypto/tls_internal.h"
+
+#define OUTBOX_FIRST 4096
+
+int tls_socket_send(struct tls *tls)
+{
+    while (tls_outbox_held(tls) > 0) {
+        ssize_t n = send(tls->fd, tls->out + tls->out_head, tls_outbox_held(tls),
+                         MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return STREAM_AGAIN;
+        if (n < 0) {
+            tls->io_error = errno;
+            return STREAM_FAILED;
+        }
+        tls->out_head += (size_t)n;
+    }
+    tls->out_head = tls->out_tail = 0;
+    if (tls->context->policy == TLS_TRACKER && tls->out_room > OUTBOX_FIRST) {
+        /* ten thousand idle connections do not keep what a burst needed */
+        free(tls->out);
+        tls->out = NULL;
+        tls->out_room = 0;
+    }
+    return 0;
+}
+
+/* False if the outbox may not hold `size` bytes more. */
+static bool make_room(struct tls *tls, size_t size)
+{
+    size_t wanted = tls_outbox_held(tls) + size, larger = tls->out_room;
+
+    if (wanted > tls->context->outbox_max + TLS_OUTBOX_SPARE)
+        return false;
+    if (tls->out_tail + size > tls->out_room && tls->out_head > 0) {
+        memmove(tls->out, tls->out + tls->out_head, tls_outbox_held(tls));
+        tls->out_tail -= tls->out_head;
+        tls->out_head = 0;
+    }
+    if (larger < wanted) {
+        if (larger == 0)
+            larger = OUTBOX_FIRST;
+        while (larger < wanted)
+            larger *= 2;
+        tls->out = xrealloc(tls->out, larger);
+        tls->out_room = larger;
+    }
+    return true;
+}
+
+static int bio_write(BIO *bio, const char *from, size_t size, size_t *written)
+{
+    struct tls *tls = BIO_get_data(bio);
+
+    BIO_clear_retry_flags(bio);
+    if (!make_room(tls, size)) {
+        BIO_set_retry_write(bio);
+        return 0;
+    }
+    memcpy(tls->out + tls->out_tail, from, size);
+    tls->out_tail += size;
+    *written = size;
+    return 1;
+}
+
+static int bio_read(BIO *bio, char *to, size_t size, size_t *got)
+{
+    struct tls *tls = BIO_get_data(bio);
+    ssize_t n;
+
+    BIO_clear_retry_flags(bio);
+    if (tls->drained && !tls->closing) {
+        BIO_set_retry_read(bio);
+        return 0;
+    }
+    do
+        n = recv(tls->fd, to, size, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        tls->drained = true;
+        BIO_set_retry_read(bio);
+        return 0;
+    }
+    if (n < 0) {
+        tls->io_error = errno;
+        return 0;
+    }
+    if (n == 0) {
+        tls->eof = size > 0;
+        return 0;
+    }
+    tls->drained = (size_t)n < size;
+    *got = (size_t)n;
+    return 1;
+}
+
+static long bio_control(BIO *bio, int command, long number, void *pointer)
+{
+    const struct tls *tls = BIO_get_data(bio);
+
+    switch (command) {
+    case BIO_CTRL_FLUSH: /* bursts end where the stream says so */
+        return 1;
+    case BIO_CTRL_EOF:
+        return tls->eof;
+    case BIO_CTRL_WPENDING:
+        return (long)tls_outbox_held(tls);
+    default:
+        return 0;
+    }
+}
+
+static BIO_METHOD *method;
+static void make_method(void)
+{
+    method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "swarm socket");
+    CHECK(method != NULL);
+    CHECK(BIO_meth_set_write_ex(method, bio_write) == 1);
+    CHECK(BIO_meth_set_read_ex(method, bio_read) == 1);
+    CHECK(BIO_meth_set_ctrl(method, bio_control) == 1);
+}
+
+BIO *tls_socket_bio(struct tls *tls)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    CHECK(pthread_once(&once, make_method) == 0);
+    BIO *bio = BIO_new(method);
+    CHECK(bio != NULL);
+    BIO_set_data(bio, tls);
+    BIO_set_init(bio, 1);
+    return bio;
+}
