@@ -35,11 +35,13 @@ static void judge_section(struct reading *reading, const char *line)
 {
     size_t length = strcspn(line + 1, "]");
 
-    if (line[0] != '[' || line[1 + length] != ']' ||
-        section_is_known(reading->keys, line + 1, length))
+    if (line[1 + length] != ']')
+        log_error("%s:%u: a section's name lacks its \"]\"", reading->path, reading->line);
+    else if (section_is_known(reading->keys, line + 1, length))
         return;
-    log_error("%s:%u: there is no section [%.*s]", reading->path, reading->line, (int)length,
-              line + 1);
+    else
+        log_error("%s:%u: there is no section [%.*s]", reading->path, reading->line, (int)length,
+                  line + 1);
     reading->failed = true;
 }
 
@@ -61,7 +63,8 @@ static char *next_line(char *to, int size, void *arg)
     }
     blanks = strspn(to, " \t");
     memmove(to, to + blanks, length - blanks + 1);
-    judge_section(reading, to);
+    if (to[0] == '[')
+        judge_section(reading, to);
     return reading->failed ? NULL : to;
 }
 

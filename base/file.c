@@ -105,7 +105,9 @@ static int read_to_end(int fd, size_t expected, size_t max, char **data, size_t 
         if (used > max)
             break;
         /* It has grown since it was asked. No realloc: that could leave a copy unwiped. */
-        room = max / 2 > room ? room * 2 : max;
+        room = max / 2 > room ? room * 2 + 4096 : max;
+        if (room > max)
+            room = max;
         error = ENOMEM;
         larger = malloc(room + 1);
         if (larger == NULL)
