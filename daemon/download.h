@@ -17,7 +17,8 @@ struct stream;
 
 struct download *download_new(struct daemon *);
 void download_start(struct download *);
-void download_stop(struct download *); /* set-up thread: answers every demand with -ESHUTDOWN, ends, frees */
+void download_stop(struct download *); /* set-up thread: answers every demand with -ESHUTDOWN, ends the thread; mail still finds a box */
+void download_free(struct download *); /* after all modules were stopped and the workers are quiet */
 
 /* --- readers ----------------------------------------------------------------------------------------------- */
 /* A reader of `handle` waits for bytes [offset, offset + size) of the content. `request` names the demand; the answer is

@@ -19,7 +19,8 @@ struct upload_status;
 /* Binds HOME's socket and opens state.db: NULL and *fault. */
 struct local *local_new(struct daemon *, const char **fault);
 void local_start(struct local *);
-void local_stop(struct local *); /* set-up thread */
+void local_stop(struct local *); /* set-up thread: says good-bye to clients, ends the thread; mail still finds a box */
+void local_free(struct local *); /* after all modules were stopped and the workers are quiet */
 
 /* --- from the session --- */
 enum session_state { SESSION_LOGGED_OUT, SESSION_AWAY, SESSION_CONNECTED };

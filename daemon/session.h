@@ -17,8 +17,10 @@ struct content;
 /* Makes it (set-up thread), with credentials as found in HOME or NULL; nothing runs before session_start. */
 struct session *session_new(struct daemon *, struct credentials *);
 void session_start(struct session *);
-/* Set-up thread: says good-bye, ends the thread, frees. */
+/* Set-up thread: ends the thread. Mail still finds a box. */
 void session_stop(struct session *);
+/* After all modules were stopped and the workers are quiet. */
+void session_free(struct session *);
 
 /* --- accounts: one request of p2pctl at a time each; the answer goes to `done` on the local thread ------- */
 enum account_verb { ACCOUNT_REGISTER, ACCOUNT_LOGIN, ACCOUNT_LOGOUT, ACCOUNT_WHOAMI, ACCOUNT_PASSWORD, ACCOUNT_INVITE };

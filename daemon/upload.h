@@ -16,7 +16,8 @@ struct credentials;
 struct upload *upload_new(struct daemon *, const char **fault);
 uint16_t upload_port(const struct upload *);
 void upload_start(struct upload *);
-void upload_stop(struct upload *); /* set-up thread */
+void upload_stop(struct upload *); /* set-up thread: ends the thread; mail still finds a box */
+void upload_free(struct upload *); /* after all modules were stopped and the workers are quiet */
 
 /* New credentials, a reference of which is taken over; NULL: logged out, links end. */
 void upload_credentials(struct upload *, struct credentials *);

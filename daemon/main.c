@@ -1,0 +1,435 @@
+/* p2pd: one member's swarm daemon. Options, configuration, setting up, waiting for the end, taking
+ * down.
+ *
+ * Everything that can fail at the start fails here, on the main thread, before a thread of a module
+ * runs: one line on standard error and exit status 1 (2 for wrong usage). After `ready` a fault
+ * ends a link or a file, never the daemon. With --detach the parent stays until the child is ready
+ * or has said why not; from then on messages go to HOME/p2pd.log. */
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/file.h"
+#include "base/home.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/mem.h"
+#include "base/notify.h"
+#include "base/swarm_url.h"
+#include "base/workers.h"
+#include "daemon/credentials.h"
+#include "daemon/daemon.h"
+#include "daemon/download.h"
+#include "daemon/local.h"
+#include "daemon/session.h"
+#include "daemon/store.h"
+#include "daemon/upload.h"
+
+#define SYNC_NS         (5 * NS_PER_S) /* how much of a download a power cut may cost */
+#define HANDSHAKE_POOL  2
+#define EXIT_WRONG_CALL 2
+
+static const char usage[] =
+    "usage: p2pd [--home DIR] [--detach] [--listen HOST:PORT] [--check]\n"
+    "One member's swarm daemon. p2pctl and p2pfs start it by themselves.\n"
+    "\n"
+    "  --home DIR          where keys, state and store are (default: $P2P_HOME,\n"
+    "                      else ${XDG_DATA_HOME:-~/.local/share}/p2pfs)\n"
+    "  --detach            go to the background once ready; log to DIR/p2pd.log\n"
+    "  --listen HOST:PORT  where to accept other members (default: any address,\n"
+    "                      a free port that is kept)\n"
+    "  --check             read DIR/p2pd.conf, say what is wrong with it, and end\n"
+    "  --help, --version\n";
+
+struct options {
+    char *home;
+    char *listen;
+    bool detach, check_only;
+};
+
+struct program {
+    struct daemon daemon;
+    struct loop *loop; /* the main thread's: signals and the sync timer */
+    struct timer *sync_timer;
+    struct event *on_term, *on_int;
+    int lock;
+    int tell_parent; /* a pipe, -1 if not detached */
+};
+
+/* Static, so that what lives until the end stays reachable to the end. */
+static struct program program;
+
+static int parse_options(struct options *options, int argc, char **argv)
+{
+    static const struct option table[] = {
+        {"home", required_argument, NULL, 'H'},
+        {"detach", no_argument, NULL, 'd'},
+        {"listen", required_argument, NULL, 'l'},
+        {"check", no_argument, NULL, 'n'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {NULL, 0, NULL, 0},
+    };
+    int c;
+
+    while ((c = getopt_long(argc, argv, "n", table, NULL)) != -1) {
+        switch (c) {
+        case 'H':
+            options->home = optarg;
+            break;
+        case 'd':
+            options->detach = true;
+            break;
+        case 'l':
+            options->listen = optarg;
+            break;
+        case 'n':
+            options->check_only = true;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            exit(EXIT_SUCCESS);
+        case 'V':
+            puts("p2pd " P2P_VERSION);
+            exit(EXIT_SUCCESS);
+        default:
+            return EXIT_WRONG_CALL;
+        }
+    }
+    if (optind < argc) {
+        log_error("unexpected argument '%s'; see p2pd --help", argv[optind]);
+        return EXIT_WRONG_CALL;
+    }
+    return 0;
+}
+
+static const char *take_listen(void *to, const char *value)
+{
+    char host[SWARM_HOST_MAX + 1];
+    uint16_t port;
+
+    if (!host_port_parse(value, 0, host, &port))
+        return "is not HOST:PORT";
+    return config_take_text(to, value);
+}
+
+static bool load_settings(const char *home, struct daemon_settings *settings)
+{
+    const struct config_key keys[] = {
+        {"peer", "listen", take_listen, &settings->listen},
+        {"peer", "announce", take_listen, &settings->announce},
+        {"limit", "up", config_take_bytes, &settings->rate_up},
+        {"limit", "down", config_take_bytes, &settings->rate_down},
+        {"fetch", "background", config_take_bool, &settings->background},
+        {NULL, NULL, NULL, NULL},
+    };
+    char *path = home_path(home, "p2pd.conf");
+
+    settings->background = true;
+    bool good = config_load(path, keys);
+    free(path);
+    return good;
+}
+
+/* --- becoming a daemon
+ * ------------------------------------------------------------------------------------ */
+
+/* Only the child returns. The parent ends with 0 once the child is ready, else with 1: the child
+ * has said why. */
+static void detach(void)
+{
+    int fds[2];
+    char byte;
+
+    CHECK(pipe2(fds, O_CLOEXEC) == 0);
+    pid_t child = fork();
+    if (child < 0) {
+        log_error("can't fork: %s", strerror(errno));
+        exit(EXIT_FAILURE);
+    }
+    if (child > 0) {
+        close(fds[1]);
+        ssize_t got;
+        while ((got = read(fds[0], &byte, 1)) < 0 && errno == EINTR)
+            ;
+        _exit(got == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+    }
+    close(fds[0]);
+    setsid();
+    program.tell_parent = fds[1];
+}
+
+/* Standard error has told what went wrong until now; from here on the log file is for that. */
+static void turn_to_log_file(const char *home)
+{
+    char *path = home_path(home, "p2pd.log");
+    int log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (log < 0 || null < 0) {
+        log_error("%s: %s", path, strerror(errno));
+        exit(EXIT_FAILURE);
+    }
+    CHECK(dup2(null, STDIN_FILENO) >= 0 && dup2(null, STDOUT_FILENO) >= 0 &&
+          dup2(log, STDERR_FILENO) >= 0);
+    close(null);
+    close(log);
+    free(path);
+    CHECK(chdir("/") == 0);
+    log_init("p2pd", LOG_LEVEL_INFO, true);
+}
+
+/* False if another p2pd has this home. */
+static bool take_lock(const char *home)
+{
+    char *path = home_path(home, "p2pd.lock");
+
+    program.lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    bool good = program.lock >= 0 && flock(program.lock, LOCK_EX | LOCK_NB) == 0;
+    if (!good && errno == EWOULDBLOCK)
+        log_error("already running for %s", home);
+    else if (!good)
+        log_error("%s: %s", path, strerror(errno));
+    free(path);
+    return good;
+}
+
+static void set_limits(void)
+{
+    struct rlimit files;
+    const struct rlimit no_core = {0, 0};
+
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
+    (void)setrlimit(RLIMIT_CORE, &no_core); /* a core file would hold the key */
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* --- the store's hook and its regular sync
+ * ----------------------------------------------------------------- */
+
+/* On a worker: blocks came or went. Only whole pieces are anybody's business but the readers'. */
+static void holding_changed(void *arg, struct content *content, uint64_t first, uint32_t count,
+                            bool present)
+{
+    struct daemon *d = arg;
+    const struct geometry *geometry = content_geometry(content);
+    uint32_t from = (uint32_t)(first / geometry->piece_blocks);
+    uint32_t to = (uint32_t)((first + count - 1) / geometry->piece_blocks);
+    bool whole = !present;
+
+    for (uint32_t piece = from; piece <= to && !whole; piece++)
+        whole = content_has_piece(content, piece);
+    if (!whole)
+        return;
+    session_holding_changed(d->session, content);
+    upload_holding_changed(d->upload, content);
+    local_holding_changed(d->local, content);
+}
+
+struct sync {
+    struct job job;
+    struct mail mail;
+    struct store *store;
+};
+
+static void synced(struct mail *mail, void *owner)
+{
+    struct program *p = owner;
+
+    free((char *)mail - offsetof(struct sync, mail));
+    if (p->sync_timer != NULL)
+        timer_set(p->sync_timer, SYNC_NS);
+}
+
+static void sync_run(struct job *job)
+{
+    struct sync *sync = (struct sync *)(void *)job;
+    int error = store_sync(sync->store);
+
+    if (error != 0)
+        log_warning("the store could not be synced: %s", strerror(-error));
+    loop_post(program.loop, &sync->mail);
+}
+
+static void sync_due(void *arg)
+{
+    struct program *p = arg;
+    struct sync *sync = xcalloc(1, sizeof *sync);
+
+    sync->job.run = sync_run;
+    sync->mail.deliver = synced;
+    sync->store = p->daemon.store;
+    workers_post(p->daemon.workers, &sync->job, false);
+}
+
+/* --- life
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static void on_signal(evutil_socket_t number, short what, void *arg)
+{
+    (void)what;
+    struct program *p = arg;
+
+    log_info("stopping (%s)", strsignal((int)number));
+    loop_stop(p->loop);
+}
+
+static void on_stop_asked(void *arg)
+{
+    struct program *p = arg;
+
+    log_info("stopping (p2pctl stop)");
+    loop_stop(p->loop);
+}
+
+/* Everything that may fail. NULL, or what did. */
+static const char *set_up(struct program *p)
+{
+    struct daemon *d = &p->daemon;
+    const char *fault = NULL;
+    char *store_path = home_path(d->home, "store");
+
+    d->started = clock_now();
+    d->store = store_open(store_path, &fault);
+    free(store_path);
+    if (d->store == NULL)
+        return fault;
+    struct credentials *credentials = credentials_load(d->home, &fault);
+    if (credentials == NULL && fault != NULL)
+        return fault;
+    p->loop = loop_new("main");
+    loop_set_owner(p->loop, p);
+    d->workers = workers_new("worker", 0);
+    d->handshakes = workers_new("handshake", HANDSHAKE_POOL);
+    if ((d->local = local_new(d, &fault)) == NULL || (d->upload = upload_new(d, &fault)) == NULL)
+        return fault;
+    d->download = download_new(d);
+    d->session = session_new(d, credentials);
+    store_on_change(d->store, holding_changed, d);
+    local_on_stop(d->local, on_stop_asked, p);
+    p->on_term = evsignal_new(loop_base(p->loop), SIGTERM, on_signal, p);
+    p->on_int = evsignal_new(loop_base(p->loop), SIGINT, on_signal, p);
+    CHECK(p->on_term != NULL && p->on_int != NULL);
+    CHECK(event_add(p->on_term, NULL) == 0 && event_add(p->on_int, NULL) == 0);
+    p->sync_timer = timer_new(p->loop, sync_due, p);
+    timer_set(p->sync_timer, SYNC_NS);
+    return NULL;
+}
+
+static void start(struct program *p)
+{
+    struct daemon *d = &p->daemon;
+
+    download_start(d->download);
+    upload_start(d->upload);
+    local_start(d->local);
+    session_start(d->session);
+    session_listening(d->session, upload_port(d->upload));
+    if (p->tell_parent >= 0) {
+        CHECK(write(p->tell_parent, "", 1) == 1 || errno == EPIPE);
+        close(p->tell_parent);
+    } else {
+        fputs("p2pd: ready\n", stderr);
+    }
+    notify_service_manager("READY=1");
+}
+
+/* All threads end before anything is freed, as each may still post to the others. */
+static void take_down(struct program *p)
+{
+    struct daemon *d = &p->daemon;
+
+    notify_service_manager("STOPPING=1");
+    timer_free(p->sync_timer);
+    p->sync_timer = NULL;
+    local_stop(d->local);
+    session_stop(d->session);
+    download_stop(d->download);
+    upload_stop(d->upload);
+    workers_drain(d->handshakes);
+    workers_drain(d->workers);
+    session_free(d->session);
+    download_free(d->download);
+    upload_free(d->upload);
+    local_free(d->local);
+    workers_free(d->handshakes);
+    workers_free(d->workers);
+    event_free(p->on_term);
+    event_free(p->on_int);
+    loop_free(p->loop);
+    store_close(d->store);
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = {0};
+    struct program *p = &program;
+
+    p->tell_parent = -1;
+    log_init("p2pd", LOG_LEVEL_INFO, false);
+    int status = parse_options(&options, argc, argv);
+    if (status != 0)
+        return status;
+    char *home = home_find(options.home);
+    if (home == NULL) {
+        log_error("no home: give --home DIR or set P2P_HOME");
+        return EXIT_FAILURE;
+    }
+    p->daemon.home = home;
+    if (!load_settings(home, &p->daemon.settings))
+        return EXIT_FAILURE;
+    if (options.listen != NULL) {
+        free(p->daemon.settings.listen);
+        p->daemon.settings.listen = NULL;
+        if (take_listen(&p->daemon.settings.listen, options.listen) != NULL) {
+            log_error("--listen: '%s' is not HOST:PORT", options.listen);
+            return EXIT_WRONG_CALL;
+        }
+    }
+    if (options.check_only)
+        return EXIT_SUCCESS;
+    int error = file_private_dir(home);
+    if (error != 0) {
+        log_error("%s: %s", home,
+                  error == -EPERM ? "must be a directory that only its owner may enter"
+                                  : strerror(-error));
+        return EXIT_FAILURE;
+    }
+    umask(077);
+    set_limits();
+    if (options.detach)
+        detach();
+    if (!take_lock(home))
+        return EXIT_FAILURE;
+    const char *fault = set_up(p);
+    if (fault != NULL) {
+        log_error("%s", fault);
+        return EXIT_FAILURE;
+    }
+    if (options.detach)
+        turn_to_log_file(home);
+    start(p);
+    loop_run(p->loop);
+    take_down(p);
+    free(p->daemon.settings.listen);
+    free(p->daemon.settings.announce);
+    free(home);
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,536 @@
+/* The session with the tracker: its connection and all that travels on it but accounts and
+ * announces.
+ *
+ * Owns the credentials in use, the one connection, the set of wanted roots. Leaves the catalogue to
+ * local, peers to download, accounts to session_account.c, announces to session_announce.c. Thread:
+ * "tracker"; the exported functions post mail.
+ *
+ *   LOGGED OUT --session_install--> AWAY --redial--> (link) --up--> CONNECTED
+ *        ^-----------log out---------'  ^--------------down----------'
+ *
+ * After `up`, in this order: announce (from scratch), wants, subscription; then local is told,
+ * which submits its journal. Back-off: a first try at once, then doubling from 0.5 s to 30 s, each
+ * with a random half, so that a tracker that comes back is not met by all members at the same
+ * moment. */
+#include "daemon/session_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <uthash.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "crypto/random.h"
+#include "daemon/download.h"
+#include "daemon/local.h"
+#include "daemon/store.h"
+#include "daemon/upload.h"
+#include "proto/limits.h"
+
+#define REDIAL_FIRST_NS (NS_PER_S / 2)
+#define REDIAL_MAX_NS   (30 * NS_PER_S)
+
+static void tell_state(struct session *s, enum session_state state, const char *trouble)
+{
+    local_session_state(s->daemon->local, state, trouble == NULL ? NULL : xstrdup(trouble),
+                        s->credentials == NULL ? NULL : xstrdup(s->credentials->account),
+                        s->swarm == NULL ? NULL : xstrdup(s->swarm));
+}
+
+/* --- pushes from the tracker
+ * --------------------------------------------------------------------------- */
+
+static const char malformed[] = "the tracker sent a malformed message";
+
+static const char *take_changes(struct session *s, const uint8_t *message, size_t size)
+{
+    Tracker__Changes *changes = tracker__changes__unpack(NULL, size, message);
+
+    if (changes == NULL)
+        return malformed;
+    if (changes->generation.len == sizeof s->generation) {
+        memcpy(s->generation, changes->generation.data, sizeof s->generation);
+        s->seq = changes->seq;
+    }
+    local_changes(s->daemon->local, changes);
+    return NULL;
+}
+
+static const char *take_peers(struct session *s, const uint8_t *message, size_t size, bool answer)
+{
+    Tracker__Peers *peers = tracker__peers__unpack(NULL, size, message);
+
+    if (peers == NULL)
+        return malformed;
+    if (peers->root.len != HASH_SIZE) {
+        tracker__peers__free_unpacked(peers, NULL);
+        return malformed;
+    }
+    download_peers(s->daemon->download, peers, answer);
+    return NULL;
+}
+
+static const char *take_dial_back(struct session *s, const uint8_t *message, size_t size)
+{
+    Tracker__DialBack *ask = tracker__dial_back__unpack(NULL, size, message);
+
+    if (ask == NULL)
+        return malformed;
+    if (ask->device.len == DEVICE_ID_SIZE && ask->n_addresses <= LIMIT_ADDRESSES) {
+        char **addresses = xcalloc(ask->n_addresses + 1, sizeof *addresses);
+        for (size_t i = 0; i < ask->n_addresses; i++)
+            addresses[i] = xstrdup(ask->addresses[i]);
+        upload_dial_back(s->daemon->upload, ask->device.data, addresses);
+    }
+    tracker__dial_back__free_unpacked(ask, NULL);
+    return NULL;
+}
+
+static const char *take_revoked(struct session *s, const uint8_t *message, size_t size)
+{
+    Tracker__Revoked *revoked = tracker__revoked__unpack(NULL, size, message);
+
+    if (revoked == NULL)
+        return malformed;
+    for (size_t i = 0; i < revoked->n_devices; i++) {
+        if (revoked->devices[i].len != DEVICE_ID_SIZE)
+            continue;
+        download_revoked(s->daemon->download, revoked->devices[i].data);
+        upload_revoked(s->daemon->upload, revoked->devices[i].data);
+    }
+    tracker__revoked__free_unpacked(revoked, NULL);
+    return NULL;
+}
+
+static const char *on_push(void *arg, unsigned type, const uint8_t *message, size_t size)
+{
+    struct session *s = arg;
+
+    switch (type) {
+    case TRACKER__TRACKER_TYPE__TRACKER_CHANGES:
+        return take_changes(s, message, size);
+    case TRACKER__TRACKER_TYPE__TRACKER_PEERS:
+        return take_peers(s, message, size, false);
+    case TRACKER__TRACKER_TYPE__TRACKER_DIAL_BACK:
+        return take_dial_back(s, message, size);
+    case TRACKER__TRACKER_TYPE__TRACKER_REVOKED:
+        return take_revoked(s, message, size);
+    default:
+        return "the tracker sent an unknown message";
+    }
+}
+
+/* --- wants
+ * ---------------------------------------------------------------------------------------------- */
+
+static void want_answered(void *arg, const struct tracker_answer *answer)
+{
+    struct session *s = arg;
+
+    if (answer->lost != NULL)
+        return; /* asked again after the next connect */
+    if (answer->fault != NULL)
+        log_warning("the tracker gives no peers: %s", answer->fault->text);
+    else if (answer->type == TRACKER__TRACKER_TYPE__TRACKER_PEERS)
+        (void)take_peers(s, answer->message, answer->size, true);
+}
+
+static void send_want(struct session *s, struct wanted *wanted)
+{
+    Tracker__Want want = TRACKER__WANT__INIT;
+
+    want.root.data = wanted->root;
+    want.root.len = sizeof wanted->root;
+    want.size = wanted->size;
+    want.count = LIMIT_PEERS;
+    tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_WANT, &want.base, want_answered,
+                         s);
+}
+
+/* --- the connection
+ * -------------------------------------------------------------------------------------- */
+
+static void subscribed(void *arg, const struct tracker_answer *answer)
+{
+    (void)arg;
+    if (answer->fault != NULL)
+        log_warning("the tracker gives no catalogue: %s", answer->fault->text);
+}
+
+static void subscribe(struct session *s)
+{
+    Tracker__Subscribe subscribe = TRACKER__SUBSCRIBE__INIT;
+
+    if (s->seq != 0) {
+        subscribe.generation.data = s->generation;
+        subscribe.generation.len = sizeof s->generation;
+        subscribe.since = s->seq;
+    }
+    tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_SUBSCRIBE, &subscribe.base,
+                         subscribed, s);
+}
+
+static void on_up(void *arg, const Tracker__Welcome *welcome)
+{
+    struct session *s = arg;
+    struct wanted *wanted, *next;
+
+    if (s->failures > 0)
+        log_info("the tracker is back");
+    s->failures = 0;
+    free(s->swarm);
+    s->swarm = xstrdup(welcome->swarm);
+    session_announce_link_up(s, welcome->seen_as);
+    HASH_ITER(hh, s->wanted, wanted, next)
+    send_want(s, wanted);
+    if (s->catalogue_known)
+        subscribe(s);
+    session_account_link_up(s);
+    tell_state(s, SESSION_CONNECTED, NULL);
+}
+
+static void drop_link(struct session *s)
+{
+    session_announce_link_down(s);
+    tracker_link_free(s->link);
+    s->link = NULL;
+}
+
+static void on_down(void *arg, const char *why)
+{
+    struct session *s = arg;
+    int64_t delay = REDIAL_FIRST_NS;
+
+    if (s->failures == 0)
+        log_warning("the tracker is away: %s", why);
+    for (unsigned i = 0; i < s->failures && delay < REDIAL_MAX_NS; i++)
+        delay *= 2;
+    if (delay > REDIAL_MAX_NS)
+        delay = REDIAL_MAX_NS;
+    delay = delay / 2 + (int64_t)(random_u64() % (uint64_t)(delay / 2));
+    s->failures++;
+    tell_state(s, SESSION_AWAY, why);
+    drop_link(s);
+    timer_set(s->redial, delay);
+}
+
+static const struct tracker_link_events link_events = {
+    .up = on_up, .push = on_push, .down = on_down};
+
+static void dial(void *arg)
+{
+    struct session *s = arg;
+
+    if (s->credentials == NULL || s->link != NULL)
+        return;
+    s->link = tracker_link_new(s->loop, s->daemon->handshakes, &s->credentials->url,
+                               s->credentials->tracker_context, &link_events, s);
+}
+
+void session_replace_credentials(struct session *s, struct credentials *fresh)
+{
+    credentials_release(s->credentials);
+    s->credentials = fresh;
+    download_credentials(s->daemon->download, credentials_share(fresh));
+    upload_credentials(s->daemon->upload, credentials_share(fresh));
+}
+
+void session_install(struct session *s, struct credentials *fresh)
+{
+    drop_link(s);
+    timer_cancel(s->redial);
+    s->failures = 0;
+    if (fresh != NULL) {
+        session_replace_credentials(s, fresh);
+        tell_state(s, SESSION_AWAY, "connecting");
+        dial(s);
+        return;
+    }
+    credentials_release(s->credentials);
+    s->credentials = NULL;
+    free(s->swarm);
+    s->swarm = NULL;
+    download_credentials(s->daemon->download, NULL);
+    upload_credentials(s->daemon->upload, NULL);
+    tell_state(s, SESSION_LOGGED_OUT, NULL);
+}
+
+/* --- mail: what other threads ask
+ * ------------------------------------------------------------------------ */
+
+struct root_mail {
+    struct mail mail;
+    uint8_t root[HASH_SIZE];
+    uint64_t size;
+    void *cookie;
+    struct session *session; /* while an answer is awaited */
+};
+
+static struct root_mail *root_mail_new(void (*deliver)(struct mail *, void *), const uint8_t *root,
+                                       uint64_t size)
+{
+    struct root_mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->mail.deliver = deliver;
+    memcpy(mail->root, root, HASH_SIZE);
+    mail->size = size;
+    return mail;
+}
+
+static void deliver_want(struct mail *raw, void *owner)
+{
+    struct session *s = owner;
+    struct root_mail *mail = (struct root_mail *)raw;
+    struct wanted *wanted;
+
+    HASH_FIND(hh, s->wanted, mail->root, HASH_SIZE, wanted);
+    if (wanted == NULL) {
+        wanted = xcalloc(1, sizeof *wanted);
+        memcpy(wanted->root, mail->root, HASH_SIZE);
+        HASH_ADD(hh, s->wanted, root, HASH_SIZE, wanted);
+    }
+    wanted->size = mail->size;
+    if (tracker_link_is_up(s->link))
+        send_want(s, wanted);
+    free(mail);
+}
+
+void session_want(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size)
+{
+    loop_post(s->loop, &root_mail_new(deliver_want, root, size)->mail);
+}
+
+static void deliver_unwant(struct mail *raw, void *owner)
+{
+    struct session *s = owner;
+    struct root_mail *mail = (struct root_mail *)raw;
+    struct wanted *wanted;
+
+    HASH_FIND(hh, s->wanted, mail->root, HASH_SIZE, wanted);
+    if (wanted != NULL) {
+        HASH_DEL(s->wanted, wanted);
+        free(wanted);
+        if (tracker_link_is_up(s->link)) {
+            Tracker__Unwant unwant = TRACKER__UNWANT__INIT;
+            unwant.root.data = mail->root;
+            unwant.root.len = HASH_SIZE;
+            tracker_link_notice(s->link, TRACKER__TRACKER_TYPE__TRACKER_UNWANT, &unwant.base);
+        }
+    }
+    free(mail);
+}
+
+void session_unwant(struct session *s, const uint8_t root[HASH_SIZE])
+{
+    loop_post(s->loop, &root_mail_new(deliver_unwant, root, 0)->mail);
+}
+
+static void health_answered(void *arg, const struct tracker_answer *answer)
+{
+    struct root_mail *mail = arg;
+    Tracker__Health *health = NULL;
+
+    if (answer->lost == NULL && answer->fault == NULL &&
+        answer->type == TRACKER__TRACKER_TYPE__TRACKER_HEALTH_IS)
+        health = tracker__health__unpack(NULL, answer->size, answer->message);
+    local_health_answer(mail->session->daemon->local, mail->cookie, health == NULL ? EIO : 0,
+                        health);
+    free(mail);
+}
+
+static void deliver_health(struct mail *raw, void *owner)
+{
+    struct session *s = owner;
+    struct root_mail *mail = (struct root_mail *)raw;
+
+    if (!tracker_link_is_up(s->link)) {
+        local_health_answer(s->daemon->local, mail->cookie, ENOTCONN, NULL);
+        free(mail);
+        return;
+    }
+    Tracker__HealthRequest ask = TRACKER__HEALTH_REQUEST__INIT;
+    ask.root.data = mail->root;
+    ask.root.len = HASH_SIZE;
+    ask.size = mail->size;
+    mail->session = s;
+    tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_HEALTH, &ask.base, health_answered,
+                         mail);
+}
+
+void session_health(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size, void *cookie)
+{
+    struct root_mail *mail = root_mail_new(deliver_health, root, size);
+
+    mail->cookie = cookie;
+    loop_post(s->loop, &mail->mail);
+}
+
+static void deliver_dial_back(struct mail *raw, void *owner)
+{
+    struct session *s = owner;
+    struct root_mail *mail = (struct root_mail *)raw;
+
+    if (tracker_link_is_up(s->link)) {
+        Tracker__DialBack ask = TRACKER__DIAL_BACK__INIT;
+        ask.device.data = mail->root;
+        ask.device.len = DEVICE_ID_SIZE;
+        tracker_link_notice(s->link, TRACKER__TRACKER_TYPE__TRACKER_DIAL_BACK, &ask.base);
+    }
+    free(mail);
+}
+
+void session_ask_dial_back(struct session *s, const uint8_t device[16])
+{
+    uint8_t padded[HASH_SIZE] = {0};
+
+    memcpy(padded, device, DEVICE_ID_SIZE);
+    loop_post(s->loop, &root_mail_new(deliver_dial_back, padded, 0)->mail);
+}
+
+struct position_mail {
+    struct mail mail;
+    uint8_t generation[16];
+    uint64_t seq;
+};
+
+static void deliver_position(struct mail *raw, void *owner)
+{
+    struct session *s = owner;
+    struct position_mail *mail = (struct position_mail *)raw;
+
+    memcpy(s->generation, mail->generation, sizeof s->generation);
+    s->seq = mail->seq;
+    s->catalogue_known = true;
+    if (tracker_link_is_up(s->link))
+        subscribe(s);
+    free(mail);
+}
+
+void session_catalogue_at(struct session *s, const uint8_t generation[16], uint64_t seq)
+{
+    struct position_mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->mail.deliver = deliver_position;
+    memcpy(mail->generation, generation, sizeof mail->generation);
+    mail->seq = seq;
+    loop_post(s->loop, &mail->mail);
+}
+
+struct op_mail {
+    struct mail mail;
+    uint8_t *packed;
+    size_t size;
+};
+
+static void op_answered(void *arg, const struct tracker_answer *answer)
+{
+    struct session *s = arg;
+
+    if (answer->lost != NULL)
+        return; /* local submits its journal again */
+    if (answer->fault != NULL) {
+        log_warning("the tracker does not take a change: %s", answer->fault->text);
+        return;
+    }
+    Tracker__Results *results = tracker__results__unpack(NULL, answer->size, answer->message);
+    if (results == NULL)
+        log_warning("%s", malformed);
+    else
+        local_results(s->daemon->local, results);
+}
+
+static void deliver_op(struct mail *raw, void *owner)
+{
+    struct session *s = owner;
+    struct op_mail *mail = (struct op_mail *)raw;
+
+    if (tracker_link_is_up(s->link)) {
+        Tracker__Op *op = tracker__op__unpack(NULL, mail->size, mail->packed);
+        CHECK(op != NULL); /* local packed it */
+        Tracker__Ops ops = TRACKER__OPS__INIT;
+        ops.n_ops = 1;
+        ops.ops = &op;
+        tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_OPS, &ops.base, op_answered,
+                             s);
+        tracker__op__free_unpacked(op, NULL);
+    }
+    free(mail->packed);
+    free(mail);
+}
+
+void session_op(struct session *s, uint8_t *packed, size_t size)
+{
+    struct op_mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->mail.deliver = deliver_op;
+    mail->packed = packed;
+    mail->size = size;
+    loop_post(s->loop, &mail->mail);
+}
+
+/* --- life
+ * --------------------------------------------------------------------------------------------------
+ */
+
+struct session *session_new(struct daemon *daemon, struct credentials *credentials)
+{
+    struct session *s = xcalloc(1, sizeof *s);
+
+    s->daemon = daemon;
+    s->loop = loop_new("tracker");
+    loop_set_owner(s->loop, s);
+    s->credentials = credentials;
+    s->redial = timer_new(s->loop, dial, s);
+    session_account_init(s);
+    session_announce_init(s);
+    return s;
+}
+
+static void deliver_start(struct mail *mail, void *owner)
+{
+    struct session *s = owner;
+    struct credentials *credentials = s->credentials;
+
+    free(mail);
+    s->credentials = NULL;
+    session_install(s, credentials);
+}
+
+void session_start(struct session *s)
+{
+    struct mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->deliver = deliver_start;
+    loop_post(s->loop, mail);
+    loop_start(s->loop);
+}
+
+void session_stop(struct session *s)
+{
+    loop_stop(s->loop);
+    loop_join(s->loop);
+    s->stopping = true;
+    drop_link(s);
+    session_account_down(s);
+}
+
+void session_free(struct session *s)
+{
+    struct wanted *wanted, *next;
+
+    timer_free(s->redial);
+    session_announce_down(s);
+    loop_free(s->loop);
+    session_announce_free(s);
+    HASH_ITER(hh, s->wanted, wanted, next)
+    {
+        HASH_DEL(s->wanted, wanted);
+        free(wanted);
+    }
+    credentials_release(s->credentials);
+    free(s->swarm);
+    free(s);
+}

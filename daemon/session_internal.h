@@ -1,0 +1,74 @@
+/* What the parts of the session share; nobody else includes this. All of it belongs to the tracker
+ * thread.
+ *
+ *   session.c           the connection's life: dialling, back-off, subscription, operations, wants,
+ * pushes session_account.c   registering, logging in and out, renewal of the certificate
+ *   session_announce.c  what we hold and where we listen, told to the tracker */
+#ifndef DAEMON_SESSION_INTERNAL_H
+#define DAEMON_SESSION_INTERNAL_H
+
+#include "daemon/session.h"
+
+#include <uthash.h>
+
+#include "base/loop.h"
+#include "daemon/credentials.h"
+#include "daemon/tracker_link.h"
+
+struct holding;
+struct account_flow;
+
+/* A root whose peers download wants to know. */
+struct wanted {
+    uint8_t root[HASH_SIZE];
+    uint64_t size;
+    UT_hash_handle hh;
+};
+
+struct session {
+    struct daemon *daemon;
+    struct loop *loop;
+    struct credentials *credentials; /* NULL: nobody is logged in */
+    struct tracker_link *link;       /* NULL while we wait to dial again */
+    struct timer *redial;
+    unsigned failures; /* in a row */
+    char *swarm;       /* its name, from Welcome */
+    /* the catalogue */
+    bool catalogue_known; /* local has said where it stands */
+    uint8_t generation[16];
+    uint64_t seq;
+    /* contents */
+    struct wanted *wanted;
+    struct holding *holdings;
+    bool holdings_listed; /* the store has been listed */
+    struct timer *announce_timer;
+    unsigned announces_under_way;
+    uint16_t port; /* where we accept peers, 0: not yet known */
+    struct timer *address_timer;
+    char *addresses; /* what was announced last, joined, to notice changes */
+    /* accounts */
+    struct account_flow *flow; /* the one under way */
+    struct timer *renew_timer;
+    bool renewing;
+    bool stopping; /* the thread has ended: mail that is left is only freed */
+};
+
+/* session.c */
+void session_install(struct session *,
+                     struct credentials *); /* takes the reference; NULL: logged out */
+void session_replace_credentials(
+    struct session *, struct credentials *); /* the same device, renewed; takes the reference */
+
+/* session_account.c */
+void session_account_init(struct session *);
+void session_account_down(struct session *); /* at the end: flows are answered, timers freed */
+void session_account_link_up(struct session *);
+
+/* session_announce.c */
+void session_announce_init(struct session *);
+void session_announce_down(struct session *); /* at the end: timers are freed */
+void session_announce_free(struct session *); /* after the last mail */
+void session_announce_link_up(struct session *, const char *seen_as);
+void session_announce_link_down(struct session *);
+
+#endif
