@@ -87,7 +87,7 @@ static void deliver(struct channel *channel)
     const char *fault = channel->events.frame(channel->arg, &frame, channel->message, payload);
     if (channel->freed)
         return;
-    if (fault != NULL)
+    if (fault != NULL && !channel->finishing)
         channel_end(channel, false, fault);
     drop_fds(channel);
     drop_message(channel);

@@ -132,7 +132,7 @@ void channel_send(struct channel *channel, enum channel_class class, uint16_t ty
                   uint32_t id, const ProtobufCMessage *message, const void *payload,
                   size_t payload_size)
 {
-    CHECK(payload_size <= UINT32_MAX);
+    CHECK(payload_size <= UINT32_MAX && (payload != NULL || payload_size == 0));
     struct sending sending = {
         .class = class,
         .frame = {.payload_size = (uint32_t)payload_size, .type = type, .flags = flags, .id = id},
@@ -150,7 +150,7 @@ void channel_send_payload(struct channel *channel, enum channel_class class, uin
                           void *payload, size_t payload_size,
                           void (*release)(void *payload, void *arg), void *release_arg)
 {
-    CHECK(payload_size <= UINT32_MAX);
+    CHECK(payload_size <= UINT32_MAX && (payload != NULL || payload_size == 0));
     struct sending sending = {
         .class = class,
         .frame = {.payload_size = (uint32_t)payload_size, .type = type, .flags = flags, .id = id},
@@ -301,6 +301,7 @@ static void flush(struct channel *channel)
 static void take_off(struct channel *channel, size_t size)
 {
     struct outgoing *done = NULL;
+    struct outgoing **end = &done;
     channel->bytes_out += size;
     channel->unflushed = true;
     while (size > 0) {
@@ -311,8 +312,8 @@ static void take_off(struct channel *channel, size_t size)
         channel->queue[out->class].bytes -= taken;
         size -= taken;
         if (channel->offset == whole_size(out)) {
-            out->next = done;
-            done = out;
+            *end = out; /* its `next` is NULL since it was begun */
+            end = &out->next;
             channel->current = NULL;
         }
     }
@@ -365,10 +366,12 @@ static bool write_some(struct channel *channel, uint8_t scratch[SCRATCH])
 
 static void tell_drained(struct channel *channel)
 {
+    if (channel->freed || channel->ended || channel->finishing)
+        return;
     if (!channel->above || channel->queue[CHANNEL_BULK].bytes >= channel->low_mark)
         return;
     channel->above = false;
-    if (channel->events.drained != NULL && !channel->finishing)
+    if (channel->events.drained != NULL)
         channel->events.drained(channel->arg);
 }
 
@@ -380,8 +383,7 @@ void channel_output(struct channel *channel)
     while (has_room(channel) && !is_empty(channel) && channel->bytes_out < stop) {
         if (!write_some(channel, scratch))
             channel->blocked = true;
-        if (has_room(channel))
-            tell_drained(channel);
+        tell_drained(channel);
     }
     if (channel->freed || channel->ended)
         return;
