@@ -1,0 +1,143 @@
+/* Starting the daemon: finds p2pd, runs it detached, learns whether it became ready.
+ *
+ * `p2pd --detach` ends with 0 once its child serves the socket, with 1 and a reason on standard
+ * error if it cannot. That error goes to a file in memory, not to a pipe: the daemon that stays
+ * behind may keep its end of a pipe open, and whoever reads to the end of it would wait as long as
+ * the daemon lives. The new process gets no signal mask or dispositions of ours: threads here run
+ * with signals blocked. */
+#include "base/spawn.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PROGRAM       "p2pd"
+#define READY_WAIT_MS 30000
+#define ERROR_MAX     4096
+
+extern char **environ;
+
+/* The path of p2pd beside this program, or just its name: then PATH decides. malloc'ed. */
+static char *find_program(void)
+{
+    char self[PATH_MAX], *slash, *path;
+    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+    if (length > 0) {
+        self[length] = '\0';
+        slash = strrchr(self, '/');
+        if (slash != NULL) {
+            *slash = '\0';
+            path = xasprintf("%s/%s", self, PROGRAM);
+            if (access(path, X_OK) == 0)
+                return path;
+            free(path);
+        }
+    }
+    return xstrdup(PROGRAM);
+}
+
+/* The last line of what p2pd said, without its name in front. */
+static void last_line(int fd, char *why, size_t why_size)
+{
+    char text[ERROR_MAX + 1], *line;
+    off_t end = lseek(fd, 0, SEEK_END);
+    off_t from = end > ERROR_MAX ? end - ERROR_MAX : 0;
+    ssize_t size = end < 0 ? -1 : pread(fd, text, ERROR_MAX, from);
+
+    if (size < 0)
+        size = 0;
+    while (size > 0 && text[size - 1] == '\n')
+        size--;
+    text[size] = '\0';
+    line = strrchr(text, '\n');
+    line = line == NULL ? text : line + 1;
+    if (strncmp(line, PROGRAM ": ", strlen(PROGRAM) + 2) == 0)
+        line += strlen(PROGRAM) + 2;
+    snprintf(why, why_size, "%s", *line != '\0' ? line : PROGRAM " failed without a word");
+}
+
+static int spawn(pid_t *pid, char *program, const char *home, int error_fd)
+{
+    char name[] = PROGRAM, home_option[] = "--home", detach[] = "--detach",
+         *home_copy = xstrdup(home);
+    char *arguments[] = {name, home_option, home_copy, detach, NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none, all;
+    int result;
+
+    sigemptyset(&none);
+    sigfillset(&all);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, error_fd, STDERR_FILENO);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setsigdefault(&attributes, &all);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    result = posix_spawnp(pid, program, &actions, &attributes, arguments, environ);
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+    free(home_copy);
+    return result;
+}
+
+/* False if the process is still there after READY_WAIT_MS. */
+static bool wait_for(pid_t pid, int *status)
+{
+    int fd = pidfd_open(pid, 0);
+
+    if (fd >= 0) {
+        struct pollfd ended = {.fd = fd, .events = POLLIN};
+        int count;
+
+        do
+            count = poll(&ended, 1, READY_WAIT_MS);
+        while (count < 0 && errno == EINTR);
+        close(fd);
+        if (count == 0)
+            return false;
+    }
+    while (waitpid(pid, status, 0) < 0)
+        if (errno != EINTR) {
+            *status = -1;
+            break;
+        }
+    return true;
+}
+
+int daemon_start(const char *home, char *why, size_t why_size)
+{
+    char *program = find_program();
+    int fd = memfd_create("p2pd-stderr", MFD_CLOEXEC), status = -1, result;
+    pid_t pid;
+
+    if (fd < 0) {
+        snprintf(why, why_size, "memfd_create: %s", strerror(errno));
+        free(program);
+        return -1;
+    }
+    result = spawn(&pid, program, home, fd);
+    if (result != 0)
+        snprintf(why, why_size, "cannot run %s: %s", program, strerror(result));
+    else if (!wait_for(pid, &status))
+        snprintf(why, why_size, "%s is not ready after %d s", program, READY_WAIT_MS / 1000);
+    else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        last_line(fd, why, why_size);
+    close(fd);
+    free(program);
+    return result == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
+}
