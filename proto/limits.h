@@ -45,6 +45,7 @@
 /* --- the tracker protocol ------------------------------------------------------------------------------ */
 #define LIMIT_ANNOUNCE_FILES  1024   /* files in one Announce */
 #define LIMIT_ANNOUNCED       200000 /* files that one device may hold announced */
+#define LIMIT_ANNOUNCED_PIECES (16u << 20) /* pieces of its incomplete files: 2 MiB of maps, 32 MiB of counts */
 #define LIMIT_ADDRESSES       16     /* addresses of one device */
 #define LIMIT_ADDRESS         64     /* bytes of one: "[v6%scope]:port" */
 #define LIMIT_PEERS           30     /* peers in one answer: 16 to 30 neighbours spread a file as well as all would */
