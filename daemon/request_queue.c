@@ -1,0 +1,208 @@
+/* A fetcher's queue: three lists of runs.
+ *
+ * Owns its runs. One owner, one thread at a time. A list holds disjoint runs in the order of
+ * asking; taking blocks out of the middle of a run splits it. The lists are short (runs, not
+ * blocks), so they are searched from the front.
+ *
+ * Q1  No block stands in two lists, nor twice in one.
+ * Q2  blocks == the sum of all runs' counts <= LIMIT_QUEUED_BLOCKS. */
+#include "daemon/request_queue.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "proto/limits.h"
+
+struct run {
+    struct run *next;
+    struct block_run r;
+};
+
+struct list {
+    struct run *first, **last;
+};
+
+struct request_queue {
+    struct list lists[URGENCIES];
+    uint32_t blocks;
+};
+
+struct request_queue *request_queue_new(void)
+{
+    struct request_queue *q = xcalloc(1, sizeof *q);
+
+    for (int i = 0; i < URGENCIES; i++)
+        q->lists[i].last = &q->lists[i].first;
+    return q;
+}
+
+void request_queue_free(struct request_queue *q)
+{
+    if (q == NULL)
+        return;
+    for (int i = 0; i < URGENCIES; i++) {
+        while (q->lists[i].first != NULL) {
+            struct run *run = q->lists[i].first;
+            q->lists[i].first = run->next;
+            free(run);
+        }
+    }
+    free(q);
+}
+
+static void append(struct request_queue *q, struct list *list, struct block_run r)
+{
+    struct run *run = xmalloc(sizeof *run);
+
+    run->next = NULL;
+    run->r = r;
+    *list->last = run;
+    list->last = &run->next;
+    q->blocks += r.count;
+}
+
+/* Takes *at out of the list. */
+static void remove_run(struct list *list, struct run **at)
+{
+    struct run *run = *at;
+
+    *at = run->next;
+    if (run->next == NULL)
+        list->last = at;
+    free(run);
+}
+
+static bool overlaps(const struct block_run *a, const struct block_run *b)
+{
+    return a->file == b->file && a->first < b->first + b->count && b->first < a->first + a->count;
+}
+
+/* Takes blocks of `cut` out of one list. */
+static void subtract(struct request_queue *q, struct list *list, const struct block_run *cut)
+{
+    struct run **at = &list->first;
+
+    while (*at != NULL) {
+        struct run *run = *at;
+        if (!overlaps(&run->r, cut)) {
+            at = &run->next;
+            continue;
+        }
+        uint64_t end = run->r.first + run->r.count, cut_end = cut->first + cut->count;
+        uint32_t before = cut->first > run->r.first ? (uint32_t)(cut->first - run->r.first) : 0;
+        uint32_t after = end > cut_end ? (uint32_t)(end - cut_end) : 0;
+        q->blocks -= run->r.count - before - after;
+        if (before == 0 && after == 0) {
+            remove_run(list, at);
+            continue;
+        }
+        if (before == 0) {
+            run->r.first = cut_end;
+            run->r.count = after;
+        } else {
+            run->r.count = before;
+            if (after > 0) {
+                struct run *rest = xmalloc(sizeof *rest);
+                rest->r = (struct block_run){run->r.file, cut_end, after};
+                rest->next = run->next;
+                run->next = rest;
+                if (rest->next == NULL)
+                    list->last = &rest->next;
+                at = &rest->next;
+                continue;
+            }
+        }
+        at = &run->next;
+    }
+}
+
+/* Appends those blocks of `r` to the list of `urgency` that stand neither there nor in a higher
+ * one. */
+static void append_missing(struct request_queue *q, struct block_run r, enum urgency urgency)
+{
+    for (int i = urgency; i < URGENCIES; i++) {
+        for (const struct run *run = q->lists[i].first; run != NULL; run = run->next) {
+            if (!overlaps(&run->r, &r))
+                continue;
+            uint64_t end = r.first + r.count, run_end = run->r.first + run->r.count;
+            if (run->r.first > r.first)
+                append_missing(
+                    q, (struct block_run){r.file, r.first, (uint32_t)(run->r.first - r.first)},
+                    urgency);
+            if (run_end < end)
+                append_missing(q, (struct block_run){r.file, run_end, (uint32_t)(end - run_end)},
+                               urgency);
+            return;
+        }
+    }
+    append(q, &q->lists[urgency], r);
+}
+
+bool request_queue_push(struct request_queue *q, struct block_run r, enum urgency urgency)
+{
+    CHECK(urgency < URGENCIES);
+    if (r.count > LIMIT_QUEUED_BLOCKS - q->blocks)
+        return false;
+    if (r.count == 0)
+        return true;
+    for (int i = 0; i < (int)urgency; i++)
+        subtract(q, &q->lists[i], &r);
+    append_missing(q, r, urgency);
+    return true;
+}
+
+void request_queue_cancel(struct request_queue *q, struct block_run r)
+{
+    for (int i = 0; i < URGENCIES; i++) {
+        if (r.count > 0) {
+            subtract(q, &q->lists[i], &r);
+            continue;
+        }
+        struct run **at = &q->lists[i].first;
+        while (*at != NULL) {
+            if ((*at)->r.file == r.file) {
+                q->blocks -= (*at)->r.count;
+                remove_run(&q->lists[i], at);
+            } else {
+                at = &(*at)->next;
+            }
+        }
+    }
+}
+
+bool request_queue_pop(struct request_queue *q, enum urgency least, uint32_t most,
+                       struct block_run *run, enum urgency *urgency)
+{
+    for (int i = URGENCIES - 1; i >= (int)least; i--) {
+        struct run *first = q->lists[i].first;
+        if (first == NULL)
+            continue;
+        *run = first->r;
+        *urgency = (enum urgency)i;
+        if (first->r.count > most) {
+            run->count = most;
+            first->r.first += most;
+            first->r.count -= most;
+        } else {
+            remove_run(&q->lists[i], &q->lists[i].first);
+        }
+        q->blocks -= run->count;
+        return true;
+    }
+    return false;
+}
+
+uint32_t request_queue_blocks(const struct request_queue *q)
+{
+    return q->blocks;
+}
+
+bool request_queue_has(const struct request_queue *q, enum urgency least)
+{
+    for (int i = URGENCIES - 1; i >= (int)least; i--) {
+        if (q->lists[i].first != NULL)
+            return true;
+    }
+    return false;
+}
