@@ -3,6 +3,9 @@
 
 #include "base/log.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+
 void check_failed(const char *file, int line, const char *expression)
 {
     /* Plain stdio: log.c itself may be what failed. */

@@ -3,6 +3,8 @@
 
 #include "base/check.h"
 
+#include <time.h>
+
 static int64_t now(clockid_t id)
 {
     struct timespec time;

@@ -11,6 +11,9 @@
 
 #include <errno.h>
 #include <ini.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <strings.h>
 
 struct reading {

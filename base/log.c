@@ -11,6 +11,10 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MESSAGE_MAX 2048 /* as formatted; what is longer is cut and ends in "..." */

@@ -2,6 +2,9 @@
  * rather than in one of a thousand untested branches. Any thread. */
 #include "base/mem.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static _Noreturn void out_of_memory(void)

@@ -4,6 +4,8 @@
  * anything but being read. Any thread; holds nothing. */
 #include "base/name.h"
 
+#include <string.h>
+
 size_t utf8_decode(const char *text, size_t length, uint32_t *code)
 {
     const unsigned char *byte = (const unsigned char *)text;

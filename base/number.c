@@ -3,6 +3,9 @@
  * The one place where text becomes a number. Any thread; holds nothing. */
 #include "base/number.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #define DURATION_MAX (UINT64_C(10) * 365 * 86400) /* ten years: more is a slip of the finger */
 
 /* Reads the digits at *text, of which there must be one, and moves *text behind them. */

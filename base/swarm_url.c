@@ -9,6 +9,8 @@
 #include "base/number.h"
 
 #include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
 #include <strings.h>
 
 #define SCHEME "p2p://"

@@ -6,6 +6,8 @@
 #include "base/mem.h"
 
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #define NAME_MAX_ 16 /* the kernel's limit, with the NUL */
 

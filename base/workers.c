@@ -13,6 +13,7 @@
 #include "base/thread.h"
 
 #include <sched.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #define WORKERS_MAGIC 0x776f726bu
@@ -26,7 +27,7 @@ struct workers {
     unsigned threads;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    pthread_cond_t quiet; /* backlog has become 0 */
+    pthread_cond_t quiet;        /* backlog has become 0 */
     struct queue urgent, normal; /* under lock */
     unsigned waiting;            /* under lock */
     bool ending;                 /* under lock */

@@ -1,6 +1,9 @@
 /* Bits: searches against a naive count at every alignment, and against neighbours. */
 #include "base/bitmap.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -4,6 +4,9 @@
 #include "base/log.h"
 
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <setjmp.h>

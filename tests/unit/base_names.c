@@ -2,6 +2,8 @@
 #include "base/hex.h"
 #include "base/name.h"
 
+#include <string.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,9 @@
 /* The address of a swarm and HOST:PORT. */
 #include "base/swarm_url.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
