@@ -1,0 +1,95 @@
+/* Shared by swarm.c (what is held), swarm_peers.c (who is told of whom) and nobody else. */
+#ifndef TRACKER_SWARM_PRIVATE_H
+#define TRACKER_SWARM_PRIVATE_H
+
+#include "tracker/swarm.h"
+#include "tracker/table.h"
+
+#define NOT_LISTED UINT32_MAX
+
+struct holding {
+    struct table_node node; /* swarm.holdings */
+    struct swarm_device *device;
+    struct content *content;
+    uint8_t *map;        /* which pieces; NULL if complete */
+    uint32_t pieces;     /* how many */
+    uint32_t at_device;  /* place in device->held; NOT_LISTED once dropped */
+    uint32_t at_content; /* place in content->holders; NOT_LISTED: does not count */
+    bool dirty;
+    struct holding *next_dirty;
+};
+
+struct want {
+    struct swarm_device *device;
+    struct content *content;
+    uint32_t at_device;
+    uint32_t at_content;
+    uint16_t count; /* peers it asked for */
+    uint16_t given; /* and has been told of */
+};
+
+struct swarm_device {
+    struct table_node node; /* swarm.devices */
+    uint8_t id[DEVICE_ID_SIZE];
+    void *owner;
+    struct holding **held;
+    uint32_t held_count, held_room;
+    struct want **wants;
+    uint32_t wants_count, wants_room;
+    uint64_t map_pieces; /* pieces of all incomplete holdings: what the maps cost */
+};
+
+struct content {
+    struct table_node node; /* swarm.contents */
+    struct swarm_key key;
+    uint32_t pieces;
+    uint32_t refs;            /* holdings (dropped ones that are still dirty as well) and wants */
+    uint32_t known;           /* holdings, counted or not */
+    struct holding **holders; /* those that count */
+    uint32_t holders_count, holders_room;
+    uint32_t complete; /* of which have all */
+    uint16_t *copies;  /* of each piece among the incomplete holders; NULL: none anywhere */
+    uint32_t *spread;  /* spread[k]: pieces with k copies among the incomplete ones */
+    uint32_t spread_room;
+    uint32_t least; /* the smallest k with spread[k] > 0 */
+    struct want **wants;
+    uint32_t wants_count, wants_room;
+    /* News not yet told. */
+    struct swarm_device **news;
+    uint32_t news_count;
+    int64_t told; /* when news was told last */
+    int64_t due;
+    uint32_t at_pending; /* place in swarm.pending, or NOT_LISTED */
+};
+
+struct swarm {
+    struct table devices, contents, holdings;
+    uint64_t seed;
+    uint64_t random; /* state of swarm_random */
+    int64_t now;
+    struct holding *dirty, **dirty_end;
+    struct content **pending; /* contents with news */
+    uint32_t pending_count, pending_room;
+};
+
+struct content *swarm_content(struct swarm *, const struct swarm_key *, bool make);
+void swarm_content_release(struct swarm *, struct content *);
+struct holding *swarm_holding(const struct swarm *, const struct swarm_device *,
+                              const struct content *);
+uint64_t swarm_random(struct swarm *);
+/* The device is worth telling those who want this content. */
+void swarm_is_news(struct swarm *, struct content *, struct swarm_device *);
+void swarm_news_cancel(struct swarm *, struct content *);
+void swarm_wants_end(struct swarm *, struct swarm_device *);
+
+/* Appends to a growing array of pointers; the array's name, count and room are lvalues. */
+#define SWARM_PUSH(array, count, room, item)                                                       \
+    do {                                                                                           \
+        if ((count) == (room)) {                                                                   \
+            (room) = (room) == 0 ? 4 : 2 * (room);                                                 \
+            (array) = xrealloc((array), (room) * sizeof *(array));                                 \
+        }                                                                                          \
+        (array)[(count)++] = (item);                                                               \
+    } while (0)
+
+#endif

@@ -1,0 +1,37 @@
+/* How often passwords may be tried: per account and per source address.
+ *
+ * Pure; one thread; times in nanoseconds on any one clock. Names need not exist: an unknown one is
+ * throttled exactly like a known one. Memory is bounded: when the table is full some entries are
+ * forgotten. */
+#ifndef TRACKER_THROTTLE_H
+#define TRACKER_THROTTLE_H
+
+#include <stdint.h>
+
+#include "base/clock.h"
+
+struct throttle;
+
+#define THROTTLE_FREE_TRIES 3                 /* typing errors cost nothing */
+#define THROTTLE_FIRST      (1 * NS_PER_S)    /* then one second, two, four … */
+#define THROTTLE_LONGEST    (60 * NS_PER_S)   /* longer would lock the owner out with the guesser */
+#define THROTTLE_FORGET     (3600 * NS_PER_S) /* a name that was left alone starts anew */
+#define THROTTLE_BURST      64                /* tries that a source has in hand */
+#define THROTTLE_REFILL     (500 * NS_PER_MS) /* one more each */
+#define THROTTLE_TABLE      65536             /* names and sources remembered, each */
+
+/* A source is 16 bytes of address, see source_key (address.h). */
+struct throttle *throttle_new(uint64_t seed);
+void throttle_free(struct throttle *); /* NULL is fine */
+
+/* Counts a try before its outcome is known, so that many at once are not one. 0: go on; else the
+ * time to wait, and nothing was counted. */
+int64_t throttle_try(struct throttle *, const char *name, const uint8_t source[16], int64_t now);
+/* For what costs work without naming an account. */
+int64_t throttle_spend(struct throttle *, const uint8_t source[16], unsigned cost, int64_t now);
+/* The try was good: the name starts anew. */
+void throttle_good(struct throttle *, const char *name);
+/* The try was a wrong guess: it costs the source more. */
+void throttle_bad(struct throttle *, const uint8_t source[16], int64_t now);
+
+#endif
