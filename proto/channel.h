@@ -27,7 +27,8 @@ struct channel_events {
     void (*ready)(void *arg);
     /* A whole frame: `message` has frame->message_size bytes and is valid during the call. The payload, if
      * any, lies where `payload` said. Returns NULL, or a clause that says why the channel must end (it is sent
-     * nowhere; `closed` follows with it). */
+     * nowhere; `closed` follows with it; what was queued before, a farewell say, is sent as far as the stream takes
+     * it at once: channel_finish does more). */
     const char *(*frame)(void *arg, const struct frame *, const uint8_t *message, void *payload);
     /* A frame with a payload has begun: its message is here. Returns memory of payload_size bytes, or NULL
      * with *fault set to end the channel, or NULL with *fault left NULL: the payload is read and thrown away, and

@@ -41,6 +41,16 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* The input ends here. What was queued before, answers or a farewell, gets its one chance to leave.
+ */
+static void end_input(struct channel *channel, bool orderly, const char *why)
+{
+    if (!channel->ended && !channel->finishing)
+        channel_output(channel);
+    if (!channel->freed)
+        channel_end(channel, orderly, why);
+}
+
 static void drop_message(struct channel *channel)
 {
     free(channel->large);
@@ -87,9 +97,9 @@ static void deliver(struct channel *channel)
     const char *fault = channel->events.frame(channel->arg, &frame, channel->message, payload);
     if (channel->freed)
         return;
-    if (fault != NULL && !channel->finishing)
-        channel_end(channel, false, fault);
     drop_fds(channel);
+    if (fault != NULL && !channel->finishing)
+        end_input(channel, false, fault);
     drop_message(channel);
 }
 
@@ -112,7 +122,7 @@ static void message_here(struct channel *channel)
     channel->have = 0;
     channel->payload = payload;
     if (payload == NULL && fault != NULL)
-        channel_end(channel, false, fault);
+        end_input(channel, false, fault);
 }
 
 static void header_here(struct channel *channel)
@@ -122,7 +132,7 @@ static void header_here(struct channel *channel)
     if (fault == NULL && channel->frame.fds > 0 && !stream_is_unix(channel->stream))
         fault = "a frame has file descriptors where none can be";
     if (fault != NULL) {
-        channel_end(channel, false, fault);
+        end_input(channel, false, fault);
         return;
     }
     channel->phase = CHANNEL_MESSAGE;
@@ -296,9 +306,9 @@ static ssize_t receive(struct channel *channel, uint8_t window[WINDOW])
 static void other_end_closed(struct channel *channel)
 {
     if (channel->phase == CHANNEL_HEADER && channel->have == 0)
-        channel_end(channel, true, "the other end closed the connection");
+        end_input(channel, true, "the other end closed the connection");
     else
-        channel_end(channel, false, "the other end closed the connection within a frame");
+        end_input(channel, false, "the other end closed the connection within a frame");
 }
 
 void channel_input_discard(struct channel *channel)

@@ -537,6 +537,20 @@ static void a_fault_of_the_owner_ends_the_channel(void **state)
     mocked_free(m);
 }
 
+static void a_farewell_before_a_fault_is_sent(void **state)
+{
+    struct mocked *m = mocked_new();
+    record(m, make_pings);
+    m->end.answer = true;
+    m->end.fault = "a ping was not wanted";
+    read_it(m);
+    assert_int_equal(m->end.closed, 1);
+    size_t at = 0;
+    assert_int_equal(id_at(m, &at), 1);
+    assert_int_equal(at, m->mock.out_size);
+    mocked_free(m);
+}
+
 static void a_payload_can_be_refused_or_skipped(void **state)
 {
     struct mocked *m = mocked_new();
@@ -1066,6 +1080,7 @@ int main(void)
         cmocka_unit_test(a_trusted_end_may_send_more),
         cmocka_unit_test(a_claimed_length_takes_no_memory),
         cmocka_unit_test(a_fault_of_the_owner_ends_the_channel),
+        cmocka_unit_test(a_farewell_before_a_fault_is_sent),
         cmocka_unit_test(a_payload_can_be_refused_or_skipped),
         cmocka_unit_test(without_a_payload_callback_a_payload_is_a_fault),
         cmocka_unit_test(a_pause_holds_frames_that_were_read_already),
