@@ -1,5 +1,5 @@
-/* Serving: the listener, links on which this daemon serves, the choker. Thread: "upload". Functions are for any thread (they
- * post) unless marked otherwise. */
+/* Serving: the listener, links on which this daemon serves, the choker. Thread: "upload". Functions
+ * are for any thread (they post) unless marked otherwise. */
 #ifndef DAEMON_UPLOAD_H
 #define DAEMON_UPLOAD_H
 
@@ -22,10 +22,11 @@ void upload_free(struct upload *); /* after all modules were stopped and the wor
 /* New credentials, a reference of which is taken over; NULL: logged out, links end. */
 void upload_credentials(struct upload *, struct credentials *);
 void upload_revoked(struct upload *, const uint8_t device[16]);
-/* The store's change hook: blocks became present (or were lost): fetchers with that content open are told, batched. */
+/* The store's change hook: blocks became present (or were lost): fetchers with that content open
+ * are told, batched. */
 void upload_holding_changed(struct upload *, struct content *);
-/* From the session: that device can't dial us, and wants to fetch: dial it, as server. `addresses`: NULL-terminated,
- * malloc'ed strings, taken over. */
+/* From the session: that device can't dial us, and wants to fetch: dial it, as server. `addresses`:
+ * NULL-terminated, malloc'ed strings, taken over. */
 void upload_dial_back(struct upload *, const uint8_t device[16], char **addresses);
 
 struct upload_link_status {

@@ -1,0 +1,402 @@
+/* Serving: the thread, the roster of links, what is told to all of them, the rate limit, status.
+ *
+ * Owns struct upload and all that hangs on it. Leaves connections that have not said Hello to
+ * upload_accept.c and each link to upload_link.c. Thread: "upload"; the exported functions post
+ * mail.
+ *
+ * In a closed group nobody is choked: links take turns by TCP, demanded blocks overtake the rest on
+ * each. settings.rate_up is a token bucket of a tenth of a second, refilled as time goes by; links
+ * that found it empty are pumped again when it is not. */
+#include "daemon/upload_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "crypto/tls.h"
+#include "daemon/credentials.h"
+#include "daemon/local.h"
+#include "daemon/store.h"
+#include "proto/peer.pb-c.h"
+
+#define TICK_NS NS_PER_S
+/* Certificates are dated back by this much (crypto/identity.h), so that clocks may differ. */
+#define BACKDATED_S 3600
+
+/* --- buffers
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+struct upload_buffer *upload_buffer_get(struct upload *u)
+{
+    struct upload_buffer *buffer = u->spare;
+
+    if (buffer != NULL) {
+        u->spare = buffer->next;
+        u->spare_count--;
+    } else {
+        buffer = xmalloc(sizeof *buffer);
+        buffer->upload = u;
+    }
+    buffer->next = NULL;
+    buffer->users = 0;
+    return buffer;
+}
+
+void upload_buffer_put(struct upload_buffer *buffer)
+{
+    struct upload *u = buffer->upload;
+
+    if (u->spare_count >= UPLOAD_SPARE_BUFFERS) {
+        free(buffer);
+        return;
+    }
+    buffer->next = u->spare;
+    u->spare = buffer;
+    u->spare_count++;
+}
+
+/* --- the rate limit
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+static void pump_all(struct upload *u)
+{
+    for (struct serve_link *link = u->links; link != NULL; link = serve_link_next(link))
+        serve_link_pump(link); /* never frees a link: channels end from the loop only */
+}
+
+static void refill_due(void *arg)
+{
+    pump_all(arg);
+}
+
+bool upload_may_send(struct upload *u, uint32_t bytes)
+{
+    uint64_t rate = u->daemon->settings.rate_up;
+    int64_t now = clock_now();
+
+    if (rate == 0)
+        return true;
+    int64_t most = (int64_t)(rate / 10) + (int64_t)sizeof(((struct upload_buffer *)0)->bytes);
+    int64_t passed = now - u->tokens_at < NS_PER_S ? now - u->tokens_at : NS_PER_S;
+    u->tokens += (int64_t)((double)rate * (double)passed / (double)NS_PER_S);
+    u->tokens_at = now;
+    if (u->tokens > most)
+        u->tokens = most;
+    if (u->tokens >= 0) {
+        u->tokens -= bytes; /* may go below 0: the debt is waited out */
+        return true;
+    }
+    if (!timer_pending(u->refill))
+        timer_set(u->refill,
+                  (int64_t)((double)-u->tokens * (double)NS_PER_S / (double)rate) + NS_PER_MS);
+    return false;
+}
+
+/* --- who may come
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+const char *upload_refuses(struct upload *u, const struct certificate_subject *subject)
+{
+    struct revoked *revoked;
+    struct serve_link *link;
+    unsigned of_device = 0;
+
+    if (u->credentials == NULL)
+        return "nobody is logged in here";
+    if (memcmp(subject->device, u->credentials->device, DEVICE_ID_SIZE) == 0)
+        return "it is this very device";
+    HASH_FIND(hh, u->revoked, subject->device, DEVICE_ID_SIZE, revoked);
+    if (revoked != NULL && subject->not_before + BACKDATED_S <= revoked->at)
+        return "its certificate has been revoked";
+    if (u->link_count >= LIMIT_PEER_LINKS)
+        return "too many links";
+    for (link = u->links; link != NULL; link = serve_link_next(link))
+        of_device += memcmp(serve_link_remote(link)->device, subject->device, DEVICE_ID_SIZE) == 0;
+    return of_device >= LIMIT_PEER_LINKS_DEVICE ? "too many links of one device" : NULL;
+}
+
+static void close_links(struct upload *u, const uint8_t *device, int farewell, const char *why)
+{
+    struct serve_link *link = u->links, *next;
+
+    for (; link != NULL; link = next) {
+        next = serve_link_next(link);
+        if (device == NULL || memcmp(serve_link_remote(link)->device, device, DEVICE_ID_SIZE) == 0)
+            serve_link_close(link, farewell, why);
+    }
+}
+
+/* --- mail
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
+struct upload_mail {
+    struct mail mail;
+    struct credentials *credentials;
+    struct content *content;
+    uint8_t device[DEVICE_ID_SIZE];
+    char **addresses;
+    void *cookie;
+};
+
+static struct upload_mail *mail_new(void (*deliver)(struct mail *, void *))
+{
+    struct upload_mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->mail.deliver = deliver;
+    return mail;
+}
+
+static void deliver_credentials(struct mail *raw, void *owner)
+{
+    struct upload *u = owner;
+    struct upload_mail *mail = (struct upload_mail *)raw;
+    bool same = u->credentials != NULL && mail->credentials != NULL &&
+                memcmp(u->credentials->url.ca, mail->credentials->url.ca,
+                       sizeof u->credentials->url.ca) == 0;
+
+    if (!same && !u->stopping) {
+        greeting_close_all(u);
+        close_links(u, NULL, PEER__FAREWELL__FAREWELL_STOPPING, "logged out");
+    }
+    credentials_release(u->credentials);
+    u->credentials = mail->credentials;
+    free(mail);
+}
+
+void upload_credentials(struct upload *u, struct credentials *credentials)
+{
+    struct upload_mail *mail = mail_new(deliver_credentials);
+
+    mail->credentials = credentials;
+    loop_post(u->loop, &mail->mail);
+}
+
+static void deliver_revoked(struct mail *raw, void *owner)
+{
+    struct upload *u = owner;
+    struct upload_mail *mail = (struct upload_mail *)raw;
+    struct revoked *revoked;
+
+    HASH_FIND(hh, u->revoked, mail->device, DEVICE_ID_SIZE, revoked);
+    if (revoked == NULL) {
+        revoked = xcalloc(1, sizeof *revoked);
+        memcpy(revoked->device, mail->device, DEVICE_ID_SIZE);
+        HASH_ADD(hh, u->revoked, device, DEVICE_ID_SIZE, revoked);
+    }
+    revoked->at = clock_wall() / NS_PER_S;
+    if (!u->stopping)
+        close_links(u, mail->device, PEER__FAREWELL__FAREWELL_REVOKED,
+                    "the device has been revoked");
+    free(mail);
+}
+
+void upload_revoked(struct upload *u, const uint8_t device[16])
+{
+    struct upload_mail *mail = mail_new(deliver_revoked);
+
+    memcpy(mail->device, device, DEVICE_ID_SIZE);
+    loop_post(u->loop, &mail->mail);
+}
+
+static void deliver_holding(struct mail *raw, void *owner)
+{
+    struct upload *u = owner;
+    struct upload_mail *mail = (struct upload_mail *)raw;
+
+    for (struct serve_link *link = u->stopping ? NULL : u->links; link != NULL;
+         link = serve_link_next(link))
+        serve_link_holding_changed(link, mail->content);
+    content_release(mail->content);
+    free(mail);
+}
+
+void upload_holding_changed(struct upload *u, struct content *content)
+{
+    struct upload_mail *mail = mail_new(deliver_holding);
+
+    mail->content = content_share(content);
+    loop_post(u->loop, &mail->mail);
+}
+
+static void deliver_dial_back(struct mail *raw, void *owner)
+{
+    struct upload *u = owner;
+    struct upload_mail *mail = (struct upload_mail *)raw;
+
+    if (u->credentials != NULL && !u->stopping) {
+        upload_dial(u, mail->device, mail->addresses);
+    } else {
+        for (size_t i = 0; mail->addresses[i] != NULL; i++)
+            free(mail->addresses[i]);
+        free(mail->addresses);
+    }
+    free(mail);
+}
+
+void upload_dial_back(struct upload *u, const uint8_t device[16], char **addresses)
+{
+    struct upload_mail *mail = mail_new(deliver_dial_back);
+
+    memcpy(mail->device, device, DEVICE_ID_SIZE);
+    mail->addresses = addresses;
+    loop_post(u->loop, &mail->mail);
+}
+
+/* --- status
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
+static void add_file(void *arg, const uint8_t *root, uint64_t rate)
+{
+    struct upload_status *status = arg;
+
+    for (size_t i = 0; i < status->file_count; i++) {
+        if (memcmp(status->files[i].root, root, HASH_SIZE) == 0) {
+            status->files[i].rate += rate;
+            status->files[i].links++;
+            return;
+        }
+    }
+    status->files = xrealloc(status->files, (status->file_count + 1) * sizeof *status->files);
+    struct upload_file_status *file = &status->files[status->file_count++];
+    memcpy(file->root, root, HASH_SIZE);
+    file->rate = rate;
+    file->links = 1;
+}
+
+static void deliver_ask_status(struct mail *raw, void *owner)
+{
+    struct upload *u = owner;
+    struct upload_mail *mail = (struct upload_mail *)raw;
+    struct upload_status *status = xcalloc(1, sizeof *status);
+
+    status->cookie = mail->cookie;
+    status->rate = u->rate;
+    status->total = u->total;
+    status->links = xcalloc(u->link_count + 1, sizeof *status->links);
+    for (struct serve_link *link = u->stopping ? NULL : u->links; link != NULL;
+         link = serve_link_next(link)) {
+        serve_link_status(link, &status->links[status->link_count++]);
+        serve_link_files(link, add_file, status);
+    }
+    local_upload_status(u->daemon->local, status);
+    free(mail);
+}
+
+void upload_ask_status(struct upload *u, void *cookie)
+{
+    struct upload_mail *mail = mail_new(deliver_ask_status);
+
+    mail->cookie = cookie;
+    loop_post(u->loop, &mail->mail);
+}
+
+void upload_status_free(struct upload_status *status)
+{
+    if (status == NULL)
+        return;
+    free(status->links);
+    free(status->files);
+    free(status);
+}
+
+/* --- life
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
+
+static void on_tick(void *arg)
+{
+    struct upload *u = arg;
+    struct serve_link *link = u->links, *next;
+    int64_t now = clock_now();
+
+    u->rate = (u->rate * 3 + (u->total - u->rate_total)) / 4;
+    u->rate_total = u->total;
+    for (; link != NULL; link = next) {
+        next = serve_link_next(link);
+        serve_link_tick(link, now);
+    }
+    timer_set(u->tick, TICK_NS);
+}
+
+struct upload *upload_new(struct daemon *daemon, const char **fault)
+{
+    struct upload *u = xcalloc(1, sizeof *u);
+
+    u->daemon = daemon;
+    u->loop = loop_new("upload");
+    loop_set_owner(u->loop, u);
+    u->listener = listener_new(u, daemon->home, daemon->settings.listen, fault);
+    if (u->listener == NULL) {
+        loop_free(u->loop);
+        free(u);
+        return NULL;
+    }
+    u->tick = timer_new(u->loop, on_tick, u);
+    u->refill = timer_new(u->loop, refill_due, u);
+    u->tokens_at = clock_now();
+    return u;
+}
+
+uint16_t upload_port(const struct upload *u)
+{
+    return listener_port(u->listener);
+}
+
+static void deliver_start(struct mail *mail, void *owner)
+{
+    struct upload *u = owner;
+
+    free(mail);
+    listener_start(u->listener);
+    timer_set(u->tick, TICK_NS);
+}
+
+void upload_start(struct upload *u)
+{
+    struct mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->deliver = deliver_start;
+    loop_post(u->loop, mail);
+    loop_start(u->loop);
+}
+
+void upload_stop(struct upload *u)
+{
+    loop_stop(u->loop);
+    loop_join(u->loop);
+    u->stopping = true;
+    greeting_close_all(u);
+    while (u->links != NULL)
+        serve_link_free(u->links);
+}
+
+void upload_free(struct upload *u)
+{
+    struct revoked *revoked, *next;
+
+    listener_free(u->listener);
+    timer_free(u->tick);
+    timer_free(u->refill);
+    loop_free(u->loop);
+    HASH_ITER(hh, u->revoked, revoked, next)
+    {
+        HASH_DEL(u->revoked, revoked);
+        free(revoked);
+    }
+    while (u->spare != NULL) {
+        struct upload_buffer *buffer = u->spare;
+        u->spare = buffer->next;
+        free(buffer);
+    }
+    credentials_release(u->credentials);
+    free(u);
+}
