@@ -301,8 +301,9 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     int64_t early;
 
     CHECK_OBJECT(timer, TIMER_MAGIC);
-    /* libevent counts from when its round began. Owners compare clock_now with the deadline they
-     * had in mind, so a timer that fires before it would make them turn in circles. */
+    /* Owners compare clock_now with the deadline they had in mind: a timer that fired before it
+     * would make them turn in circles. So that does not rest on which clock libevent reads, and
+     * when. */
     early = timer->deadline - clock_now();
     if (early > 0)
         arm(timer, early);

@@ -323,7 +323,7 @@ static void fire_late(void *arg)
 {
     int64_t busy_until = clock_now() + 5 * NS_PER_MS;
 
-    /* libevent's idea of now is the beginning of its round. */
+    /* A clock read at the beginning of the round would be this much behind. */
     while (clock_now() < busy_until)
         ;
     fired_at = clock_now() + 3 * NS_PER_MS;
