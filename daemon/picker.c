@@ -1,0 +1,839 @@
+/* The picker's state: active pieces, requests, sources; and the events that change them. Choices
+ * are in picker_pick.c.
+ *
+ * Pure; one content; memory as picker.h says.
+ *
+ * A block of an active piece:
+ *
+ *   ABSENT --picker_ask--> ASKED --picker_received--> RECEIVED --picker_present--> PRESENT
+ *      ^                     |                            |
+ *      +----- picker_drop ---+------ picker_failed -------+
+ *
+ * Invariants
+ *   P1  absent + asked + received + present == count; requests[i] is not NULL exactly when state[i]
+ * is ASKED. P2  an active piece is in `open` if absent > 0, else in `full`; it is not listed in
+ * `rarity`. P3  with want_all every piece that misses a block is either active or listed in
+ * `rarity`. P4  a source's in_flight is the length of its list; the sum over sources is the
+ * picker's. */
+#include "daemon/picker_private.h"
+
+#include "base/bitmap.h"
+#include "base/check.h"
+#include "base/mem.h"
+
+#define CHUNK_REQUESTS 32
+#define IDLE_OPEN_MOST 256 /* begun pieces that are remembered without anything under way */
+
+struct request_chunk {
+    struct request_chunk *next;
+    struct request request[CHUNK_REQUESTS];
+};
+
+struct picker *picker_new(const struct geometry *geometry, const uint8_t *present, uint64_t seed,
+                          const struct picker_actions *actions, void *arg)
+{
+    struct picker *picker = xcalloc(1, sizeof(*picker));
+
+    picker->geometry = *geometry;
+    picker->present = present;
+    picker->actions = *actions;
+    picker->arg = arg;
+    picker->seed = seed;
+    picker->version = 1;
+    picker->next_late = INT64_MAX;
+    TAILQ_INIT(&picker->sources);
+    TAILQ_INIT(&picker->open);
+    TAILQ_INIT(&picker->full);
+    return picker;
+}
+
+static void piece_forget(struct picker *picker, struct piece *piece);
+
+void picker_free(struct picker *picker)
+{
+    struct piece *piece;
+
+    if (picker == NULL)
+        return;
+    CHECK(TAILQ_EMPTY(&picker->sources) && picker->demands == NULL && picker->windows == NULL);
+    picker->want_all = false;
+    while ((piece = TAILQ_FIRST(&picker->open)) != NULL ||
+           (piece = TAILQ_FIRST(&picker->full)) != NULL)
+        piece_forget(picker, piece);
+    while (picker->chunks != NULL) {
+        struct request_chunk *chunk = picker->chunks;
+
+        picker->chunks = chunk->next;
+        free(chunk);
+    }
+    rarity_free(picker->rarity);
+    free(picker->buckets);
+    free(picker);
+}
+
+/* --- active pieces
+ * --------------------------------------------------------------------------------------------- */
+static uint32_t bucket_of(const struct picker *picker, uint32_t number)
+{
+    return (number * 2654435761u) & (picker->bucket_count - 1);
+}
+
+static void grow_buckets(struct picker *picker)
+{
+    struct piece **old = picker->buckets;
+    uint32_t old_count = picker->bucket_count;
+
+    picker->bucket_count = old_count == 0 ? 16 : old_count * 2;
+    picker->buckets = xcalloc(picker->bucket_count, sizeof(*picker->buckets));
+    for (uint32_t i = 0; i < old_count; i++) {
+        struct piece *piece, *next;
+
+        for (piece = old[i]; piece != NULL; piece = next) {
+            uint32_t bucket = bucket_of(picker, piece->number);
+
+            next = piece->chain;
+            piece->chain = picker->buckets[bucket];
+            picker->buckets[bucket] = piece;
+        }
+    }
+    free(old);
+}
+
+struct piece *picker_piece(const struct picker *picker, uint32_t number)
+{
+    struct piece *piece;
+
+    if (picker->active == 0)
+        return NULL;
+    for (piece = picker->buckets[bucket_of(picker, number)]; piece != NULL; piece = piece->chain) {
+        if (piece->number == number)
+            return piece;
+    }
+    return NULL;
+}
+
+struct piece *picker_activate(struct picker *picker, uint32_t number)
+{
+    struct piece *piece = picker_piece(picker, number);
+    uint64_t first;
+    uint32_t count, bucket;
+
+    if (piece != NULL)
+        return piece;
+    if (picker->rarity != NULL)
+        rarity_list(picker->rarity, number, false);
+    geometry_piece(&picker->geometry, number, &first, &count);
+    if (bitmap_all(picker->present, first, count))
+        return NULL;
+    piece = calloc(1, sizeof(*piece) + count * (sizeof(struct request *) + 1));
+    if (piece == NULL)
+        return NULL;
+    piece->number = number;
+    piece->first = first;
+    piece->count = count;
+    piece->state = (uint8_t *)&piece->requests[count];
+    for (uint32_t i = 0; i < count; i++) {
+        if (bitmap_test(picker->present, first + i))
+            piece->state[i] = BLOCK_PRESENT;
+        else
+            piece->absent++;
+    }
+    if (picker->active >= picker->bucket_count)
+        grow_buckets(picker);
+    bucket = bucket_of(picker, number);
+    piece->chain = picker->buckets[bucket];
+    picker->buckets[bucket] = piece;
+    picker->active++;
+    piece->open = piece->absent > 0;
+    if (piece->open) {
+        TAILQ_INSERT_TAIL(&picker->open, piece, entry);
+        picker->open_count++;
+    } else {
+        TAILQ_INSERT_TAIL(&picker->full, piece, entry);
+    }
+    return piece;
+}
+
+static void unlist(struct picker *picker, struct piece *piece)
+{
+    if (piece->open) {
+        TAILQ_REMOVE(&picker->open, piece, entry);
+        picker->open_count--;
+    } else {
+        TAILQ_REMOVE(&picker->full, piece, entry);
+    }
+}
+
+static void piece_forget(struct picker *picker, struct piece *piece)
+{
+    struct piece **link = &picker->buckets[bucket_of(picker, piece->number)];
+
+    unlist(picker, piece);
+    while (*link != piece)
+        link = &(*link)->chain;
+    *link = piece->chain;
+    picker->active--;
+    if (picker->want_all && piece->absent + piece->asked + piece->received > 0)
+        rarity_list(picker->rarity, piece->number, true);
+    free(piece);
+}
+
+void picker_settle(struct picker *picker, struct piece *piece)
+{
+    bool open = piece->absent > 0;
+
+    if (piece->asked + piece->received == 0 &&
+        (!open || !picker->want_all || picker->open_count > IDLE_OPEN_MOST)) {
+        piece_forget(picker, piece);
+        return;
+    }
+    if (open == piece->open)
+        return;
+    unlist(picker, piece);
+    piece->open = open;
+    if (open) {
+        TAILQ_INSERT_HEAD(&picker->open, piece, entry);
+        picker->open_count++;
+    } else {
+        TAILQ_INSERT_TAIL(&picker->full, piece, entry);
+    }
+}
+
+enum block_state picker_block(struct picker *picker, struct piece *piece, uint32_t index)
+{
+    if (piece->state[index] == BLOCK_ABSENT && bitmap_test(picker->present, piece->first + index)) {
+        piece->state[index] = BLOCK_PRESENT;
+        piece->absent--;
+    } else if (piece->state[index] == BLOCK_PRESENT &&
+               !bitmap_test(picker->present, piece->first + index)) {
+        piece->state[index] = BLOCK_ABSENT; /* the disk lost it */
+        piece->absent++;
+    }
+    return piece->state[index];
+}
+
+/* --- requests
+ * --------------------------------------------------------------------------------------------------
+ */
+static struct request *request_new(struct picker *picker)
+{
+    struct request *request;
+
+    if (picker->spare_requests == NULL) {
+        struct request_chunk *chunk = xmalloc(sizeof(*chunk));
+
+        chunk->next = picker->chunks;
+        picker->chunks = chunk;
+        for (unsigned i = 0; i < CHUNK_REQUESTS; i++) {
+            chunk->request[i].next = picker->spare_requests;
+            picker->spare_requests = &chunk->request[i];
+        }
+    }
+    request = picker->spare_requests;
+    picker->spare_requests = request->next;
+    return request;
+}
+
+void picker_ask(struct picker *picker, struct picker_source *source, struct piece *piece,
+                uint32_t index, enum picker_class class, int64_t now)
+{
+    struct request *request = request_new(picker);
+    bool urgent = class == PICKER_DEMAND;
+
+    request->source = source;
+    request->piece = piece;
+    request->index = index;
+    request->urgency = (uint8_t) class;
+    request->due = now + pipeline_expect(source->pipe, now, urgent);
+    request->late = now + pipeline_patience(source->pipe, now, urgent);
+    if (urgent && request->late < picker->next_late)
+        picker->next_late = request->late;
+    pipeline_asked(source->pipe, now, urgent, &request->stamp);
+    if (piece->requests[index] != NULL)
+        picker->duplicates++;
+    request->next = piece->requests[index];
+    piece->requests[index] = request;
+    LIST_INSERT_HEAD(&source->requests, request, of_source);
+    source->in_flight++;
+    picker->in_flight++;
+    picker->asked++;
+    if (piece->state[index] == BLOCK_ABSENT) {
+        piece->state[index] = BLOCK_ASKED;
+        piece->absent--;
+        piece->asked++;
+        picker_settle(picker, piece);
+    }
+    picker->actions.ask(picker->arg, source->owner, piece->first + index, class);
+}
+
+/* Takes a request out of its source's and its block's lists. */
+static void unlink_request(struct picker *picker, struct request *request)
+{
+    struct request **link = &request->piece->requests[request->index];
+
+    while (*link != request)
+        link = &(*link)->next;
+    *link = request->next;
+    LIST_REMOVE(request, of_source);
+    request->source->in_flight--;
+    picker->in_flight--;
+}
+
+static void recycle(struct picker *picker, struct request *request)
+{
+    request->next = picker->spare_requests;
+    picker->spare_requests = request;
+}
+
+void picker_drop(struct picker *picker, struct request *request, bool cancel)
+{
+    struct piece *piece = request->piece;
+    struct picker_source *source = request->source;
+    uint32_t index = request->index;
+
+    unlink_request(picker, request);
+    pipeline_withdrawn(source->pipe, request->urgency == PICKER_DEMAND);
+    recycle(picker, request);
+    if (cancel) {
+        source->cancelled++;
+        picker->actions.cancel(picker->arg, source->owner, piece->first + index);
+    }
+    if (piece->requests[index] == NULL && piece->state[index] == BLOCK_ASKED) {
+        piece->state[index] = BLOCK_ABSENT;
+        piece->asked--;
+        piece->absent++;
+        picker->version++;
+    }
+}
+
+/* All requests of a block but the one of `winner`'s are withdrawn; the block's state is the
+ * caller's to set. */
+static void end_race(struct picker *picker, struct piece *piece, uint32_t index)
+{
+    struct request *request;
+
+    while ((request = piece->requests[index]) != NULL) {
+        struct picker_source *source = request->source;
+
+        unlink_request(picker, request);
+        pipeline_withdrawn(source->pipe, request->urgency == PICKER_DEMAND);
+        recycle(picker, request);
+        source->cancelled++;
+        picker->actions.cancel(picker->arg, source->owner, piece->first + index);
+    }
+}
+
+/* --- sources
+ * ---------------------------------------------------------------------------------------------------
+ */
+struct picker_source *picker_source_new(struct picker *picker, struct pipeline *pipe, void *owner)
+{
+    struct picker_source *source = xcalloc(1, sizeof(*source));
+
+    source->picker = picker;
+    source->pipe = pipe;
+    source->owner = owner;
+    LIST_INIT(&source->requests);
+    TAILQ_INSERT_TAIL(&picker->sources, source, entry);
+    picker->source_count++;
+    return source;
+}
+
+/* Drops all requests of a source. */
+static void release_requests(struct picker_source *source, bool cancel)
+{
+    struct picker *picker = source->picker;
+    struct request *request;
+
+    while ((request = LIST_FIRST(&source->requests)) != NULL) {
+        struct piece *piece = request->piece;
+
+        picker_drop(picker, request, cancel);
+        picker_settle(picker, piece);
+    }
+}
+
+static void count_neighbour(struct picker_source *source, int change)
+{
+    struct picker *picker = source->picker;
+    uint64_t end = picker->geometry.pieces;
+
+    if (picker->rarity == NULL || source->map == NULL)
+        return;
+    for (uint64_t i = bitmap_next_set(source->map, 0, end); i < end;
+         i = bitmap_next_set(source->map, i + 1, end))
+        rarity_neighbour(picker->rarity, (uint32_t)i, change);
+}
+
+void picker_source_free(struct picker_source *source)
+{
+    struct picker *picker;
+
+    if (source == NULL)
+        return;
+    picker = source->picker;
+    release_requests(source, false);
+    count_neighbour(source, -1);
+    TAILQ_REMOVE(&picker->sources, source, entry);
+    picker->source_count--;
+    free(source->map);
+    free(source);
+}
+
+void picker_source_guess(struct picker_source *source)
+{
+    if (source->told || source->guess)
+        return;
+    source->guess = true;
+    source->picker->version++;
+}
+
+bool picker_source_told(struct picker_source *source, const uint8_t *pieces)
+{
+    const struct geometry *geometry = &source->picker->geometry;
+    size_t bytes = bitmap_bytes(geometry->pieces);
+
+    count_neighbour(source, -1);
+    free(source->map);
+    source->map = NULL;
+    source->told = true;
+    source->all = pieces == NULL;
+    source->pieces = geometry->pieces;
+    source->picker->version++;
+    if (pieces == NULL)
+        return true;
+    source->pieces = (uint32_t)bitmap_count(pieces, 0, geometry->pieces);
+    if (source->pieces == geometry->pieces) {
+        source->all = true;
+        return true;
+    }
+    source->map = malloc(bytes + 1);
+    if (source->map == NULL) {
+        source->pieces = 0;
+        return false;
+    }
+    memcpy(source->map, pieces, bytes);
+    count_neighbour(source, 1);
+    return true;
+}
+
+void picker_source_have(struct picker_source *source, uint32_t piece)
+{
+    struct picker *picker = source->picker;
+
+    if (source->all || piece >= picker->geometry.pieces)
+        return;
+    if (source->map == NULL) {
+        source->map = calloc(1, bitmap_bytes(picker->geometry.pieces) + 1);
+        source->told = true;
+        if (source->map == NULL)
+            return;
+    }
+    if (bitmap_test(source->map, piece))
+        return;
+    bitmap_set(source->map, piece);
+    source->pieces++;
+    picker->version++;
+    if (source->pieces == picker->geometry.pieces) {
+        /* From now on it counts as one that has all, which makes no piece rarer than another. */
+        if (picker->rarity != NULL)
+            rarity_neighbour(picker->rarity, piece, 1);
+        picker_source_told(source, NULL);
+    } else if (picker->rarity != NULL) {
+        rarity_neighbour(picker->rarity, piece, 1);
+    }
+}
+
+void picker_source_lacks(struct picker_source *source, uint32_t piece)
+{
+    struct picker *picker = source->picker;
+    uint32_t pieces = picker->geometry.pieces;
+
+    if (piece >= pieces)
+        return;
+    if (!source->told) {
+        source->guess = false; /* the tracker was wrong; its own bitfield will tell */
+        return;
+    }
+    if (source->all) {
+        source->map = malloc(bitmap_bytes(pieces) + 1);
+        if (source->map == NULL)
+            return;
+        memset(source->map, 0xff, bitmap_bytes(pieces));
+        for (uint64_t i = pieces; i < 8 * bitmap_bytes(pieces); i++)
+            bitmap_clear(source->map, i);
+        source->all = false;
+        count_neighbour(source, 1);
+    }
+    if (source->map == NULL || !bitmap_test(source->map, piece))
+        return;
+    bitmap_clear(source->map, piece);
+    source->pieces--;
+    if (picker->rarity != NULL)
+        rarity_neighbour(picker->rarity, piece, -1);
+}
+
+bool picker_source_has(const struct picker_source *source, uint32_t piece)
+{
+    if (source->all)
+        return true;
+    if (!source->told)
+        return source->guess;
+    return source->map != NULL && bitmap_test(source->map, piece);
+}
+
+uint32_t picker_source_pieces(const struct picker_source *source)
+{
+    return source->pieces;
+}
+
+void picker_source_close(struct picker_source *source, bool closed)
+{
+    if (source->closed && !closed)
+        source->picker->version++;
+    source->closed = closed;
+}
+
+uint32_t picker_source_in_flight(const struct picker_source *source)
+{
+    return source->in_flight;
+}
+
+void picker_source_withdraw(struct picker_source *source)
+{
+    release_requests(source, true);
+}
+
+/* --- what is wanted
+ * -------------------------------------------------------------------------------------------- */
+bool picker_want_all(struct picker *picker, bool all)
+{
+    struct picker_source *source;
+    struct piece *piece, *next;
+
+    if (all == picker->want_all)
+        return true;
+    if (!all) {
+        picker->want_all = false;
+        rarity_free(picker->rarity);
+        picker->rarity = NULL;
+        for (piece = TAILQ_FIRST(&picker->open); piece != NULL; piece = next) {
+            next = TAILQ_NEXT(piece, entry);
+            picker_settle(picker, piece);
+        }
+        return true;
+    }
+    picker->rarity = rarity_new(picker->geometry.pieces, picker->seed);
+    if (picker->rarity == NULL)
+        return false;
+    picker->want_all = true;
+    picker->version++;
+    TAILQ_FOREACH(source, &picker->sources, entry)
+    count_neighbour(source, 1);
+    for (uint32_t i = 0; i < picker->geometry.pieces; i++) {
+        uint64_t first;
+        uint32_t count;
+
+        geometry_piece(&picker->geometry, i, &first, &count);
+        if (picker_piece(picker, i) == NULL && !bitmap_all(picker->present, first, count))
+            rarity_list(picker->rarity, i, true);
+    }
+    return true;
+}
+
+void picker_copies(struct picker *picker, const uint8_t *copies, size_t count)
+{
+    if (picker->rarity != NULL)
+        rarity_copies(picker->rarity, copies, count);
+}
+
+void picker_demand_add(struct picker *picker, struct picker_demand *demand, uint64_t first,
+                       uint64_t count, int64_t deadline)
+{
+    struct picker_demand *before;
+
+    CHECK(demand->picker == NULL && count > 0 && first + count <= picker->geometry.blocks);
+    *demand = (struct picker_demand){.picker = picker,
+                                     .first = first,
+                                     .end = first + count,
+                                     .cursor = first,
+                                     .deadline = deadline};
+    if (picker->demands == NULL) {
+        demand->prev = demand->next = demand;
+        picker->demands = demand;
+        return;
+    }
+    before = picker->demands->prev; /* the last one; deadlines mostly come in order */
+    while (before->deadline > deadline && before != picker->demands)
+        before = before->prev;
+    if (before->deadline > deadline) { /* it is the first one's turn to be second */
+        before = picker->demands->prev;
+        picker->demands = demand;
+    }
+    demand->prev = before;
+    demand->next = before->next;
+    before->next->prev = demand;
+    before->next = demand;
+}
+
+void picker_demand_remove(struct picker_demand *demand)
+{
+    struct picker *picker = demand->picker;
+
+    if (picker == NULL)
+        return;
+    demand->picker = NULL;
+    if (picker->demands == demand)
+        picker->demands = demand->next == demand ? NULL : demand->next;
+    demand->prev->next = demand->next;
+    demand->next->prev = demand->prev;
+}
+
+void picker_window_set(struct picker *picker, struct picker_window *window, uint64_t first,
+                       uint64_t count)
+{
+    if (count == 0) {
+        if (window->picker == NULL)
+            return;
+        CHECK(window->picker == picker);
+        if (picker->windows == window)
+            picker->windows = window->next == window ? NULL : window->next;
+        window->prev->next = window->next;
+        window->next->prev = window->prev;
+        window->picker = NULL;
+        return;
+    }
+    CHECK(first + count <= picker->geometry.blocks);
+    if (window->picker == NULL) {
+        *window = (struct picker_window){.picker = picker, .cursor = first};
+        if (picker->windows == NULL) {
+            window->prev = window->next = window;
+            picker->windows = window;
+        } else {
+            window->prev = picker->windows->prev;
+            window->next = picker->windows;
+            window->prev->next = window;
+            window->next->prev = window;
+        }
+    }
+    if (first < window->first || window->cursor < first || window->cursor > first + count)
+        window->cursor = first;
+    if (first + count > window->end)
+        picker->version++;
+    window->first = first;
+    window->end = first + count;
+}
+
+static bool wanted(const struct picker *picker, uint64_t block)
+{
+    const struct picker_demand *demand = picker->demands;
+    const struct picker_window *window = picker->windows;
+
+    if (demand != NULL) {
+        do {
+            if (block >= demand->first && block < demand->end)
+                return true;
+            demand = demand->next;
+        } while (demand != picker->demands);
+    }
+    if (window != NULL) {
+        do {
+            if (block >= window->first && block < window->end)
+                return true;
+            window = window->next;
+        } while (window != picker->windows);
+    }
+    return false;
+}
+
+void picker_trim(struct picker *picker)
+{
+    struct picker_source *source;
+
+    if (picker->want_all || picker->in_flight == 0)
+        return;
+    TAILQ_FOREACH(source, &picker->sources, entry)
+    {
+        struct request *request, *next;
+
+        for (request = LIST_FIRST(&source->requests); request != NULL; request = next) {
+            struct piece *piece = request->piece;
+
+            next = LIST_NEXT(request, of_source);
+            if (wanted(picker, piece->first + request->index))
+                continue;
+            picker_drop(picker, request, true);
+            picker_settle(picker, piece);
+        }
+    }
+}
+
+/* --- what became of requests
+ * ----------------------------------------------------------------------------------- */
+enum picker_verdict picker_received(struct picker_source *source, uint64_t block, uint32_t size,
+                                    int64_t now, bool *urgent)
+{
+    struct picker *picker = source->picker;
+    uint32_t number, index;
+    struct piece *piece;
+    struct request *request;
+
+    if (urgent != NULL)
+        *urgent = false;
+    if (block >= picker->geometry.blocks)
+        return PICKER_UNASKED;
+    number = (uint32_t)(block / picker->geometry.piece_blocks);
+    piece = picker_piece(picker, number);
+    index = (uint32_t)(block % picker->geometry.piece_blocks);
+    request = piece != NULL ? piece->requests[index] : NULL;
+    while (request != NULL && request->source != source)
+        request = request->next;
+    if (request != NULL) {
+        if (urgent != NULL)
+            *urgent = request->urgency == PICKER_DEMAND;
+        unlink_request(picker, request);
+        pipeline_answered(source->pipe, now, &request->stamp, request->urgency == PICKER_DEMAND,
+                          size);
+        recycle(picker, request);
+    } else if (source->cancelled > 0) {
+        source->cancelled--;
+        piece = picker_activate(picker, number);
+    } else {
+        return PICKER_UNASKED;
+    }
+    if (piece == NULL || piece->state[index] == BLOCK_RECEIVED ||
+        picker_block(picker, piece, index) == BLOCK_PRESENT) {
+        picker->spare++;
+        if (piece != NULL)
+            picker_settle(picker, piece);
+        return PICKER_SPARE;
+    }
+    end_race(picker, piece, index);
+    if (piece->state[index] == BLOCK_ASKED)
+        piece->asked--;
+    else
+        piece->absent--;
+    piece->state[index] = BLOCK_RECEIVED;
+    piece->received++;
+    picker_settle(picker, piece);
+    return PICKER_TAKE;
+}
+
+void picker_present(struct picker *picker, uint64_t first, uint32_t count)
+{
+    for (uint64_t block = first; block < first + count; block++) {
+        struct piece *piece =
+            picker_piece(picker, (uint32_t)(block / picker->geometry.piece_blocks));
+        uint32_t index = (uint32_t)(block % picker->geometry.piece_blocks);
+
+        if (piece == NULL)
+            continue;
+        if (piece->state[index] == BLOCK_RECEIVED) {
+            piece->received--;
+            piece->state[index] = BLOCK_PRESENT;
+        } else if (piece->state[index] == BLOCK_ASKED) {
+            end_race(picker, piece, index);
+            piece->asked--;
+            piece->state[index] = BLOCK_PRESENT;
+        } else {
+            picker_block(picker, piece, index);
+        }
+        picker_settle(picker, piece);
+    }
+}
+
+void picker_failed(struct picker *picker, uint64_t block)
+{
+    struct piece *piece = picker_piece(picker, (uint32_t)(block / picker->geometry.piece_blocks));
+    uint32_t index = (uint32_t)(block % picker->geometry.piece_blocks);
+
+    if (piece == NULL || piece->state[index] != BLOCK_RECEIVED)
+        return;
+    piece->received--;
+    piece->state[index] = BLOCK_ABSENT;
+    piece->absent++;
+    picker->version++;
+    picker_settle(picker, piece);
+}
+
+void picker_rejected(struct picker_source *source, uint64_t first, uint32_t count, bool lacks)
+{
+    struct picker *picker = source->picker;
+    uint64_t end = first + count;
+
+    if (first >= picker->geometry.blocks)
+        return;
+    if (end > picker->geometry.blocks)
+        end = picker->geometry.blocks;
+    for (uint64_t block = first; block < end; block++) {
+        struct piece *piece =
+            picker_piece(picker, (uint32_t)(block / picker->geometry.piece_blocks));
+        uint32_t index = (uint32_t)(block % picker->geometry.piece_blocks);
+        struct request *request;
+
+        if (lacks)
+            picker_source_lacks(source, (uint32_t)(block / picker->geometry.piece_blocks));
+        if (piece == NULL)
+            continue;
+        for (request = piece->requests[index]; request != NULL && request->source != source;)
+            request = request->next;
+        if (request == NULL)
+            continue;
+        picker_drop(picker, request, false);
+        picker_settle(picker, piece);
+    }
+    picker->version++;
+}
+
+bool picker_has_demands(const struct picker *picker)
+{
+    return picker->demands != NULL;
+}
+
+int64_t picker_next(const struct picker *picker)
+{
+    return picker->demands == NULL ? INT64_MAX : picker->next_late;
+}
+
+/* Pieces that miss a block and that no source has. */
+static uint32_t count_missing(const struct picker *picker)
+{
+    const struct picker_source *source;
+    uint32_t missing = 0;
+
+    TAILQ_FOREACH(source, &picker->sources, entry)
+    {
+        if (source->all || (!source->told && source->guess))
+            return 0;
+    }
+    for (uint32_t i = 0; i < picker->geometry.pieces; i++) {
+        uint64_t first;
+        uint32_t count;
+        bool found = false;
+
+        geometry_piece(&picker->geometry, i, &first, &count);
+        TAILQ_FOREACH(source, &picker->sources, entry)
+        {
+            if (picker_source_has(source, i)) {
+                found = true;
+                break;
+            }
+        }
+        if (!found && !bitmap_all(picker->present, first, count))
+            missing++;
+    }
+    return missing;
+}
+
+void picker_count(const struct picker *picker, struct picker_counts *out)
+{
+    *out = (struct picker_counts){
+        .in_flight = picker->in_flight,
+        .active = picker->active,
+        .asked = picker->asked,
+        .duplicates = picker->duplicates,
+        .spare = picker->spare,
+    };
+    if (picker->want_all || picker->demands != NULL)
+        out->missing_pieces = count_missing(picker);
+}

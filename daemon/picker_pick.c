@@ -1,0 +1,412 @@
+/* The picker's choices: which block from which source. State and events are in picker.c.
+ *
+ * Pure. Demands are pushed: for each block the source is chosen that will deliver it soonest. All
+ * else is pulled: a source with room takes what suits it. Scans remember where they stopped and
+ * begin again only when the picker's `version` says that something may have become askable. */
+#include "daemon/picker_private.h"
+
+#include "base/bitmap.h"
+#include "proto/limits.h"
+
+#define ASKED_MOST 3 /* sources asked for one block at the same time, a reader waiting */
+#define SECOND_EVERY                                                                               \
+    (50 * NS_PER_MS) /* how often a source with nothing to do looks for second requests … */
+#define SECOND_LAST (5 * NS_PER_MS) /* … and when only the last blocks are left */
+#define FASTER_BY   3 /* a source that many times slower is not asked for what will be read next */
+
+static bool asked_of(const struct piece *piece, uint32_t index, const struct picker_source *source)
+{
+    const struct request *request;
+
+    for (request = piece->requests[index]; request != NULL; request = request->next) {
+        if (request->source == source)
+            return true;
+    }
+    return false;
+}
+
+/* --- demands
+ * ---------------------------------------------------------------------------------------------------
+ */
+/* The source that will deliver the block soonest, out of those not asked for it yet; NULL if there
+ * is none, or if it is worth waiting until it has room (*no_room). */
+static struct picker_source *soonest(struct picker *picker, const struct piece *piece,
+                                     uint32_t index, int64_t now, bool *no_room)
+{
+    struct picker_source *source, *best = NULL, *roomy = NULL;
+    int64_t best_time = 0, roomy_time = 0;
+    unsigned candidates = 0;
+
+    TAILQ_FOREACH(source, &picker->sources, entry)
+    {
+        int64_t expect;
+
+        if (source->closed || !picker_source_has(source, piece->number) ||
+            asked_of(piece, index, source))
+            continue;
+        if (source->pipe->in_flight >= LIMIT_QUEUED_BLOCKS) {
+            *no_room = true;
+            continue;
+        }
+        candidates++;
+        expect = pipeline_expect(source->pipe, now, true);
+        if (!source->told)
+            expect += expect / 2;
+        if (best == NULL || expect < best_time) {
+            best = source;
+            best_time = expect;
+        }
+        if (pipeline_urgent_room(source->pipe) > 0 && (roomy == NULL || expect < roomy_time)) {
+            roomy = source;
+            roomy_time = expect;
+        }
+    }
+    if (candidates <= 1 || best == roomy)
+        return best;
+    if (roomy != NULL && roomy_time <= best_time + best_time / 2)
+        return roomy;
+    *no_room = true;
+    return NULL;
+}
+
+/* A reader has reached what was asked for ahead of it. */
+static void raise_requests(struct picker *picker, struct piece *piece, uint32_t index, int64_t now)
+{
+    struct request *request;
+
+    for (request = piece->requests[index]; request != NULL; request = request->next) {
+        int64_t late;
+
+        if (request->urgency == PICKER_DEMAND)
+            continue;
+        request->urgency = PICKER_DEMAND;
+        pipeline_raised(request->source->pipe);
+        late = now + pipeline_patience(request->source->pipe, now, true);
+        if (late < request->late)
+            request->late = late;
+        if (request->late < picker->next_late)
+            picker->next_late = request->late;
+        picker->actions.ask(picker->arg, request->source->owner, piece->first + index,
+                            PICKER_DEMAND);
+    }
+}
+
+/* Asks another source for a demanded block that all who were asked for it owe for too long. */
+static void hedge(struct picker *picker, struct piece *piece, uint32_t index, int64_t now)
+{
+    const struct request *request;
+    struct picker_source *source;
+    int64_t late = 0;
+    unsigned asked = 0;
+    bool no_room = false;
+
+    for (request = piece->requests[index]; request != NULL; request = request->next) {
+        asked++;
+        if (request->late > late)
+            late = request->late;
+    }
+    if (late > now) {
+        if (late < picker->next_late)
+            picker->next_late = late;
+        return;
+    }
+    if (asked >= ASKED_MOST)
+        return;
+    source = soonest(picker, piece, index, now, &no_room);
+    if (source != NULL)
+        picker_ask(picker, source, piece, index, PICKER_DEMAND, now);
+    else if (no_room && now + SECOND_EVERY < picker->next_late)
+        picker->next_late = now + SECOND_EVERY;
+}
+
+/* One block of a demand; true if it found no source. */
+static bool serve_block(struct picker *picker, struct piece *piece, uint32_t index, int64_t now,
+                        bool look_late, bool *no_room)
+{
+    struct picker_source *source;
+
+    switch (picker_block(picker, piece, index)) {
+    case BLOCK_ABSENT:
+        source = soonest(picker, piece, index, now, no_room);
+        if (source == NULL)
+            return true;
+        picker_ask(picker, source, piece, index, PICKER_DEMAND, now);
+        return false;
+    case BLOCK_ASKED:
+        raise_requests(picker, piece, index, now);
+        if (look_late)
+            hedge(picker, piece, index, now);
+        return false;
+    default:
+        return false;
+    }
+}
+
+static void serve(struct picker *picker, struct picker_demand *demand, int64_t now, bool look_late)
+{
+    uint32_t piece_blocks = picker->geometry.piece_blocks;
+    uint64_t block, unserved = demand->end;
+    struct piece *piece = NULL;
+    bool no_room = false;
+
+    if (demand->seen != picker->version || look_late) {
+        demand->seen = picker->version;
+        demand->cursor = demand->first;
+        demand->stuck = 0;
+    }
+    if (demand->stuck == picker->version)
+        return;
+    block = bitmap_next_clear(picker->present, demand->cursor, demand->end);
+    while (block < demand->end) {
+        uint32_t number = (uint32_t)(block / piece_blocks);
+
+        if (piece == NULL || piece->number != number) {
+            if (piece != NULL)
+                picker_settle(picker, piece);
+            piece = picker_activate(picker, number);
+        }
+        if (piece != NULL &&
+            serve_block(picker, piece, (uint32_t)(block % piece_blocks), now, look_late,
+                        &no_room) &&
+            unserved > block)
+            unserved = block;
+        block = bitmap_next_clear(picker->present, block + 1, demand->end);
+    }
+    if (piece != NULL)
+        picker_settle(picker, piece);
+    demand->cursor = unserved;
+    if (unserved < demand->end && !no_room)
+        demand->stuck = picker->version;
+}
+
+void picker_run(struct picker *picker, int64_t now)
+{
+    struct picker_demand *demand = picker->demands;
+    bool look_late;
+
+    if (demand == NULL) {
+        picker->next_late = INT64_MAX;
+        return;
+    }
+    look_late = now >= picker->next_late || picker->late_seen != picker->version;
+    if (look_late)
+        picker->next_late = INT64_MAX;
+    picker->late_seen = picker->version;
+    do {
+        serve(picker, demand, now, look_late);
+        demand = demand->next;
+    } while (demand != picker->demands);
+}
+
+/* --- prefetch
+ * --------------------------------------------------------------------------------------------------
+ */
+/* A source that is much faster than this one, or NULL. */
+static const struct picker_source *much_faster(const struct picker_source *than, int64_t now)
+{
+    const struct picker_source *source, *best = NULL;
+    int64_t best_time = pipeline_expect(than->pipe, now, false) / FASTER_BY;
+
+    TAILQ_FOREACH(source, &than->picker->sources, entry)
+    {
+        int64_t expect;
+
+        if (source == than || source->closed)
+            continue;
+        expect = pipeline_expect(source->pipe, now, false);
+        if (expect < best_time) {
+            best = source;
+            best_time = expect;
+        }
+    }
+    return best;
+}
+
+/* Asks for up to `most` blocks of a window. */
+static uint32_t fill_window(struct picker_source *source, struct picker_window *window,
+                            const struct picker_source *faster, uint32_t most, int64_t now)
+{
+    struct picker *picker = source->picker;
+    uint32_t piece_blocks = picker->geometry.piece_blocks, asked = 0;
+    uint64_t block, skipped = UINT64_MAX;
+    struct piece *piece = NULL;
+
+    if (window->seen != picker->version) {
+        window->seen = picker->version;
+        window->cursor = window->first;
+    }
+    block = bitmap_next_clear(picker->present, window->cursor, window->end);
+    while (block < window->end && asked < most) {
+        uint32_t number = (uint32_t)(block / piece_blocks);
+        uint32_t index = (uint32_t)(block % piece_blocks);
+
+        if (!picker_source_has(source, number) ||
+            (faster != NULL && picker_source_has(faster, number))) {
+            if (skipped > block)
+                skipped = block;
+            block = bitmap_next_clear(picker->present, (uint64_t)(number + 1) * piece_blocks,
+                                      window->end);
+            continue;
+        }
+        if (piece == NULL || piece->number != number) {
+            if (piece != NULL)
+                picker_settle(picker, piece);
+            piece = picker_activate(picker, number);
+        }
+        if (piece != NULL && picker_block(picker, piece, index) == BLOCK_ABSENT) {
+            picker_ask(picker, source, piece, index, PICKER_PREFETCH, now);
+            asked++;
+        }
+        block = bitmap_next_clear(picker->present, block + 1, window->end);
+    }
+    if (piece != NULL)
+        picker_settle(picker, piece);
+    window->cursor = skipped < block ? skipped : block;
+    return asked;
+}
+
+static uint32_t fill_prefetch(struct picker_source *source, uint32_t most, int64_t now)
+{
+    struct picker *picker = source->picker;
+    struct picker_window *window = picker->windows;
+    const struct picker_source *faster;
+    uint32_t asked = 0;
+
+    if (window == NULL)
+        return 0;
+    faster = picker->source_count > 1 ? much_faster(source, now) : NULL;
+    do {
+        asked += fill_window(source, window, faster, most - asked, now);
+        window = window->next;
+    } while (window != picker->windows && asked < most);
+    picker->windows = window; /* the next reader's turn */
+    return asked;
+}
+
+/* --- background
+ * ------------------------------------------------------------------------------------------------
+ */
+/* Asks for absent blocks of one piece, which may be gone afterwards. */
+static uint32_t fill_piece(struct picker_source *source, struct piece *piece, uint32_t most,
+                           int64_t now)
+{
+    struct picker *picker = source->picker;
+    uint32_t asked = 0;
+
+    for (uint32_t i = 0; i < piece->count && asked < most && piece->absent > 0; i++) {
+        if (piece->state[i] != BLOCK_ABSENT || picker_block(picker, piece, i) != BLOCK_ABSENT)
+            continue;
+        picker_ask(picker, source, piece, i, PICKER_BACKGROUND, now);
+        asked++;
+    }
+    picker_settle(picker, piece);
+    return asked;
+}
+
+static uint32_t fill_started(struct picker_source *source, uint32_t most, int64_t now)
+{
+    struct picker *picker = source->picker;
+    struct piece *piece, *next;
+    uint32_t asked = 0;
+
+    for (piece = TAILQ_FIRST(&picker->open); piece != NULL && asked < most; piece = next) {
+        next = TAILQ_NEXT(piece, entry);
+        if (picker_source_has(source, piece->number))
+            asked += fill_piece(source, piece, most - asked, now);
+    }
+    return asked;
+}
+
+static uint32_t fill_rarest(struct picker_source *source, uint32_t most, int64_t now)
+{
+    struct picker *picker = source->picker;
+    uint32_t asked = 0, i = 0;
+
+    while (asked < most && i < rarity_listed(picker->rarity)) {
+        uint32_t number = rarity_at(picker->rarity, i);
+        struct piece *piece;
+
+        if (!picker_source_has(source, number)) {
+            i++;
+            continue;
+        }
+        /* It leaves the order of rarity, so that another one stands at place i. */
+        piece = picker_activate(picker, number);
+        if (piece != NULL)
+            asked += fill_piece(source, piece, most - asked, now);
+    }
+    return asked;
+}
+
+/* Whether asking `source` as well is likely to bring the block sooner than those who were asked. */
+static bool worth_a_second(const struct piece *piece, uint32_t index,
+                           const struct picker_source *source, bool last, int64_t mine, int64_t now)
+{
+    const struct request *request = piece->requests[index];
+    int64_t left;
+
+    if (request == NULL || request->next != NULL || request->source == source)
+        return false;
+    if (now >= request->late)
+        return true;
+    if (!last)
+        return false;
+    left = request->due - now;
+    if (left < (now - request->stamp.asked) / 4)
+        left = (now - request->stamp.asked) / 4;
+    return left > mine + mine / 2;
+}
+
+/* Second requests for what is late; and, when nothing else is left to ask for, for what this source
+ * would bring sooner. */
+static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t now)
+{
+    struct picker *picker = source->picker;
+    bool last =
+        picker->want_all && rarity_listed(picker->rarity) == 0 && TAILQ_EMPTY(&picker->open);
+    int64_t mine;
+    struct piece *piece;
+    uint32_t asked = 0;
+
+    if (now < source->second_after || picker->source_count < 2)
+        return 0;
+    source->second_after = now + (last ? SECOND_LAST : SECOND_EVERY);
+    TAILQ_FOREACH(piece, &picker->full, entry)
+    {
+        if (piece->asked == 0 || !picker_source_has(source, piece->number))
+            continue;
+        for (uint32_t i = 0; i < piece->count && asked < most; i++) {
+            mine = pipeline_expect(source->pipe, now, false);
+            if (worth_a_second(piece, i, source, last, mine, now)) {
+                picker_ask(picker, source, piece, i, PICKER_BACKGROUND, now);
+                asked++;
+            }
+        }
+        if (asked >= most)
+            break;
+    }
+    return asked;
+}
+
+uint32_t picker_fill(struct picker_source *source, enum picker_class class, uint32_t most,
+                     int64_t now)
+{
+    struct picker *picker = source->picker;
+    uint32_t asked;
+
+    if (source->closed || most == 0)
+        return 0;
+    if (class == PICKER_PREFETCH)
+        return fill_prefetch(source, most, now);
+    if (!picker->want_all || !source->told)
+        return 0;
+    asked = fill_second(source, most, now);
+    if (asked == most || source->dry == picker->version)
+        return asked;
+    asked += fill_started(source, most - asked, now);
+    if (asked < most)
+        asked += fill_rarest(source, most - asked, now);
+    if (asked < most)
+        source->dry = picker->version;
+    return asked;
+}
