@@ -162,7 +162,7 @@ struct end {
     atomic_bool wrong;
     unsigned out_salt, in_salt;
     atomic_size_t stop_after; /* stop reading after that many bytes of an event; 0: never */
-    bool resume_self;  /* and ask to go on at once */
+    bool resume_self;         /* and ask to go on at once */
     size_t write_size;
     struct loop *move_to; /* at `ready` */
 };
@@ -653,8 +653,7 @@ static void tls_1_2_is_refused(void **state)
 static void what_is_not_tls_is_refused(void **state)
 {
     static const char *const said[] = {"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-                                       "\x13"
-                                       "BitTorrent protocol.......",
+                                       "\023BitTorrent protocol.......",
                                        "\x16\x03\x01\xff\xff...................."};
     for (size_t i = 0; i < 3; i++) {
         int sockets[2];
