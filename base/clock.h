@@ -8,7 +8,8 @@
 #define NS_PER_MS INT64_C(1000000)
 #define NS_PER_S  INT64_C(1000000000)
 
-int64_t clock_now(void);  /* monotonic, nanoseconds; only differences mean anything */
-int64_t clock_wall(void); /* nanoseconds since 1970-01-01 UTC, for what people and certificates see */
+int64_t clock_now(void); /* monotonic, nanoseconds; only differences mean anything */
+int64_t
+clock_wall(void); /* nanoseconds since 1970-01-01 UTC, for what people and certificates see */
 
 #endif

@@ -16,7 +16,7 @@ struct event_base;
 struct loop;
 
 struct mail {
-    struct mail *next;                     /* the mailbox's */
+    struct mail *next;                      /* the mailbox's */
     void (*deliver)(struct mail *, void *); /* runs on the loop's thread; owns the mail; the second
                                                argument is the loop's owner, see loop_set_owner */
 };
@@ -49,8 +49,9 @@ bool loop_is_here(const struct loop *);
 /* --- timers: one shot, re-armed by their owner ---------------------------------------------------- */
 struct timer; /* belongs to the loop's thread */
 struct timer *timer_new(struct loop *, void (*fire)(void *arg), void *arg);
-void timer_set(struct timer *, int64_t delay_ns); /* from now; replaces an earlier one; never early */
-void timer_cancel(struct timer *);                /* `fire` will not come */
+void timer_set(struct timer *,
+               int64_t delay_ns);  /* from now; replaces an earlier one; never early */
+void timer_cancel(struct timer *); /* `fire` will not come */
 bool timer_pending(const struct timer *);
 void timer_free(struct timer *); /* NULL is fine */
 

@@ -27,6 +27,7 @@ bool swarm_url_parse(struct swarm_url *out, const char *text, const char **fault
 void swarm_url_format(char *out, const struct swarm_url *url, bool with_invite);
 
 /* Splits "HOST:PORT", "HOST", "[V6]:PORT", ":PORT" (host ""); false if malformed. */
-bool host_port_parse(const char *text, uint16_t default_port, char host[SWARM_HOST_MAX + 1], uint16_t *port);
+bool host_port_parse(const char *text, uint16_t default_port, char host[SWARM_HOST_MAX + 1],
+                     uint16_t *port);
 
 #endif

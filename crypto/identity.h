@@ -30,15 +30,16 @@ struct certificate; /* one certificate */
 enum certificate_role { CERTIFICATE_TRACKER = 1, CERTIFICATE_DEVICE = 2 };
 struct certificate_subject {
     enum certificate_role role;
-    char account[65];                 /* "" for the tracker */
-    uint8_t device[DEVICE_ID_SIZE];   /* zero for the tracker */
-    int64_t not_before, not_after;    /* seconds since 1970 */
-    char serial[41];                  /* hexadecimal */
+    char account[65];               /* "" for the tracker */
+    uint8_t device[DEVICE_ID_SIZE]; /* zero for the tracker */
+    int64_t not_before, not_after;  /* seconds since 1970 */
+    char serial[41];                /* hexadecimal */
 };
 
 /* --- keys ---- */
-struct key *key_generate(const char **fault);           /* RSA-3072; 0.2 to 2 s of CPU: use a worker */
-struct key *key_load(const char *path, const char **fault); /* refuses wide modes, < 3072 bits, non-RSA */
+struct key *key_generate(const char **fault); /* RSA-3072; 0.2 to 2 s of CPU: use a worker */
+struct key *key_load(const char *path,
+                     const char **fault); /* refuses wide modes, < 3072 bits, non-RSA */
 bool key_save(const struct key *, const char *path, const char **fault); /* 0600, atomically */
 void key_device_id(const struct key *, uint8_t id[DEVICE_ID_SIZE]);
 struct key *key_share(struct key *);
@@ -56,10 +57,12 @@ struct certificate *certificate_share(struct certificate *);
 void certificate_free(struct certificate *);
 
 /* --- the tracker's side ---- */
-struct certificate *ca_create(struct key *ca_key, const char *swarm_name, const char **fault); /* 20 years */
+struct certificate *ca_create(struct key *ca_key, const char *swarm_name,
+                              const char **fault); /* 20 years */
 /* The tracker's own server certificate. */
 struct certificate *ca_issue_tracker(const struct certificate *ca, const struct key *ca_key,
-                                     const struct key *subject_key, int64_t lifetime_s, const char **fault);
+                                     const struct key *subject_key, int64_t lifetime_s,
+                                     const char **fault);
 /* Checks a certificate request (self-signature, RSA >= 3072 and <= 8192, size) and tells its device id. */
 bool csr_inspect(const char *pem, size_t size, uint8_t device[DEVICE_ID_SIZE], const char **fault);
 /* A device certificate for the key in the request; everything else in the request is ignored. */

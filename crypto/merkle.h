@@ -22,10 +22,10 @@
 /* Sizes that follow from a file's size. piece_size: 256 KiB, doubled while there are more than 8192
  * pieces, up to 4 MiB; then doubled only while there are more than 2^20 pieces. */
 struct geometry {
-    uint64_t size;       /* of the file, bytes */
-    uint32_t piece_size; /* power of two, >= 256 KiB */
+    uint64_t size;         /* of the file, bytes */
+    uint32_t piece_size;   /* power of two, >= 256 KiB */
     uint32_t piece_blocks; /* piece_size / BLOCK_SIZE */
-    uint64_t blocks;     /* of the file; 0 for an empty one */
+    uint64_t blocks;       /* of the file; 0 for an empty one */
     uint32_t pieces;
 };
 #define FILE_SIZE_MAX (UINT64_C(1) << 44) /* 16 TiB: what ext4 can hold in one file */
@@ -46,7 +46,8 @@ void merkle_leaves(uint8_t *hashes, const uint8_t *const *blocks, size_t count, 
 void merkle_subtree(uint8_t root[HASH_SIZE], const uint8_t *leaves, uint64_t count, uint64_t width);
 
 /* The node of piece `piece` from the leaves of that piece (count as geometry_piece says). */
-void merkle_piece(uint8_t node[HASH_SIZE], const struct geometry *, uint32_t piece, const uint8_t *leaves);
+void merkle_piece(uint8_t node[HASH_SIZE], const struct geometry *, uint32_t piece,
+                  const uint8_t *leaves);
 
 /* The file's root from its piece layer (geometry.pieces hashes; 0 pieces: the zero hash). */
 void merkle_root(uint8_t root[HASH_SIZE], const struct geometry *, const uint8_t *piece_layer);

@@ -19,20 +19,21 @@ struct workers;
 struct tls_context;
 
 enum tls_policy {
-    TLS_PEER,          /* both ends show a device certificate: links between daemons */
-    TLS_TRACKER,       /* the tracker's listener: shows the tracker's certificate, asks for a device's, allows none */
+    TLS_PEER, /* both ends show a device certificate: links between daemons */
+    TLS_TRACKER, /* the tracker's listener: shows the tracker's certificate, asks for a device's, allows none */
     TLS_TRACKER_CLIENT /* to the tracker: expects a tracker's certificate; shows ours if there is one */
 };
 
 struct tls_settings {
     enum tls_policy policy;
-    struct certificate *ca;          /* trust anchor; NULL only with TLS_TRACKER_CLIENT and `ca_fingerprint`: the first
+    struct certificate
+        *ca; /* trust anchor; NULL only with TLS_TRACKER_CLIENT and `ca_fingerprint`: the first
                                         contact, where the chain that the tracker shows must hold a CA with it */
-    const uint8_t *ca_fingerprint;   /* 32 bytes or NULL; if given the CA must have it in any case */
+    const uint8_t *ca_fingerprint; /* 32 bytes or NULL; if given the CA must have it in any case */
     struct certificate *certificate; /* ours, or NULL where the policy allows none */
     struct key *key;                 /* its key, or NULL */
     int64_t handshake_timeout_ns;
-    unsigned notsent_lowat;          /* bytes; 0: the kernel's default */
+    unsigned notsent_lowat; /* bytes; 0: the kernel's default */
 };
 
 /* Takes references on what it needs. NULL on failure with *fault set. Any thread; immutable. */

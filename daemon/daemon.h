@@ -37,12 +37,13 @@ struct upload;
 struct local;
 
 struct daemon_settings {
-    char *listen;          /* "HOST:PORT" to accept peers on; default ":0" (any address, a free port that is kept
+    char *
+        listen; /* "HOST:PORT" to accept peers on; default ":0" (any address, a free port that is kept
                               in state.db so that it stays the same over restarts) */
-    char *announce;        /* extra address to announce, "" for none */
-    uint64_t rate_up;      /* bytes a second, 0: no limit */
+    char *announce;   /* extra address to announce, "" for none */
+    uint64_t rate_up; /* bytes a second, 0: no limit */
     uint64_t rate_down;
-    bool background;       /* complete files that are really being read; default true */
+    bool background; /* complete files that are really being read; default true */
 };
 
 struct daemon {

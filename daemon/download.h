@@ -17,18 +17,22 @@ struct stream;
 
 struct download *download_new(struct daemon *);
 void download_start(struct download *);
-void download_stop(struct download *); /* set-up thread: answers every demand with -ESHUTDOWN, ends the thread; mail still finds a box */
-void download_free(struct download *); /* after all modules were stopped and the workers are quiet */
+void download_stop(
+    struct download
+        *); /* set-up thread: answers every demand with -ESHUTDOWN, ends the thread; mail still finds a box */
+void download_free(
+    struct download *); /* after all modules were stopped and the workers are quiet */
 
 /* --- readers ----------------------------------------------------------------------------------------------- */
 /* A reader of `handle` waits for bytes [offset, offset + size) of the content. `request` names the demand; the answer is
  * local_demand_done(request, 0 or -errno): 0 when all its blocks are present, -EIO after `wait_ns`, -ESHUTDOWN. */
-void download_demand(struct download *, struct content *, uint64_t request, uint64_t handle, uint64_t offset, uint64_t size,
-                     int64_t wait_ns);
+void download_demand(struct download *, struct content *, uint64_t request, uint64_t handle,
+                     uint64_t offset, uint64_t size, int64_t wait_ns);
 /* The reader is gone: no answer comes (one that is under way may). */
 void download_undemand(struct download *, uint64_t request);
 /* A reader went over these present bytes: moves its read-ahead window, counts as reading. */
-void download_reading(struct download *, struct content *, uint64_t handle, uint64_t offset, uint64_t size);
+void download_reading(struct download *, struct content *, uint64_t handle, uint64_t offset,
+                      uint64_t size);
 /* The handle was closed: its window and demands are dropped. */
 void download_handle_closed(struct download *, uint64_t handle);
 
@@ -67,7 +71,7 @@ struct download_link_status {
     uint64_t rate, total, rtt_us;
     uint32_t files, queued;
     bool choked;
-    char state[96]; /* "connected", "connecting", "banned: …" */
+    char state[96];      /* "connected", "connecting", "banned: …" */
     uint64_t have_bytes; /* of the root asked for */
 };
 struct download_status {

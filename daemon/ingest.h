@@ -49,6 +49,7 @@ void ingest_drop(struct ingest *);
 /* [worker] Makes the working file survive a restart without p2pfs holding it; p2pfs has synced the data. */
 int ingest_mark(struct ingest *);
 /* [worker] At start: deletes what belongs to nobody; calls `found` for marked orphans. */
-void ingest_recover(struct store *, void (*found)(void *arg, uint64_t number, uint64_t size), void *arg);
+void ingest_recover(struct store *, void (*found)(void *arg, uint64_t number, uint64_t size),
+                    void *arg);
 
 #endif

@@ -19,16 +19,19 @@ struct upload_status;
 /* Binds HOME's socket and opens state.db: NULL and *fault. */
 struct local *local_new(struct daemon *, const char **fault);
 void local_start(struct local *);
-void local_stop(struct local *); /* set-up thread: says good-bye to clients, ends the thread; mail still finds a box */
+void local_stop(
+    struct local
+        *); /* set-up thread: says good-bye to clients, ends the thread; mail still finds a box */
 void local_free(struct local *); /* after all modules were stopped and the workers are quiet */
 
 /* --- from the session --- */
 enum session_state { SESSION_LOGGED_OUT, SESSION_AWAY, SESSION_CONNECTED };
 /* `trouble`: why it is away, one clause, malloc'ed, taken over, may be NULL. With SESSION_CONNECTED: the journal is submitted
  * again. account and swarm are malloc'ed, taken over, may be NULL. */
-void local_session_state(struct local *, enum session_state, char *trouble, char *account, char *swarm);
-void local_changes(struct local *, Tracker__Changes *);  /* taken over */
-void local_results(struct local *, Tracker__Results *);  /* taken over */
+void local_session_state(struct local *, enum session_state, char *trouble, char *account,
+                         char *swarm);
+void local_changes(struct local *, Tracker__Changes *); /* taken over */
+void local_results(struct local *, Tracker__Results *); /* taken over */
 void local_account_answer(struct local *, struct account_answer *);
 /* health NULL: error is an errno; copies: one byte per piece, may be NULL; both taken over. */
 void local_health_answer(struct local *, void *cookie, int error, Tracker__Health *health);

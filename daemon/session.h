@@ -23,21 +23,29 @@ void session_stop(struct session *);
 void session_free(struct session *);
 
 /* --- accounts: one request of p2pctl at a time each; the answer goes to `done` on the local thread ------- */
-enum account_verb { ACCOUNT_REGISTER, ACCOUNT_LOGIN, ACCOUNT_LOGOUT, ACCOUNT_WHOAMI, ACCOUNT_PASSWORD, ACCOUNT_INVITE };
+enum account_verb {
+    ACCOUNT_REGISTER,
+    ACCOUNT_LOGIN,
+    ACCOUNT_LOGOUT,
+    ACCOUNT_WHOAMI,
+    ACCOUNT_PASSWORD,
+    ACCOUNT_INVITE
+};
 struct account_request {
     enum account_verb verb;
-    char *url, *name, *email;             /* as the verb needs */
-    uint8_t *password, *new_password;     /* wiped by session */
+    char *url, *name, *email;         /* as the verb needs */
+    uint8_t *password, *new_password; /* wiped by session */
     size_t password_size, new_password_size;
-    bool admin;                           /* invite */
+    bool admin; /* invite */
     uint32_t uses, lifetime;
-    bool ask_tracker;                     /* whoami */
-    void *cookie;                         /* comes back */
+    bool ask_tracker; /* whoami */
+    void *cookie;     /* comes back */
 };
 struct account_answer {
-    int error;                /* 0 or an errno for the exit path */
-    char *text;               /* with an error: one clause; with ACCOUNT_INVITE: the address; else a note or NULL */
-    Tracker__Account *account; /* what the tracker says, or NULL */
+    int error; /* 0 or an errno for the exit path */
+    char *
+        text; /* with an error: one clause; with ACCOUNT_INVITE: the address; else a note or NULL */
+    Tracker__Account *account;         /* what the tracker says, or NULL */
     char *url, *swarm, *name, *device; /* what is known here; NULL if nobody is logged in */
     int64_t certificate_until;
     bool admin;

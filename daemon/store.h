@@ -40,7 +40,8 @@ void store_close(struct store *);
 /* [worker] The content with this root: a new reference. If it is not there and `create`, made, empty. NULL with
  * *error set to -errno: -ENOENT, -ENOSPC, -EINVAL if `size` is not the size it has here. After an unclean end the
  * unsynced blocks are checked here, before it returns. */
-struct content *store_get(struct store *, const uint8_t root[HASH_SIZE], uint64_t size, bool create, int *error);
+struct content *store_get(struct store *, const uint8_t root[HASH_SIZE], uint64_t size, bool create,
+                          int *error);
 /* The same if it is already open in this process, else NULL: no I/O, any thread. */
 struct content *store_find(struct store *, const uint8_t root[HASH_SIZE]);
 
@@ -68,7 +69,9 @@ int store_sync(struct store *);
 int content_sync(struct content *);
 
 struct content *content_share(struct content *);
-void content_release(struct content *); /* any thread; NULL is fine; never does I/O (closing is left to a later store_sync) */
+void content_release(
+    struct content
+        *); /* any thread; NULL is fine; never does I/O (closing is left to a later store_sync) */
 
 const struct geometry *content_geometry(const struct content *);
 const uint8_t *content_root(const struct content *);
@@ -103,15 +106,20 @@ int content_block_hashes(struct content *, uint64_t first, uint32_t count, uint8
  * that match with as few writes as possible, then sets their present bits. verdict[i]: 0 written, -EALREADY it was
  * present before, -EBADMSG hash does not match, -errno the write failed (-ENOSPC …). Returns 0 if all are 0 or -EALREADY.
  * Safe to call for different or the same blocks from several workers. */
-int content_put(struct content *, uint64_t first, uint32_t count, const uint8_t *const *blocks, int *verdicts);
+int content_put(struct content *, uint64_t first, uint32_t count, const uint8_t *const *blocks,
+                int *verdicts);
 /* [worker] Reads one present block and checks it against its hash. 0; -ENODATA if it is not present; -EBADMSG if the disk
  * gave something else (then the present bit is cleared and the damage logged once); -errno. `to` holds BLOCK_SIZE bytes. */
 int content_get(struct content *, uint64_t block, uint8_t *to);
 /* [worker] As content_get for `count` consecutive blocks into consecutive memory, hashed several at a time. Returns how many
  * leading blocks are good; *error says why it stopped (0 if it did not). */
-uint32_t content_get_many(struct content *, uint64_t first, uint32_t count, uint8_t *to, int *error);
+uint32_t content_get_many(struct content *, uint64_t first, uint32_t count, uint8_t *to,
+                          int *error);
 /* Tells `changed` (any thread, quick: post mail) when blocks of any content become present or get lost. One subscriber set
  * before threads start. */
-void store_on_change(struct store *, void (*changed)(void *arg, struct content *, uint64_t first, uint32_t count, bool present), void *arg);
+void store_on_change(struct store *,
+                     void (*changed)(void *arg, struct content *, uint64_t first, uint32_t count,
+                                     bool present),
+                     void *arg);
 
 #endif

@@ -46,7 +46,8 @@ struct channel_events {
 };
 
 /* Owns the stream from now on. Bound on messages: LIMIT_STRANGER_FRAME until channel_trust. */
-struct channel *channel_new(struct loop *, struct stream *, const struct channel_events *, void *arg);
+struct channel *channel_new(struct loop *, struct stream *, const struct channel_events *,
+                            void *arg);
 void channel_trust(struct channel *);
 struct stream *channel_stream(const struct channel *);
 /* Closes at once, NULL is fine. Payloads that were queued are released. */
@@ -64,12 +65,13 @@ enum channel_class { CHANNEL_URGENT, CHANNEL_BULK };
  * ends (`closed`). On a channel that has ended nothing is sent, and the payload is released at once. */
 void channel_send(struct channel *, enum channel_class, uint16_t type, uint8_t flags, uint32_t id,
                   const ProtobufCMessage *message, const void *payload, size_t payload_size);
-void channel_send_payload(struct channel *, enum channel_class, uint16_t type, uint8_t flags, uint32_t id,
-                          const ProtobufCMessage *message, void *payload, size_t payload_size,
-                          void (*release)(void *payload, void *arg), void *release_arg);
+void channel_send_payload(struct channel *, enum channel_class, uint16_t type, uint8_t flags,
+                          uint32_t id, const ProtobufCMessage *message, void *payload,
+                          size_t payload_size, void (*release)(void *payload, void *arg),
+                          void *release_arg);
 /* As channel_send without payload, with file descriptors beside (Unix streams only); they are duplicated. */
-void channel_send_fds(struct channel *, uint16_t type, uint8_t flags, uint32_t id, const ProtobufCMessage *message,
-                      const int *fds, unsigned count);
+void channel_send_fds(struct channel *, uint16_t type, uint8_t flags, uint32_t id,
+                      const ProtobufCMessage *message, const int *fds, unsigned count);
 /* During `frame`: the descriptors that came with it; each can be taken once and is then the caller's; -1 if there
  * are no more. What is not taken is closed. */
 int channel_take_fd(struct channel *);

@@ -35,6 +35,7 @@ void frame_encode(uint8_t out[FRAME_HEADER_SIZE], const struct frame *);
 
 /* NULL and *out filled, or what is wrong (a clause for a log line). `message_max` is the bound on the
  * message in the connection's present state. */
-const char *frame_decode(struct frame *out, const uint8_t in[FRAME_HEADER_SIZE], uint32_t message_max);
+const char *frame_decode(struct frame *out, const uint8_t in[FRAME_HEADER_SIZE],
+                         uint32_t message_max);
 
 #endif
