@@ -101,8 +101,6 @@ bool upload_may_send(struct upload *, uint32_t bytes);
 /* A link whose fetcher has said Hello; answers that if `answer` (else ours has gone out). Owns the
  * stream from now on. */
 void serve_link_new(struct upload *, struct stream *, const struct remote *, bool answer);
-answers that.Owns the stream from now on.* /
-    void serve_link_new(struct upload *, struct stream *, const struct remote *);
 void serve_link_close(struct serve_link *, int farewell,
                       const char *why); /* says Goodbye, then ends */
 void serve_link_pump(struct serve_link *);
