@@ -34,9 +34,10 @@ struct ingest *ingest_reopen(struct store *, uint64_t number, int *error);
 uint64_t ingest_number(const struct ingest *);
 /* A descriptor for p2pfs, read and write, sharing the flock. The caller closes its copy. */
 int ingest_dup(const struct ingest *);
-/* Any time: p2pfs wrote there. Cheap; no I/O. */
+/* p2pfs wrote there, or cut the file there (the range that was cut off counts as written). Cheap; no I/O; any thread, also
+ * while a worker hashes (not while it seals). What was written must be told before it is sealed. */
 void ingest_wrote(struct ingest *, uint64_t offset, uint64_t size);
-/* True if a worthwhile stretch (1 MiB) lies written and not yet hashed behind the frontier. */
+/* True if a worthwhile stretch (1 MiB) lies written and not yet hashed behind the frontier. Any thread. */
 bool ingest_hash_due(const struct ingest *);
 /* [worker] Hashes that stretch, at most `max_bytes`. 0 or -errno. */
 int ingest_hash(struct ingest *, uint64_t max_bytes);

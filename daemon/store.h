@@ -1,16 +1,21 @@
 /* The content store: what this member holds, one content per root, block by block.
  *
  * On disk, under HOME/store, HH being the first two digits of the root's 64 hexadecimal ones:
- *   HH/ROOT.data   sparse data file of the content's size
- *   HH/ROOT.map    4096-byte header (magic, version, root, size), then the bitmap of present blocks
- *                  (base/bitmap.h order, padded to 4096), then the bitmap of synced blocks, likewise padded
- *   HH/ROOT.hash   4096-byte header, then the piece layer, then the block hashes; a zero hash is unknown
+ *   complete:    HH/ROOT.data  the content's bytes; never written again
+ *                HH/ROOT.hash  4096-byte header, the block hashes, the piece layer; none if the file is one block
+ *   incomplete:  HH/ROOT.part  sparse data file of the content's size
+ *                HH/ROOT.map   4096-byte header (magic, version, size, root), then the bitmap of present blocks
+ *                              (base/bitmap.h order, padded to 4096), that of synced blocks, likewise padded, and one of
+ *                              pieces whose block hashes are known
+ *                HH/ROOT.hash  as above, from the first hash on
+ *   HH/ROOT.damaged            complete data that no longer gives its root, set aside
  *   incoming/N     working files (ingest.h)
  *
  * Invariants:
  *   S1  A block's present bit is set only after its bytes were verified against a known block hash and
  *       written to the data file.
- *   S2  A synced bit reaches the disk only after an fdatasync of the data file that came behind the write.
+ *   S2  A synced bit reaches the disk only after an fdatasync of the data file that came behind the write. A content is
+ *       named .data only after an fdatasync of all of it.
  *   S3  After an unclean end, blocks that are present but not synced count only after their hash was checked
  *       again (a few seconds' worth); what does not match is absent. Nothing else is hashed again.
  *   S4  A file name is made of a root or a number of ours, never of a name from outside.
@@ -59,7 +64,9 @@ void store_each(struct store *, void (*each)(const struct store_summary *, void 
 bool store_summary(struct store *, const uint8_t root[HASH_SIZE], struct store_summary *out);
 void store_space(struct store *, uint64_t *held, uint64_t *free_bytes, uint64_t *total);
 
-/* [worker] Deletes a content once its last reference is gone (at once if there is none). */
+/* [worker] Deletes a content once its last reference is gone (at once if there is none): at the next call of a [worker]
+ * function of the store. Until then it is as good as gone for store_find, store_each, and store_get without `create`; a
+ * store_get with `create` keeps it after all. */
 void store_drop(struct store *, const uint8_t root[HASH_SIZE]);
 
 /* [worker] One round of syncing: for every content with unsynced blocks fdatasync of its data, then its map.
@@ -83,8 +90,9 @@ bool content_complete(const struct content *);
 bool content_has_piece(const struct content *, uint32_t piece);
 /* The piece bitmap, geometry.pieces bits, into `map` (base/bitmap.h order). */
 void content_pieces(const struct content *, uint8_t *map);
-/* Descriptors to hand to p2pfs: duplicates, read only, close-on-exec; the caller closes. -errno on failure. The
- * bitmap starts at byte 4096 of the map file. */
+/* Descriptors to hand to p2pfs: read only, close-on-exec; the caller closes. -errno on failure. The bitmap starts at
+ * byte 4096 of the map file. A complete content has no map file any more from some sync on: then content_dup_map gives
+ * -ENOENT, and p2pfs is told that it is complete; a map descriptor handed out before stays good, all its bits set. */
 int content_dup_data(const struct content *);
 int content_dup_map(const struct content *);
 

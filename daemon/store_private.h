@@ -1,0 +1,242 @@
+/* What the files behind store.h and ingest.h share; nobody else includes it.
+ *
+ *   store.c         the table of records, references, idle contents, rounds of syncing
+ *   store_files.c   names, headers, the scan at the start
+ *   content_open.c  opening, making, checking after an unclean end, closing
+ *   content.c       blocks: put, get, the bits and what is counted from them
+ *   content_hash.c  piece layer and block hashes, the cache of block hashes
+ *   content_sync.c  descriptors, syncing, the steps between incomplete and complete
+ *   ingest.c, ingest_seal.c  working files
+ *
+ * Locks, none taken while another is held, none held across a system call:
+ *   store->lock      the table, references, lists, descriptors of all contents
+ *   store->leaves_lock  the cache of block hashes
+ *   content->lock    bits and counters when they change; readers go by atomic loads
+ * content->busy (under content->lock, with content->wake) is held across system calls by whoever works
+ * on the content's files as a whole: a sync, a change of map, the loss of a block. record->busy
+ * (under store->lock, with store->wake) likewise while a content is opened, closed or deleted. */
+#ifndef DAEMON_STORE_PRIVATE_H
+#define DAEMON_STORE_PRIVATE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bitmap.h"
+#include "base/check.h"
+#include "crypto/merkle.h"
+#include "daemon/store.h"
+
+#define STORE_HEADER  4096
+#define STORE_PAGE    4096
+#define STRETCH       16  /* blocks that are read and hashed in one go: 256 KiB stay in the cache */
+#define FDS_MAX       512 /* descriptors of contents that are not in use at the moment */
+#define IDLE_MAX      256 /* contents kept open without a reference */
+#define IDLE_MEMORY   (64u << 20) /* bytes they may take */
+#define LEAVES_MEMORY (64u << 20) /* bytes of block hashes in memory, all contents together */
+#define SYNC_BATCH    256         /* contents synced together */
+#define NAME_SIZE     80          /* "HH/", 64 digits, a suffix */
+#define HASHES(n)     ((size_t)HASH_SIZE * (n))
+
+#define STORE_MAGIC   0x53544f52u
+#define CONTENT_MAGIC 0x434f4e54u
+
+static inline void lock_take(pthread_mutex_t *lock)
+{
+    CHECK(pthread_mutex_lock(lock) == 0);
+}
+static inline void lock_drop(pthread_mutex_t *lock)
+{
+    CHECK(pthread_mutex_unlock(lock) == 0);
+}
+static inline void lock_wait(pthread_cond_t *wake, pthread_mutex_t *lock)
+{
+    CHECK(pthread_cond_wait(wake, lock) == 0);
+}
+static inline void lock_wake(pthread_cond_t *wake)
+{
+    CHECK(pthread_cond_broadcast(wake) == 0);
+}
+
+/* One content that is here, open or not. Guarded by store->lock. */
+struct record {
+    struct record *next; /* in its bucket */
+    struct content *content;
+    uint8_t root[HASH_SIZE];
+    uint64_t size;
+    uint64_t bytes; /* present, as long as it is not open */
+    bool busy, dropped;
+};
+
+/* The block hashes of one piece, verified. Guarded by store->leaves_lock. */
+struct leaves {
+    struct leaves *newer, *older;
+    struct content *content;
+    uint32_t piece, count;
+    uint8_t hashes[];
+};
+
+struct store {
+    uint32_t magic;
+    char *directory;
+    int fd, incoming;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct record **buckets;
+    size_t bucket_count, records;
+    uint64_t seed;
+    struct content *idle_first, *idle_last; /* first to be closed in front */
+    size_t idle_count, idle_memory;
+    struct content *dirty; /* contents with something to sync */
+    size_t dirty_count;
+    bool syncing;
+    struct content *fds_first,
+        *fds_last; /* unpinned, with open descriptors; first to be closed in front */
+    size_t fds;
+    uint64_t first_number, next_number; /* of working files: of this process, the next one */
+    uint64_t held;                      /* bytes, atomic */
+    void (*changed)(void *, struct content *, uint64_t, uint32_t, bool);
+    void *changed_arg;
+    pthread_mutex_t leaves_lock;
+    struct leaves *newest, *oldest;
+    size_t leaves_memory;
+};
+
+enum { FD_DATA, FD_MAP, FD_HASH, FD_COUNT };
+
+struct content {
+    uint32_t magic;
+    struct store *store;
+    struct record *record;
+    struct geometry geometry;
+    uint8_t root[HASH_SIZE];
+    size_t memory; /* about what it takes */
+
+    /* store->lock */
+    uint32_t references;
+    struct content *idle_next, *idle_before;
+    int64_t idle_since;
+    bool idle, queued;
+    struct content *dirty_next, *dirty_before;
+    int fd[FD_COUNT];
+    unsigned pins;
+    bool opening, listed;
+    struct content *fds_next, *fds_before;
+
+    /* content->lock */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool busy;
+    uint8_t *map; /* the map file behind its header, or as much memory of our own */
+    size_t map_size;
+    uint8_t *present, *synced, *known; /* in `map`; bits of blocks, blocks, pieces */
+    bool has_map;                      /* on disk: .part and .map; else .data. Atomic. */
+    bool has_hash_file;                /* atomic */
+    bool hash_dirty, names_dirty;      /* atomic: what the next sync has to do besides */
+    uint64_t present_blocks;           /* atomic */
+    uint16_t *piece_counts;            /* present blocks of each piece */
+    uint8_t *pieces;                   /* bits: whole pieces; atomic */
+    uint8_t *dirty_pages;              /* bits: pages of `present` not yet synced */
+    bool damage_logged;
+
+    uint8_t *layer;         /* atomic: NULL, or the verified piece layer, for good */
+    struct leaves **leaves; /* store->leaves_lock; by piece; NULL until the first */
+};
+
+/* --- store_files.c --- */
+void store_file_name(char name[NAME_SIZE], const uint8_t root[HASH_SIZE], const char *suffix);
+#define SUFFIX_DATA    "data" /* complete and durable, never written again */
+#define SUFFIX_PART    "part" /* the same before that, beside a map */
+#define SUFFIX_MAP     "map"
+#define SUFFIX_HASH    "hash"
+#define SUFFIX_DAMAGED "damaged" /* set aside: data that no longer fits its root */
+void store_header_make(uint8_t header[STORE_HEADER], const char magic[8],
+                       const uint8_t root[HASH_SIZE], uint64_t size);
+bool store_header_fits(const uint8_t header[STORE_HEADER], const char magic[8],
+                       const uint8_t root[HASH_SIZE], uint64_t size);
+#define MAGIC_MAP  "p2p map\n"
+#define MAGIC_HASH "p2phash\n"
+/* Bytes of a bitmap in the map file, and of all three. */
+size_t store_bits_size(uint64_t bits);
+size_t store_map_size(const struct geometry *);
+/* Makes the directory of this root if need be. */
+int store_make_folder(struct store *, const uint8_t root[HASH_SIZE]);
+int store_sync_folder(struct store *, const uint8_t root[HASH_SIZE]);
+void store_unlink(struct store *, const uint8_t root[HASH_SIZE], const char *suffix);
+void store_unlink_all(struct store *, const uint8_t root[HASH_SIZE]);
+/* Reads the directory; calls store_add_record. 0 or -errno. */
+int store_scan(struct store *);
+
+/* --- store.c --- */
+void store_add_record(struct store *, const uint8_t root[HASH_SIZE], uint64_t size, uint64_t bytes);
+/* Takes what makes a complete content into the store: renames incoming/`data` and, if not NULL, `hash`.
+ * -EEXIST if the root is known here already. */
+int store_adopt(struct store *, const uint8_t root[HASH_SIZE], uint64_t size, const char *data,
+                const char *hash);
+/* As store_get without `create`, but what was dropped and is still in use stays after all. */
+struct content *store_revive(struct store *, const uint8_t root[HASH_SIZE], uint64_t size,
+                             int *error);
+/* store->lock is held. */
+void store_add_dirty(struct store *, struct content *);
+void store_tell(struct content *, uint64_t first, uint64_t count, bool present);
+
+/* --- content_open.c --- */
+struct content *content_create(struct store *, struct record *, int *error);
+/* -ENOENT if what is here is of no use; then its files are out of the way. */
+struct content *content_open(struct store *, struct record *, int *error);
+void content_close(struct content *);
+
+/* --- content.c --- */
+uint64_t content_bytes(const struct content *);
+uint64_t content_present_bytes(const struct content *, uint64_t first, uint64_t count);
+/* Counts pieces and blocks anew from the bits; before the content is shared. */
+void content_count(struct content *);
+/* Clears what is set of these bits (present, synced); the caller is busy. Says whether any was. */
+bool content_clear_bits(struct content *, uint64_t first, uint64_t count);
+/* The content is pinned, and not busy with the caller: these blocks are lost, durably. */
+void content_lose(struct content *, uint64_t first, uint64_t count);
+
+/* --- content_hash.c --- */
+uint64_t hash_file_size(const struct geometry *);
+static inline uint64_t hash_leaf_offset(uint64_t block)
+{
+    return STORE_HEADER + block * HASH_SIZE;
+}
+static inline uint64_t hash_layer_offset(const struct geometry *g)
+{
+    return hash_leaf_offset(g->blocks);
+}
+/* Hashes `count` blocks of a data file; `buffer` holds STRETCH blocks. -EIO if the file ends early. */
+int hash_blocks(int fd, const struct geometry *, uint64_t first, uint64_t count, uint8_t *leaves,
+                uint8_t *buffer);
+/* True if this layer belongs to this root. */
+bool hash_layer_fits(const struct geometry *, const uint8_t root[HASH_SIZE], const uint8_t *layer);
+/* Loads the layer from the hash file. -EBADMSG: there is none that fits. */
+int content_load_layer(struct content *, int hash_fd);
+/* The data is all there: makes its hash file anew. -EBADMSG if the data does not fit the root. */
+int content_rebuild_hashes(struct content *, int data_fd);
+/* As content_block_hashes; the content is pinned. */
+int content_leaves(struct content *, uint64_t first, uint32_t count, uint8_t *out);
+void content_forget_leaves(struct content *);
+
+/* --- content_sync.c --- */
+/* Opens the descriptors if they are not, and keeps them open until unpinned. */
+int content_pin(struct content *);
+void content_unpin(struct content *, bool dirty);
+/* Gives the content a descriptor that was opened on the side; closes it if it has one already. */
+void content_take_fd(struct content *, int which, int fd);
+void content_close_fds(struct content *);
+/* Only one thread is busy with a content's files at a time. */
+void content_busy(struct content *);
+void content_unbusy(struct content *);
+/* The caller is busy, the content pinned: gives a complete content its map back. 0 or -errno. */
+int content_restore_map(struct content *);
+/* Syncs at most SYNC_BATCH contents that the caller holds references of. 0 or the first -errno. */
+int content_sync_many(struct store *, struct content **, size_t count);
+
+/* --- ingest.c --- */
+/* One more than the highest number of a working file. */
+uint64_t ingest_next_number(struct store *);
+
+#endif
