@@ -20,6 +20,7 @@ struct mock_stream {
     size_t in_size, in_at, chunk;
     bool at_end;
     bool endless; /* input starts over */
+    bool stutter; /* every other read says STREAM_AGAIN */
     /* Output: `room` bytes are taken in all. Kept only if `out` is not NULL. */
     uint8_t *out;
     size_t out_size, out_room, room;
@@ -34,6 +35,8 @@ static inline ssize_t mock_read(struct stream *stream, void *to, size_t size)
 {
     struct mock_stream *mock = (struct mock_stream *)stream;
     mock->reads++;
+    if (mock->stutter && mock->reads % 2 == 0)
+        return STREAM_AGAIN;
     if (mock->in_at == mock->in_size && mock->endless)
         mock->in_at = 0;
     if (mock->in_at == mock->in_size)

@@ -311,6 +311,38 @@ static void frames_are_the_same_however_the_input_is_cut(void **state)
     }
 }
 
+/* Overwrites the stack that the calls before have used. */
+static __attribute__((noinline)) void trample(void)
+{
+    uint8_t bytes[200000];
+    memset(bytes, 0xee, sizeof bytes);
+    __asm__ volatile("" ::"r"(bytes) : "memory");
+}
+
+static void what_is_needed_later_is_kept_between_events(void **state)
+{
+    struct mocked *m = mocked_new();
+    record(m, make_mixture);
+    channel_trust(m->end.channel);
+    read_it(m);
+    uint32_t checksum = m->end.checksum;
+    mocked_free(m);
+    for (size_t chunk = 1; chunk < 9000; chunk = chunk * 3 + 1) {
+        m = mocked_new();
+        record(m, make_mixture);
+        channel_trust(m->end.channel);
+        m->mock.chunk = chunk;
+        m->mock.stutter = true;
+        while (m->mock.in_at < m->mock.in_size) {
+            m->mock.events->readable(m->mock.arg);
+            trample();
+        }
+        assert_int_equal(m->end.frame_count, MIXTURE);
+        assert_int_equal(m->end.checksum, checksum);
+        mocked_free(m);
+    }
+}
+
 static void make_blocks(struct end *end)
 {
     for (uint32_t i = 1; i <= 32; i++)
@@ -1068,6 +1100,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frames_are_the_same_however_the_input_is_cut),
+        cmocka_unit_test(what_is_needed_later_is_kept_between_events),
         cmocka_unit_test(blocks_go_straight_into_their_memory),
         cmocka_unit_test(small_frames_are_read_and_written_many_at_once),
         cmocka_unit_test(one_round_of_sending_is_one_write),

@@ -159,6 +159,11 @@ static void many_empty_submessages_hit_the_bound(void **state)
     assert_null(message_unpack(&arena, &tracker__changes__descriptor, bytes, 2 * count));
     assert_true(taken(&arena, 2 * count) <= MESSAGE_ARENA_FLOOR + MESSAGE_ARENA_FACTOR * 2 * count);
     message_done(&arena);
+    /* Few enough that the list of fields still fits, but not the elements. */
+    count = 2000;
+    assert_null(message_unpack(&arena, &tracker__changes__descriptor, bytes, 2 * count));
+    assert_true(taken(&arena, 2 * count) <= MESSAGE_ARENA_FLOOR + MESSAGE_ARENA_FACTOR * 2 * count);
+    message_done(&arena);
     /* A stranger's 64 KiB as well. */
     count = LIMIT_STRANGER_FRAME / 2;
     assert_null(message_unpack(&arena, &tracker__changes__descriptor, bytes, 2 * count));
