@@ -157,7 +157,7 @@ class Member:
         self.test, self.name = test, name
         self.home = os.path.join(test.directory, f"{name}.home")
         self.mount = os.path.join(test.directory, f"{name}.mnt")
-        os.makedirs(self.home, mode=0o700)
+        os.makedirs(self.home, mode=0o700, exist_ok=True)
         os.makedirs(self.mount)
         with open(os.path.join(self.home, "p2pd.conf"), "w") as conf:
             conf.write("[peer]\nlisten = 127.0.0.1:0\n" + config)

@@ -1,0 +1,140 @@
+"""Bad input: a clear message or errno, and nothing lost."""
+import contextlib
+import errno
+import os
+import unittest
+
+from harness import BIN, Member, SwarmTest, main, pattern, wait_for
+
+
+class Commands(SwarmTest):
+    def fails(self, arguments, status, pattern, env=None):
+        done = self.run(*arguments, check=False, env=env)
+        self.assertEqual(status, done.returncode, (arguments, done.stderr))
+        self.assertRegex(done.stderr, pattern)
+        program = os.path.basename(arguments[0])
+        self.assertTrue(done.stderr.startswith(program + ": "), done.stderr)
+        if status == 1:
+            self.assertEqual(1, done.stderr.count("\n"), done.stderr)
+
+    def test_unknown_verbs_and_options_are_wrong_usage(self):
+        for program in ("p2ptracker", "p2pd", "p2pfs", "p2pctl"):
+            path = f"{BIN}/{program}"
+            self.fails([path, "--no-such-option"], 2, "no-such-option|usage|unrecognized")
+            for option in ("--help", "--version"):
+                done = self.run(path, option)
+                self.assertIn(program, done.stdout)
+                self.assertEqual("", done.stderr)
+        self.fails([f"{BIN}/p2pctl", "stauts"], 2, "stauts.*status|status")
+        self.fails([f"{BIN}/p2ptracker", "serf"], 2, "serf")
+        self.fails([f"{BIN}/p2ptracker", "serve"], 2, "--data")
+
+    def test_accounts(self):
+        tracker = self.tracker()
+        ann = self.member(tracker, "ann", mounted=False)
+        ctl = f"{BIN}/p2pctl"
+        wrong = os.path.join(self.directory, "wrong")
+        with open(wrong, "w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write("not the password\n")
+        # The same account again is fine and says so; another one is not.
+        done = ann.ctl("login", tracker.url(), "ann")
+        self.assertIn("already", done.stdout + done.stderr)
+        self.fails([ctl, "login", tracker.url(), "ben"], 1, "logged in as ann", ann.env)
+        ann.ctl("logout")
+        self.fails([ctl, "login", tracker.url(), "ann", "--password-file", wrong], 1, "password", ann.env)
+        self.fails([ctl, "login", tracker.url(), "nobody"], 1, "password", ann.env)
+        self.fails([ctl, "login", "http://example.org", "ann"], 1, "address", ann.env)
+        self.fails([ctl, "whoami"], 1, "not logged in", ann.env)
+        os.chmod(wrong, 0o644)
+        self.fails([ctl, "login", tracker.url(), "ann", "--password-file", wrong], 1, "others", ann.env)
+        self.fails([ctl, "register", tracker.url(), "cleo"], 1, "invit", ann.env)
+        self.fails([ctl, "register", tracker.invite(), "ann"], 1, "taken", ann.env)
+        for name in ("Ann", "a b", "", "x" * 65, "ännchen", "../x"):
+            self.fails([ctl, "register", tracker.invite(), name], 1, "name|account", ann.env)
+        invite = tracker.invite()
+        ann.ctl("register", invite, "cleo")
+        ann.ctl("logout")
+        self.fails([ctl, "register", invite, "dora"], 1, "invit", ann.env)
+        ann.ctl("login", tracker.url(), "ann")
+        new = os.path.join(self.directory, "new")
+        with open(new, "w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write("a new and longer password\n")
+        self.fails([ctl, "passwd", "--password-file", wrong.replace("wrong", "new"), "--new-password-file", new], 1,
+                   "password", ann.env)
+        ann.ctl("passwd", "--new-password-file", new)
+        ann.ctl("logout")
+        self.fails([ctl, "login", tracker.url(), "ann"], 1, "password", ann.env)
+        ann.ctl("login", tracker.url(), "ann", "--password-file", new)
+        tracker.kill()
+        ann.ctl("logout")
+        self.fails([ctl, "login", tracker.url(), "ann", "--password-file", new], 1, "tracker", ann.env)
+
+    def test_mounting_needs_an_account_and_a_directory(self):
+        tracker = self.tracker()
+        ann = self.member(tracker, "ann", mounted=False)
+        self.fails([f"{BIN}/p2pfs", os.path.join(self.directory, "nowhere")], 1, "nowhere", ann.env)
+        ann.ctl("logout")
+        self.fails([f"{BIN}/p2pfs", ann.mount], 1, "logged in", ann.env)
+
+
+class Files(SwarmTest):
+    def test_names_that_are_too_long_or_odd(self):
+        ann, ben = self.members("ann", "ben")
+        with self.assertRaises(OSError) as caught:
+            ann.write("n" * 256, b"x")
+        self.assertEqual(errno.ENAMETOOLONG, caught.exception.errno)
+        ann.write("n" * 255, b"x")
+        ben.await_file("n" * 255, 1)
+        with self.assertRaises(OSError) as caught:
+            ann.write(b"not utf-8 \xff".decode("utf-8", "surrogateescape"), b"x")
+        self.assertIn(caught.exception.errno, (errno.EINVAL, errno.EILSEQ))
+        self.assertEqual(["n" * 255], os.listdir(ann.mount))
+
+    def test_a_file_deleted_while_someone_streams_it_is_read_to_its_end(self):
+        tracker = self.tracker()
+        ann = self.member(tracker, "ann", config="[limit]\nup = 4M\n")
+        ben = self.member(tracker, "ben")
+        data = pattern(12 << 20)
+        ann.write("f", data)
+        ben.await_file("f", len(data))
+        with open(ben.path("f"), "rb") as file:
+            got = file.read(1 << 20)
+            os.unlink(ann.path("f"))
+            wait_for("the name to go", lambda: not os.path.exists(ben.path("f")))
+            got += file.read()
+        self.assert_same_bytes(data, got)
+
+    @unittest.skipIf(os.geteuid() != 0, "a small disk needs root")
+    def test_a_full_disk_is_told_to_the_writer_and_hurts_nothing_else(self):
+        tracker = self.tracker()
+        ben = self.member(tracker, "ben", mounted=True)
+        ann_home = os.path.join(self.directory, "ann.home")
+        os.makedirs(os.path.join(ann_home, "store"), mode=0o700)
+        os.chmod(ann_home, 0o700)
+        self.run("mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "none", os.path.join(ann_home, "store"))
+        self.addCleanup(lambda: self.run("umount", "-l", os.path.join(ann_home, "store")))
+        ann = Member(self, "ann")
+        self.all_members.append(ann)
+        ann.start_daemon()
+        ann.register(tracker)
+        ann.start_mount()
+        ann.write("small", pattern(1 << 20))
+        with self.assertRaises(OSError) as caught:
+            ann.write("large", pattern(40 << 20))
+        self.assertEqual(errno.ENOSPC, caught.exception.errno)
+        self.assertEqual(pattern(1 << 20), ann.read("small"))
+        ben.await_file("small", 1 << 20)
+        self.assertEqual(pattern(1 << 20), ben.read("small"))
+        ben.write("from ben", pattern(30 << 20, 3))
+        ann.await_file("from ben", 30 << 20)
+        self.assertEqual(pattern(30 << 20, 3)[:4096], open(ann.path("from ben"), "rb").read(4096))
+        with contextlib.suppress(OSError):
+            os.unlink(ann.path("large"))
+        ann.write("after", b"there is room again")
+        ben.await_file("after", 19)
+
+
+if __name__ == "__main__":
+    main()

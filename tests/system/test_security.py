@@ -1,0 +1,149 @@
+"""Who is let in, and what can be seen on the wire."""
+import os
+import socket
+import ssl
+import subprocess
+import threading
+import unittest
+
+from harness import PASSWORD, SwarmTest, main, wait_for
+
+
+def peer_port(member):
+    with open(os.path.join(member.home, "p2pd.port")) as file:
+        return int(file.read())
+
+
+def handshake(port, version=None, certificate=None):
+    """Connects like a stranger who trusts anybody. True if the other end kept the connection open and took bytes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if version:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.maximum_version = version
+    if certificate:
+        context.load_cert_chain(*certificate)
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
+        try:
+            with context.wrap_socket(raw) as tls:
+                tls.settimeout(1)
+                try:
+                    return tls.recv(1) != b""
+                except TimeoutError:
+                    return True
+        except (ssl.SSLError, ConnectionError):
+            return False
+
+
+class Strangers(SwarmTest):
+    def make_certificate(self, name, config=""):
+        key, certificate = (os.path.join(self.directory, name + end) for end in (".key", ".crt"))
+        self.run("openssl", "req", "-x509", "-newkey", "rsa:3072", "-nodes", "-keyout", key, "-out", certificate,
+                 "-days", "2", "-subj", "/CN=ann", "-addext",
+                 "subjectAltName=URI:p2p://device/ann/00112233445566778899aabbccddeeff")
+        return certificate, key
+
+    def test_only_tls_1_3_with_a_certificate_of_this_swarm_is_accepted(self):
+        ann, ben = self.members("ann", "ben")
+        tracker = self.the_tracker
+        port = peer_port(ann)
+        self.assertFalse(handshake(tracker.port, ssl.TLSVersion.TLSv1_2), "TLS 1.2 at the tracker")
+        self.assertFalse(handshake(port, ssl.TLSVersion.TLSv1_2), "TLS 1.2 at a peer")
+        self.assertTrue(handshake(tracker.port), "the tracker lets in who has no certificate, to log in")
+        self.assertFalse(handshake(port), "no certificate at a peer")
+        foreign = self.make_certificate("foreign")
+        self.assertFalse(handshake(tracker.port, None, foreign), "another CA's certificate at the tracker")
+        self.assertFalse(handshake(port, None, foreign), "another CA's certificate at a peer")
+        own = os.path.join(ben.home, "device.crt"), os.path.join(ben.home, "device.key")
+        self.assertTrue(handshake(port, None, own), "a member's certificate at a peer")
+        self.assertTrue(handshake(tracker.port, None, own), "a member's certificate at the tracker")
+
+    def test_another_swarms_member_is_refused_by_peers_and_tracker(self):
+        ann, = self.members("ann")
+        other = self.tracker(name="other")
+        eve = self.member(other, "eve", mounted=False)
+        own = os.path.join(eve.home, "device.crt"), os.path.join(eve.home, "device.key")
+        self.assertFalse(handshake(peer_port(ann), None, own))
+        self.assertFalse(handshake(self.the_tracker.port, None, own))
+
+    def test_a_tracker_with_another_fingerprint_is_not_trusted(self):
+        ann, = self.members("ann")
+        invite = self.the_tracker.invite()
+        at = invite.index("ca=") + 3
+        wrong = invite[:at] + ("0" if invite[at] != "0" else "1") + invite[at + 1:]
+        ben = self.member(self.the_tracker, "ben", mounted=False)
+        ben.ctl("logout")
+        done = ben.ctl("login", wrong.split("&")[0], "ben", check=False)
+        self.assertEqual(1, done.returncode)
+        self.assertRegex(done.stderr, r"^p2pctl: .*(fingerprint|CA)")
+        self.assertEqual(1, done.stderr.count("\n"))
+        self.assertNotIn("ben", ben.ctl("whoami", check=False).stdout)
+
+    def test_no_session_is_offered_for_resumption(self):
+        ann, = self.members("ann")
+        own = os.path.join(ann.home, "device.crt"), os.path.join(ann.home, "device.key")
+        for port in (self.the_tracker.port, peer_port(ann)):
+            done = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-cert", own[0], "-key", own[1],
+                                   "-sess_out", os.path.join(self.directory, "session"), "-tls1_3"],
+                                  input=b"", capture_output=True, timeout=30)
+            self.assertNotIn(b"TLS session ticket", done.stdout)
+            self.assertIn(b"TLS_AES_256_GCM_SHA384", done.stdout)
+
+    def test_secrets_are_for_their_owner_only(self):
+        ann, = self.members("ann")
+        for directory in (ann.home, self.the_tracker.data):
+            self.assertEqual(0o700, os.stat(directory).st_mode & 0o777)
+            for name in os.listdir(directory):
+                path = os.path.join(directory, name)
+                if name.endswith((".key", ".db", ".sock")) or name == "account":
+                    self.assertEqual(0, os.stat(path).st_mode & 0o077, path)
+        with open("/proc/self/mounts") as mounts:
+            line = next(line for line in mounts if ann.mount in line)
+        self.assertIn("nosuid", line)
+        self.assertIn("nodev", line)
+
+
+class Wire(SwarmTest):
+    MARK = b"This text stands in the file and must not be seen on the wire. "
+
+    def sniff(self):
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
+        raw.bind(("lo", 0))
+        raw.settimeout(0.2)
+        captured, stop = bytearray(), threading.Event()
+
+        def collect():
+            while not stop.is_set():
+                try:
+                    captured.extend(raw.recv(1 << 17))
+                except TimeoutError:
+                    pass
+            raw.close()
+        thread = threading.Thread(target=collect)
+        thread.start()
+
+        def finish():
+            stop.set()
+            thread.join()
+            return bytes(captured)
+        return finish
+
+    @unittest.skipIf(os.geteuid() != 0, "capturing needs root")
+    def test_neither_contents_nor_names_nor_passwords_are_seen(self):
+        finish = self.sniff()
+        try:
+            ann, ben = self.members("ann", "ben")
+            ann.write("a-name-that-is-secret", self.MARK * 20000)
+            ben.await_file("a-name-that-is-secret")
+            self.assertEqual(self.MARK * 20000, ben.read("a-name-that-is-secret"))
+        finally:
+            captured = finish()
+        self.assertGreater(len(captured), len(self.MARK) * 20000, "the capture is not whole")
+        for secret in (self.MARK, self.MARK[5:25], PASSWORD.strip(), b"a-name-that-is-secret"):
+            self.assertNotIn(secret, captured)
+
+
+if __name__ == "__main__":
+    main()
