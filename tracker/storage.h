@@ -166,11 +166,11 @@ uint64_t storage_seq(struct storage *);
 uint64_t storage_pruned(struct storage *);
 /* Drops tombstones older than `before`. */
 void storage_prune(struct storage *, int64_t before);
-/* Entries changed after `since`, in the order of seq, at most `max` of them and about `bytes_max`
- * bytes. Tombstones up to `tombstones_after` are left out. Returns how many; the caller clears
- * each. */
+/* Entries changed after `since`, in the order of seq, at most `max` of them and about `bytes_max` bytes.
+ * Tombstones up to `tombstones_after` are left out. Returns how many; the caller clears each. *more: it
+ * stopped at a bound, so there may be more. */
 size_t storage_entries_since(struct storage *, uint64_t since, uint64_t tombstones_after,
-                             struct storage_entry *out, size_t max, size_t bytes_max);
+                             struct storage_entry *out, size_t max, size_t bytes_max, bool *more);
 
 /* What became of an operation of a device. */
 struct storage_op {

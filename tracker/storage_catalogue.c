@@ -217,7 +217,7 @@ void storage_prune(struct storage *s, int64_t before)
 }
 
 size_t storage_entries_since(struct storage *s, uint64_t since, uint64_t tombstones_after,
-                             struct storage_entry *out, size_t max, size_t bytes_max)
+                             struct storage_entry *out, size_t max, size_t bytes_max, bool *more)
 {
     sqlite3_stmt *rows = storage_statement(s, SQL_ENTRY_SINCE);
     storage_bind_number(rows, 1, (int64_t)since);
@@ -231,6 +231,7 @@ size_t storage_entries_since(struct storage *s, uint64_t since, uint64_t tombsto
         bytes += 160 + strlen(entry->name) + (entry->target == NULL ? 0 : strlen(entry->target));
     }
     storage_done(rows);
+    *more = count == max || bytes >= bytes_max;
     return count;
 }
 

@@ -1,0 +1,337 @@
+/* The catalogue between sessions and storage: operations in, changes out.
+ *
+ * A subscriber is BEHIND (chunks of entries are read for it from the storage, the next one when its channel has
+ * room) or LIVE (it has everything up to its cursor, and what operations change is pushed). Storage jobs come
+ * home in the order in which they were posted, and seq numbers are given in that order, so a chunk that reached
+ * the end and the changes that come home after it fit together without a gap. Whoever does not read falls BEHIND
+ * again instead of filling memory.
+ *
+ *   Subscribe -> BEHIND --(a chunk reached the end)--> LIVE
+ *                  ^                                     |
+ *                  +-----(its channel is too full)-------+
+ *
+ * Changes are gathered for FEED_GATHER before they are pushed, so that a burst of small operations costs each
+ * subscriber one message; a first one after a pause leaves at once.
+ *
+ * Invariant: a subscriber has been sent exactly the changes up to its cursor, in the order of seq. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "tracker/server_private.h"
+
+#define FEED_GATHER   (20 * NS_PER_MS)
+#define CHUNK_BYTES   (384u << 10) /* of entries in one message; far below LIMIT_FRAME_MESSAGE */
+#define QUEUE_BEHIND  (1u << 20)   /* bytes waiting for one who does not read: falls behind */
+#define QUEUE_NEXT    (256u << 10) /* below this the next chunk is read */
+#define RESULTS_BYTES (768u << 10) /* entries in one Results; the rest is told by the feed alone */
+
+/* --- sending ------------------------------------------------------------------------------------------- */
+
+static size_t entry_bytes(const struct storage_entry *entry)
+{
+    return 160 + strlen(entry->name) + (entry->target == NULL ? 0 : strlen(entry->target));
+}
+
+/* One message's worth: how many of the entries. */
+static size_t fitting(const struct storage_entry *entries, size_t count)
+{
+    size_t bytes = 0;
+    size_t n = 0;
+    while (n < count && n < LIMIT_CHANGES && bytes < CHUNK_BYTES)
+        bytes += entry_bytes(&entries[n++]);
+    return n;
+}
+
+/* Sends entries, and that everything up to `upto` has been sent. */
+static void send_changes(struct session *s, const struct storage_entry *entries, size_t count,
+                         uint64_t upto)
+{
+    Tracker__Entry messages[LIMIT_CHANGES];
+    Tracker__Entry *list[LIMIT_CHANGES];
+    for (size_t i = 0; i < count; i++) {
+        catalogue_entry_message(&messages[i], &entries[i]);
+        list[i] = &messages[i];
+    }
+    Tracker__Changes changes = TRACKER__CHANGES__INIT;
+    changes.generation =
+        (ProtobufCBinaryData){.len = sizeof s->server->generation, .data = s->server->generation};
+    changes.n_entries = count;
+    changes.entries = list;
+    changes.seq = upto;
+    changes.from_scratch = s->feed_first && s->feed_scratch != 0;
+    changes.live = s->feed_was_live;
+    s->feed_first = false;
+    s->feed_cursor = upto;
+    session_push(s, CHANNEL_BULK, TRACKER__TRACKER_TYPE__TRACKER_CHANGES, &changes.base);
+}
+
+/* --- chunks for those who are behind ---------------------------------------------------------------------- */
+
+struct chunk {
+    struct storage_job job;
+    struct session *session;
+    unsigned round;
+    uint64_t since, scratch;
+    uint8_t generation[STORAGE_GENERATION_SIZE]; /* of what the member knows */
+    bool check; /* the first chunk: does `since` mean anything here? */
+    bool end;
+    uint64_t upto;
+    size_t count;
+    struct storage_entry entries[LIMIT_CHANGES];
+};
+
+static void chunk_run(struct storage_job *job, struct storage *storage)
+{
+    struct chunk *c = (struct chunk *)(void *)job;
+    uint8_t generation[STORAGE_GENERATION_SIZE];
+    uint64_t seq = storage_seq(storage);
+    storage_generation(storage, generation);
+    bool strange = c->check && memcmp(generation, c->generation, sizeof generation) != 0;
+    if (c->scratch == 0 &&
+        (strange || c->since > seq || c->since == 0 || c->since < storage_pruned(storage))) {
+        c->since = 0;
+        c->scratch = seq == 0 ? 1 : seq;
+    }
+    bool more;
+    c->count = storage_entries_since(storage, c->since, c->scratch, c->entries, LIMIT_CHANGES,
+                                     CHUNK_BYTES, &more);
+    c->end = !more;
+    c->upto = c->end ? seq : c->entries[c->count - 1].seq;
+}
+
+static void chunk_free(struct chunk *c)
+{
+    for (size_t i = 0; i < c->count; i++)
+        storage_entry_clear(&c->entries[i]);
+    session_release(c->session);
+    free(c);
+}
+
+static void chunk_done(struct storage_job *job)
+{
+    struct chunk *c = (struct chunk *)(void *)job;
+    struct session *s = c->session;
+    s->feed_reading = false;
+    if (!session_is_open(s) || s->feed != FEED_BEHIND) {
+        chunk_free(c);
+        return;
+    }
+    if (job->failed) {
+        session_end(s, "the tracker cannot read its database");
+        chunk_free(c);
+        return;
+    }
+    if (c->round == s->feed_round) {
+        s->feed_scratch = c->scratch;
+        if (c->end) {
+            s->feed = FEED_LIVE;
+            s->feed_was_live = true;
+        }
+        send_changes(s, c->entries, c->count, c->upto);
+        if (c->end)
+            s->feed_scratch = 0;
+    }
+    chunk_free(c);
+    feed_drained(s);
+}
+
+/* Reads what comes next for a subscriber; `generation`: what it said to know, at first only. */
+static void chunk_post(struct session *s, const ProtobufCBinaryData *generation)
+{
+    struct chunk *c = xcalloc(1, sizeof *c);
+    c->job = (struct storage_job){.run = chunk_run, .done = chunk_done};
+    c->session = s;
+    c->round = s->feed_round;
+    c->since = s->feed_cursor;
+    c->scratch = s->feed_scratch;
+    c->check = generation != NULL;
+    if (generation != NULL && generation->len == sizeof c->generation)
+        memcpy(c->generation, generation->data, sizeof c->generation);
+    session_keep(s);
+    s->feed_reading = true;
+    storage_queue_post(s->server->queue, &c->job);
+}
+
+void feed_drained(struct session *s)
+{
+    if (session_is_open(s) && s->feed == FEED_BEHIND && !s->feed_reading && !s->server->stopping &&
+        channel_queued(s->channel, CHANNEL_BULK) < QUEUE_NEXT)
+        chunk_post(s, NULL);
+}
+
+const char *feed_subscribe(struct session *s, uint32_t id, const void *message)
+{
+    const Tracker__Subscribe *request = message;
+    if (request->generation.len != 0 && request->generation.len != STORAGE_GENERATION_SIZE)
+        return "a malformed Subscribe";
+    session_done(s, id);
+    channel_set_low_mark(s->channel, QUEUE_NEXT);
+    s->feed = FEED_BEHIND;
+    s->feed_round++;
+    s->feed_was_live = false;
+    s->feed_first = true;
+    s->feed_cursor = request->since;
+    s->feed_scratch = 0;
+    chunk_post(s, &request->generation);
+    return NULL;
+}
+
+/* --- changes for those who are live -------------------------------------------------------------------------- */
+
+static void push_to(struct session *s, const struct catalogue_changes *changes)
+{
+    if (s->feed_cursor < changes->from || channel_queued(s->channel, CHANNEL_BULK) > QUEUE_BEHIND) {
+        s->feed = FEED_BEHIND;
+        feed_drained(s);
+        return;
+    }
+    size_t at = 0;
+    while (at < changes->count && changes->entries[at].seq <= s->feed_cursor)
+        at++;
+    while (at < changes->count) {
+        size_t count = fitting(changes->entries + at, changes->count - at);
+        send_changes(s, changes->entries + at, count, changes->entries[at + count - 1].seq);
+        at += count;
+    }
+}
+
+static void flush(void *arg)
+{
+    struct server *server = arg;
+    struct catalogue_changes *changes = &server->feed_pending;
+    server->feed_flushed = clock_now();
+    for (struct session *s = server->sessions; s != NULL; s = s->next)
+        if (s->feed == FEED_LIVE && session_is_open(s))
+            push_to(s, changes);
+    catalogue_changes_clear(changes);
+}
+
+/* Takes the entries over. */
+static void gather(struct server *server, struct catalogue_changes *changes)
+{
+    struct catalogue_changes *to = &server->feed_pending;
+    if (changes->count == 0 || server->stopping)
+        return;
+    if (to->count == 0) {
+        *to = *changes;
+        *changes = (struct catalogue_changes){0};
+    } else {
+        CHECK(changes->from == to->to);
+        to->entries = xrealloc(to->entries, (to->count + changes->count) * sizeof *to->entries);
+        memcpy(to->entries + to->count, changes->entries, changes->count * sizeof *to->entries);
+        to->count += changes->count;
+        to->room = to->count;
+        to->to = changes->to;
+        changes->count = 0;
+        catalogue_changes_clear(changes);
+    }
+    if (timer_pending(server->feed))
+        return;
+    int64_t since = clock_now() - server->feed_flushed;
+    timer_set(server->feed, since >= FEED_GATHER ? 0 : FEED_GATHER - since);
+}
+
+/* --- operations ------------------------------------------------------------------------------------------------- */
+
+struct ops {
+    struct storage_job job;
+    struct session *session;
+    uint32_t id;
+    char account[ACCOUNT_BYTES_MAX + 1];
+    uint8_t device[DEVICE_ID_SIZE];
+    struct message_arena arena;
+    const Tracker__Ops *message;
+    struct catalogue_result *results;
+    struct catalogue_changes changes;
+};
+
+static void ops_run(struct storage_job *job, struct storage *storage)
+{
+    struct ops *o = (struct ops *)(void *)job;
+    struct catalogue_actor actor = {.account = o->account, .device = o->device};
+    for (size_t i = 0; i < o->message->n_ops && !storage_failed(storage); i++)
+        catalogue_apply(storage, &actor, o->message->ops[i], &o->results[i], &o->changes);
+}
+
+static void ops_answer(struct ops *o)
+{
+    size_t count = o->message->n_ops;
+    Tracker__Result *items = xcalloc(count + 1, sizeof *items);
+    Tracker__Result **list = xcalloc(count + 1, sizeof *list);
+    Tracker__Entry *entries = xcalloc(count + 1, sizeof *entries);
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct catalogue_result *result = &o->results[i];
+        tracker__result__init(&items[i]);
+        items[i].op = o->message->ops[i]->op;
+        items[i].status = result->status;
+        if (o->job.failed) {
+            items[i].status = TRACKER__OP_STATUS__OP_FULL;
+        } else if (result->has_entry && (bytes += entry_bytes(&result->entry)) < RESULTS_BYTES) {
+            catalogue_entry_message(&entries[i], &result->entry);
+            items[i].entry = &entries[i];
+        }
+        list[i] = &items[i];
+    }
+    Tracker__Results results = TRACKER__RESULTS__INIT;
+    results.n_results = count;
+    results.results = list;
+    session_answer(o->session, o->id, TRACKER__TRACKER_TYPE__TRACKER_RESULTS, &results.base);
+    free(items);
+    free(list);
+    free(entries);
+}
+
+static void ops_done(struct storage_job *job)
+{
+    struct ops *o = (struct ops *)(void *)job;
+    if (job->failed && !job->full) {
+        session_fault(o->session, o->id, TRACKER__FAULT_CODE__FAULT_INTERNAL,
+                      "the tracker cannot write to its database", 0);
+    } else {
+        if (!job->failed)
+            gather(o->session->server, &o->changes);
+        ops_answer(o);
+    }
+    for (size_t i = 0; i < o->message->n_ops; i++)
+        catalogue_result_clear(&o->results[i]);
+    catalogue_changes_clear(&o->changes);
+    free(o->results);
+    message_done(&o->arena);
+    session_release(o->session);
+    free(o);
+}
+
+const char *feed_ops(struct session *s, uint32_t id, const uint8_t *message, size_t size)
+{
+    struct ops *o = xcalloc(1, sizeof *o);
+    o->message = message_unpack(&o->arena, &tracker__ops__descriptor, message, size);
+    if (o->message == NULL || o->message->n_ops > LIMIT_OPS) {
+        const char *why =
+            o->message == NULL ? "a malformed Ops" : "too many operations in one message";
+        message_done(&o->arena);
+        free(o);
+        return why;
+    }
+    o->job = (struct storage_job){.run = ops_run, .done = ops_done, .writes = true};
+    o->session = s;
+    o->id = id;
+    memcpy(o->account, s->account, sizeof o->account);
+    memcpy(o->device, s->device, sizeof o->device);
+    o->results = xcalloc(o->message->n_ops + 1, sizeof *o->results);
+    session_keep(s);
+    storage_queue_post(s->server->queue, &o->job);
+    return NULL;
+}
+
+void feed_start(struct server *server)
+{
+    server->feed = timer_new(server->loop, flush, server);
+}
+
+void feed_stop(struct server *server)
+{
+    timer_free(server->feed);
+    server->feed = NULL;
+    catalogue_changes_clear(&server->feed_pending);
+}

@@ -1,0 +1,192 @@
+/* Shared by what runs on the server's loop: server.c (listener, life), session.c (connections),
+ * accounts.c, feed.c (catalogue), announce.c (who has what). Everything here is that thread's. */
+#ifndef TRACKER_SERVER_PRIVATE_H
+#define TRACKER_SERVER_PRIVATE_H
+
+#include <event2/event.h>
+
+#include "base/check.h"
+#include "base/loop.h"
+#include "base/workers.h"
+#include "crypto/tls.h"
+#include "proto/channel.h"
+#include "proto/limits.h"
+#include "proto/message.h"
+#include "proto/tracker.pb-c.h"
+#include "tracker/address.h"
+#include "tracker/authority.h"
+#include "tracker/catalogue.h"
+#include "tracker/members.h"
+#include "tracker/server.h"
+#include "tracker/storage_queue.h"
+#include "tracker/swarm.h"
+#include "tracker/table.h"
+#include "tracker/throttle.h"
+
+#define SESSION_MAGIC 0x5e5510a1u
+
+/* One source address with its connections. */
+struct source {
+    struct table_node node;
+    uint8_t key[16];
+    unsigned links;
+    unsigned half_open;
+};
+
+enum feed_state { FEED_NONE, FEED_BEHIND, FEED_LIVE };
+
+struct session {
+    unsigned magic;
+    unsigned refs; /* its own existence, and each answer under way */
+    struct server *server;
+    struct session *next, **link; /* in server->sessions */
+    struct channel *channel;      /* NULL once it has ended */
+    struct source *source;
+    char from[64]; /* address for people */
+    uint8_t source_key[16];
+    int64_t since; /* when this state began: handshake, then ready */
+    bool ready;    /* TLS is done */
+    bool greeted;  /* Hello came */
+    bool ending;   /* a last word is on its way; requests are ignored */
+    unsigned unanswered;
+
+    /* Of a member, else account is "". */
+    char account[ACCOUNT_BYTES_MAX + 1];
+    uint8_t device[DEVICE_ID_SIZE];
+    struct swarm_device *peer;
+    const char *void_why; /* a certificate was shown that counts no longer, and why; NULL: none */
+    unsigned busy;        /* attempts of accounts.c under way */
+
+    /* announce.c */
+    struct address *addresses;
+    unsigned addresses_count;
+    bool announced;
+    int64_t settle_at;  /* 0: not */
+    int64_t dials_from; /* window for dial-backs */
+    unsigned dials;
+
+    /* feed.c */
+    enum feed_state feed;
+    bool feed_was_live;
+    bool feed_reading;    /* a chunk is being read */
+    unsigned feed_round;  /* which Subscribe: chunks of earlier ones are dropped */
+    uint64_t feed_cursor; /* all changes up to this one were sent */
+    uint64_t
+        feed_scratch; /* from scratch: tombstones up to this one are left out; 0: not from scratch */
+    bool feed_first;  /* nothing of this series was sent */
+};
+
+struct server {
+    struct loop *loop;
+    struct workers *crypto;    /* handshakes, certificates */
+    struct workers *passwords; /* Argon2 */
+    char *dir, *name;
+    enum registration registration;
+    int64_t certificate_lifetime;
+
+    struct authority authority;
+    struct tls_context *tls;
+    struct storage *storage;
+    struct storage_queue *queue;
+    uint8_t generation[STORAGE_GENERATION_SIZE];
+    struct members *members;
+    struct swarm *swarm;
+    struct throttle *throttle;
+
+    /* server.c */
+    char address[300];
+    uint16_t port;
+    int listener, lock;
+    int reserve; /* a descriptor to give up when there are no more */
+    struct event *accepting, *on_term, *on_int;
+    struct timer *retry; /* accept again */
+    struct timer *sweep; /* every second */
+    struct timer *hourly;
+    struct table sources;
+    uint64_t seed;
+    struct session *sessions;
+    unsigned links, half_open;
+    struct waiting *waiting, **waiting_end; /* accepted, not yet begun: too many handshakes */
+    unsigned waiting_count;
+    bool stopping, is_new;
+    int64_t refusals_from; /* window for log lines about refusals */
+    unsigned refusals;
+
+    /* accounts.c */
+    unsigned attempts;
+    struct attempt *waiting_attempts;
+
+    /* announce.c */
+    struct timer *news;
+    struct timer *pieces;
+    bool pieces_writing;
+
+    /* feed.c */
+    struct timer *feed;
+    struct catalogue_changes feed_pending;
+    int64_t feed_flushed;
+};
+
+/* --- session.c ---------------------------------------------------------------------------------------- */
+void session_start(struct server *, int fd, struct source *, const char *from);
+void session_end(struct session *,
+                 const char *why); /* at once; for peace with callers, deferred by nothing */
+void session_keep(struct session *);
+void session_release(struct session *);
+static inline bool session_is_open(const struct session *s)
+{
+    return s->channel != NULL && !s->ending;
+}
+static inline bool session_is_member(const struct session *s)
+{
+    return s->account[0] != '\0';
+}
+/* Answers to request `id`; nothing happens if the session has ended. */
+void session_answer(struct session *, uint32_t id, Tracker__TrackerType, const ProtobufCMessage *);
+void session_answer_payload(struct session *, uint32_t id, Tracker__TrackerType,
+                            const ProtobufCMessage *, const void *payload, size_t size);
+void session_fault(struct session *, uint32_t id, Tracker__FaultCode, const char *text,
+                   int64_t retry_after_ns);
+void session_done(struct session *, uint32_t id);
+void session_push(struct session *, enum channel_class, Tracker__TrackerType,
+                  const ProtobufCMessage *);
+/* Ends all sessions of these devices and tells every member. */
+void sessions_revoke(struct server *, const uint8_t (*devices)[DEVICE_ID_SIZE], size_t count,
+                     const struct session *but);
+/* Every second: ends what has been silent too long. */
+void sessions_sweep(struct server *, int64_t now);
+
+/* --- server.c ----------------------------------------------------------------------------------------- */
+/* A handshake has ended, one way or the other: another may begin. */
+void server_handshake_ended(struct server *, struct source *);
+void server_link_ended(struct server *, struct source *);
+/* Logs "FROM: what", but not more than a few in a second. */
+void server_log_refusal(struct server *, const char *from, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+int64_t wall_seconds(void);
+
+/* --- handlers: return NULL, or why the connection must end ------------------------------------------------ */
+typedef const char *session_handler(struct session *, uint32_t id, const void *message);
+session_handler accounts_register, accounts_login, accounts_renew, accounts_logout,
+    accounts_password, accounts_whoami, accounts_invite;
+session_handler feed_subscribe;
+session_handler announce_announce, announce_want, announce_unwant, announce_health,
+    announce_dial_back;
+/* Ops are carried out on the storage's thread, so they are unpacked there. */
+const char *feed_ops(struct session *, uint32_t id, const uint8_t *message, size_t size);
+
+void accounts_stop(struct server *);
+void feed_start(struct server *);
+void feed_stop(struct server *);
+void feed_drained(struct session *);
+void announce_start(struct server *);
+bool announce_load(struct server *);
+/* Writes what is left of the piece maps: the storage is this thread's again. */
+void announce_finish(struct server *);
+void announce_stop(struct server *);
+/* After swarm state changed: arranges for news to be told. */
+void announce_changed(struct server *);
+void announce_connect(struct session *);
+void announce_disconnect(struct session *);
+
+#endif
