@@ -77,5 +77,9 @@
 #define LIMIT_HANDLES      65536 /* open files of one mount */
 #define LIMIT_WANTS        65536 /* parked reads of one mount */
 #define LIMIT_PATH         16384 /* bytes of a path inside the swarm: 64 levels of 255 */
+#define LIMIT_CTL_ANSWER_NS                                                                        \
+    (30 * NS_PER_S) /* p2pctl waits for an answer out of p2pd's own memory no longer */
+#define LIMIT_CTL_TRACKER_NS                                                                       \
+    (150 * NS_PER_S) /* nor for one of the tracker: what LIMIT_LOGIN_NS allows, and dialling */
 
 #endif
