@@ -185,7 +185,7 @@ static void on_up(void *arg, const Tracker__Welcome *welcome)
     s->swarm = xstrdup(welcome->swarm);
     session_announce_link_up(s, welcome->seen_as);
     HASH_ITER(hh, s->wanted, wanted, next)
-    send_want(s, wanted);
+        send_want(s, wanted);
     if (s->catalogue_known)
         subscribe(s);
     session_account_link_up(s);
@@ -525,8 +525,7 @@ void session_free(struct session *s)
     session_announce_down(s);
     loop_free(s->loop);
     session_announce_free(s);
-    HASH_ITER(hh, s->wanted, wanted, next)
-    {
+    HASH_ITER(hh, s->wanted, wanted, next) {
         HASH_DEL(s->wanted, wanted);
         free(wanted);
     }

@@ -224,8 +224,7 @@ static bool announce_batch(struct session *s)
     size_t bytes = 0;
     bool left = false;
 
-    HASH_ITER(hh, s->holdings, h, next)
-    {
+    HASH_ITER(hh, s->holdings, h, next) {
         if (!h->marked || h->loading)
             continue;
         if (announce.n_holdings == LIMIT_ANNOUNCE_FILES || bytes > ANNOUNCE_BYTES_MAX) {
@@ -247,8 +246,7 @@ static bool announce_batch(struct session *s)
         row_free(&rows[i]);
     free(rows);
     free(list);
-    HASH_ITER(hh, s->holdings, h, next)
-    {
+    HASH_ITER(hh, s->holdings, h, next) {
         if (h->dropped && !h->marked)
             holding_free(s, h);
     }
@@ -395,8 +393,7 @@ void session_announce_link_up(struct session *s, const char *seen_as)
         store_each(s->daemon->store, list_one, s);
     }
     announce_addresses(s, seen_as, true);
-    HASH_ITER(hh, s->holdings, h, next)
-    {
+    HASH_ITER(hh, s->holdings, h, next) {
         if (h->dropped) {
             holding_free(s, h);
             continue;
@@ -528,6 +525,6 @@ void session_announce_free(struct session *s)
     struct holding *h, *next;
 
     HASH_ITER(hh, s->holdings, h, next)
-    holding_free(s, h);
+        holding_free(s, h);
     free(s->addresses);
 }

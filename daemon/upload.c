@@ -43,6 +43,7 @@ struct upload_buffer *upload_buffer_get(struct upload *u)
         buffer->upload = u;
     }
     buffer->next = NULL;
+    buffer->link = NULL;
     buffer->users = 0;
     return buffer;
 }
@@ -387,8 +388,7 @@ void upload_free(struct upload *u)
     timer_free(u->tick);
     timer_free(u->refill);
     loop_free(u->loop);
-    HASH_ITER(hh, u->revoked, revoked, next)
-    {
+    HASH_ITER(hh, u->revoked, revoked, next) {
         HASH_DEL(u->revoked, revoked);
         free(revoked);
     }

@@ -93,7 +93,7 @@ void greeting_close_all(struct upload *u)
     struct greeting *g, *next;
 
     DL_FOREACH_SAFE(u->greetings, g, next)
-    greeting_free(g);
+        greeting_free(g);
 }
 
 static void dial_next(struct greeting *, const char *why);
@@ -346,7 +346,7 @@ static bool source_has_too_many(struct upload *u, const char *source)
     unsigned count = 0;
 
     DL_FOREACH(u->greetings, g)
-    count += strcmp(g->source, source) == 0;
+        count += strcmp(g->source, source) == 0;
     return count >= LIMIT_HALF_OPEN_SOURCE;
 }
 

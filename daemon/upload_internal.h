@@ -35,7 +35,8 @@ struct stream;
 struct upload_buffer {
     struct upload_buffer *next;
     struct upload *upload;
-    uint32_t users; /* frames that are still queued */
+    struct serve_link *link; /* whose urgent frames hold it, else NULL */
+    uint32_t users;          /* frames that are still queued */
     uint8_t bytes[UPLOAD_JOB_BLOCKS * BLOCK_SIZE];
 };
 #define UPLOAD_SPARE_BUFFERS 32

@@ -103,17 +103,17 @@ void serve_link_free(struct serve_link *link)
     struct served *f, *next;
 
     CHECK_OBJECT(link, SERVE_LINK_MAGIC);
+    link->dead = true;
     DL_DELETE(link->upload->links, link);
     link->upload->link_count--;
     HASH_ITER(hh, link->files, f, next)
-    file_free(link, f);
+        file_free(link, f);
     request_queue_free(link->queue);
     link->queue = NULL;
     timer_free(link->have_timer);
     link->have_timer = NULL;
     channel_free(link->channel);
     link->channel = NULL;
-    link->dead = true;
     release(link);
 }
 
@@ -182,9 +182,14 @@ static void frame_sent(void *payload, void *arg)
 {
     (void)payload;
     struct upload_buffer *buffer = arg;
+    struct serve_link *link = buffer->link;
 
-    if (--buffer->users == 0)
-        upload_buffer_put(buffer);
+    if (--buffer->users > 0)
+        return;
+    upload_buffer_put(buffer);
+    /* Only the bulk queue tells when it runs low; demanded blocks that wait go on here. */
+    if (link != NULL && !link->dead)
+        serve_link_pump(link);
 }
 
 /* Queues the good blocks of a job; they hold the buffer from now on. */
@@ -194,6 +199,7 @@ static void send_blocks(struct serve_link *link, struct served *f, const struct 
     enum channel_class class = job->urgent ? CHANNEL_URGENT : CHANNEL_BULK;
 
     job->buffer->users = job->good;
+    job->buffer->link = job->urgent ? link : NULL;
     for (uint32_t i = 0; i < job->good; i++) {
         Peer__Block message = PEER__BLOCK__INIT;
         message.file = job->run.file;
@@ -625,8 +631,7 @@ static void have_due(void *arg)
 
     if (link->leaving)
         return;
-    HASH_ITER(hh, link->files, f, next)
-    {
+    HASH_ITER(hh, link->files, f, next) {
         if (f->changed)
             tell_have(link, f);
     }
@@ -636,8 +641,7 @@ void serve_link_holding_changed(struct serve_link *link, struct content *content
 {
     struct served *f, *next;
 
-    HASH_ITER(hh, link->files, f, next)
-    {
+    HASH_ITER(hh, link->files, f, next) {
         if (f->content != content || f->told == NULL || f->changed)
             continue;
         f->changed = true;
@@ -754,8 +758,7 @@ void serve_link_tick(struct serve_link *link, int64_t now)
 
     link->rate = smooth(link->rate, link->sent - link->rate_sent);
     link->rate_sent = link->sent;
-    HASH_ITER(hh, link->files, f, next)
-    {
+    HASH_ITER(hh, link->files, f, next) {
         f->rate = smooth(f->rate, f->sent - f->rate_sent);
         f->rate_sent = f->sent;
     }
@@ -798,8 +801,7 @@ void serve_link_files(const struct serve_link *link,
 {
     struct served *f, *next;
 
-    HASH_ITER(hh, link->files, f, next)
-    {
+    HASH_ITER(hh, link->files, f, next) {
         if (f->content != NULL)
             each(arg, content_root(f->content), f->rate);
     }
