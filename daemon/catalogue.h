@@ -1,15 +1,20 @@
-/* The catalogue's replica: the tree of names as this member sees it, in memory and in HOME/state.db, and the journal of changes
- * that the tracker has not confirmed.
+/* The catalogue's replica: the tree of names as this member sees it, in memory and in
+ * HOME/state.db, and the journal of changes that the tracker has not confirmed.
  *
- * The tree is the tracker's state with our own unconfirmed changes on top: each change of ours is applied at once, journalled,
- * and sent in order (session_op); its result brings the entry as the tracker has it. While an entry has unconfirmed changes of
- * ours, what the tracker pushes about it is held back: the result of the last of them is authoritative. A change that the tracker
- * refuses is undone by its answer; content that would lose its name that way is kept beside as
+ * The tree is the tracker's state with our own unconfirmed changes on top: each change of ours is
+ * applied at once, journalled, and sent in order (session_op); its result brings the entry as the
+ * tracker has it. While an entry has unconfirmed changes of ours, what the tracker pushes about it
+ * is held back: the result of the last of them is authoritative. A change that the tracker refuses
+ * is undone by its answer; content that would lose its name that way is kept beside as
  * "NAME (conflict ACCOUNT YYYY-MM-DD HHMM)". Nothing is silently dropped.
  *
- * ino numbers are ours, stable over restarts; a file gets a new one when another member's version replaces its content.
- * About 200 bytes of memory an entry. One thread (local). No clock, no network: time comes as an argument. state.db: WAL,
- * synchronous=NORMAL for the replica (it can be had again), FULL while something is journalled that a caller was told is safe. */
+ * ino numbers are ours, stable over restarts; a file gets a new one when another member's version
+ * replaces its content. About 250 bytes of memory an entry. One thread (local). No clock, no
+ * network: time comes as an argument (nanoseconds since 1970). state.db: WAL, synchronous=NORMAL
+ * for the replica (it can be had again), FULL while something is journalled that a caller was told
+ * is safe.
+ *
+ * Functions that change something return 0 or -errno unless said otherwise. */
 #ifndef DAEMON_CATALOGUE_H
 #define DAEMON_CATALOGUE_H
 
@@ -22,14 +27,16 @@
 
 struct catalogue;
 
-#define INO_ROOT 1
+#define INO_ROOT        1
+#define GENERATION_SIZE 16
 
 enum node_kind { NODE_DIRECTORY = 1, NODE_FILE = 2, NODE_SYMLINK = 3 };
+
 /* One entry. Pointers to it are valid until the next call that changes the catalogue. */
 struct node {
     uint64_t ino;
-    uint64_t id;          /* the tracker's; 0 if it has not heard of it */
-    struct node *parent;  /* NULL for the root and for one that was removed but is still open */
+    uint64_t id;         /* the tracker's; 0 if it has not heard of it */
+    struct node *parent; /* NULL for the root and for one that was removed but is still open */
     const char *name;
     enum node_kind kind;
     uint16_t mode;
@@ -39,9 +46,163 @@ struct node {
     uint64_t size;
     int64_t mtime;
     uint8_t root[HASH_SIZE];
-    const char *target;   /* of a symbolic link */
-    const char *owner;    /* interned */
-    uint32_t opens;       /* kept alive although removed, as long as it is open: catalogue_open, _close */
+    const char *target; /* of a symbolic link */
+    const char *owner;  /* interned */
+    uint32_t opens;     /* kept alive although removed, as long as it is open: catalogue_open_node,
+                           catalogue_close_node */
 };
+
+/* What the catalogue tells its owner, from within calls that change it. The functions must not call
+ * back into the catalogue, but to look (catalogue_node and its like). */
+struct catalogue_events {
+    /* What a kernel may have cached is no longer so: `name` NULL: the attributes of `ino`; else the
+     * entry `name` of directory `parent`. */
+    void (*invalid)(void *arg, uint64_t ino, uint64_t parent, const char *name);
+    /* The journal has something to send: see catalogue_next_op. */
+    void (*journalled)(void *arg);
+    /* Is a caller waiting for this operation, to be told its error? Then a refusal only undoes it;
+     * else its content is kept and published another way. */
+    bool (*awaited)(void *arg, uint64_t op);
+    /* The tracker has answered: 0 or -errno. `ino` is where the content is now. 0 as well for a
+     * content that was kept beside. */
+    void (*answered)(void *arg, uint64_t op, int error, uint64_t ino);
+    /* No entry and no open file here has this content any more. */
+    void (*unused)(void *arg, const uint8_t root[HASH_SIZE], uint64_t size);
+    /* A pinned file has a content that is new to us. */
+    void (*pinned)(void *arg, const struct node *);
+};
+
+/* Opens or makes the database and loads the tree. A damaged database is moved aside (with a line in
+ * the log) and a new one begun. NULL and *fault if that fails as well. */
+struct catalogue *catalogue_open(const char *path, const struct catalogue_events *, void *arg,
+                                 const char **fault);
+/* Commits and frees. NULL is fine. */
+void catalogue_close(struct catalogue *);
+/* Whether there is something to commit; all changes since the last commit are one transaction. */
+bool catalogue_is_dirty(const struct catalogue *);
+/* `safe`: survives a loss of power when it returns 0. -ENOSPC, -EIO: nothing was written, and all
+ * of it is tried again by the next call. */
+int catalogue_commit(struct catalogue *, bool safe);
+
+/* --- looking -----------------------------------------------------------------------------------
+ */
+/* NULL if there is none. Removed but open ones are found as well. */
+const struct node *catalogue_node(const struct catalogue *, uint64_t ino);
+const struct node *catalogue_lookup(const struct catalogue *, uint64_t parent, const char *name);
+/* The child behind *cookie (0: the first), which then is its cookie; NULL at the end. Cookies grow,
+ * are greater than 15, and stay the same while an entry is in its directory, so that a listing
+ * under way neither skips nor repeats what is not touched. */
+const struct node *catalogue_next(const struct catalogue *, const struct node *directory,
+                                  uint64_t *cookie);
+/* Whether following parents leads to the root. */
+bool catalogue_is_attached(const struct catalogue *, const struct node *);
+/* "/a/b", malloc'ed; NULL if it is not attached. */
+char *catalogue_path(const struct catalogue *, const struct node *);
+/* The node that a path names, seen from the root; repeated and trailing slashes and "." are
+ * skipped. NULL and *error -ENOENT, -ENOTDIR. */
+const struct node *catalogue_resolve(const struct catalogue *, const char *path, int *error);
+/* The next file with this content after `previous` (NULL: the first). */
+const struct node *catalogue_with_root(const struct catalogue *, const uint8_t root[HASH_SIZE],
+                                       const struct node *previous);
+/* Whether a refused change could bring this content back to a name. */
+bool catalogue_may_return(const struct catalogue *, const uint8_t root[HASH_SIZE]);
+uint64_t catalogue_entries(const struct catalogue *);
+/* Calls `each` for every attached node (the root apart) whose `pinned` is set. */
+void catalogue_each_pinned(const struct catalogue *, void (*each)(void *arg, const struct node *),
+                           void *arg);
+
+/* --- changes of ours ---------------------------------------------------------------------------
+ */
+/* Whose changes these are, and in which swarm (its CA): kept over restarts. "" for nobody. */
+void catalogue_set_account(struct catalogue *, const char *account);
+const char *catalogue_account(const struct catalogue *);
+const char *catalogue_swarm(const struct catalogue *);
+/* Another swarm: forgets tree and journal. The owner has made sure that the journal is empty. */
+void catalogue_reset(struct catalogue *, const char *swarm);
+
+int catalogue_mkdir(struct catalogue *, uint64_t parent, const char *name, uint32_t mode,
+                    int64_t mtime, uint64_t *ino);
+int catalogue_symlink(struct catalogue *, uint64_t parent, const char *name, const char *target,
+                      int64_t mtime, uint64_t *ino);
+/* A file that is being written here; nobody else hears of it before catalogue_publish. */
+int catalogue_create(struct catalogue *, uint64_t parent, const char *name, uint32_t mode,
+                     int64_t mtime, uint64_t *ino);
+/* A published file gets a new version: remembers what it is made from. */
+int catalogue_write_begin(struct catalogue *, uint64_t ino);
+/* The file that was being written has this content from now on. *op names the operation. -ENOENT if
+ * it was removed here meanwhile: then nothing is published, and nothing is lost that anybody wants.
+ * A file that another member removed or replaced meanwhile comes back, under its own name or beside
+ * the other. */
+int catalogue_publish(struct catalogue *, uint64_t ino, const uint8_t root[HASH_SIZE],
+                      uint64_t size, int64_t mtime, int64_t now, uint64_t *op);
+/* The writing was given up: a new file goes away, another one stays as it was. */
+void catalogue_write_abandon(struct catalogue *, uint64_t ino);
+/* A file being written is `size` bytes long now, for who looks at it. */
+void catalogue_grown(struct catalogue *, uint64_t ino, uint64_t size);
+struct rename {
+    uint64_t parent;
+    const char *name;
+    uint64_t to_parent;
+    const char *to_name;
+    bool no_replace, exchange;
+};
+int catalogue_rename(struct catalogue *, const struct rename *);
+/* -EISDIR, -ENOTDIR if it is not what `directory` says. */
+int catalogue_remove(struct catalogue *, uint64_t parent, const char *name, bool directory);
+/* NULL: stays as it is. */
+int catalogue_attr(struct catalogue *, uint64_t ino, const uint32_t *mode, const int64_t *mtime);
+/* Of one entry; new entries in a pinned directory are pinned. */
+void catalogue_pin(struct catalogue *, uint64_t ino, bool pinned);
+/* Holds a node although its name goes; each open needs a close. */
+void catalogue_open_node(struct catalogue *, uint64_t ino);
+void catalogue_close_node(struct catalogue *, uint64_t ino);
+/* After a restart: a program has a file open that the tree no longer has under this number. Makes a
+ * nameless node, opened once. -EEXIST if the number has another meaning. */
+int catalogue_reopen_node(struct catalogue *, uint64_t ino, const uint8_t root[HASH_SIZE],
+                          uint64_t size);
+
+/* --- the journal -------------------------------------------------------------------------------
+ */
+/* The next operation to send, packed (tracker.Op, malloc'ed); NULL if there is none now: the
+ * journal is empty or enough is under way (256, so that the tracker still remembers each of them
+ * when it is sent again). */
+uint8_t *catalogue_next_op(struct catalogue *, size_t *size);
+/* The connection is a new one: all that has no result is sent again. */
+void catalogue_resend(struct catalogue *);
+/* What the tracker refused for a reason that may pass (it is full) is sent once more. */
+void catalogue_retry(struct catalogue *);
+size_t catalogue_pending(const struct catalogue *);
+
+/* --- from the tracker --------------------------------------------------------------------------
+ */
+/* `now` dates what is kept beside. Strings and lengths are judged here; bad entries are shown
+ * nowhere. */
+void catalogue_changes(struct catalogue *, const Tracker__Changes *, int64_t now);
+void catalogue_results(struct catalogue *, const Tracker__Results *, int64_t now);
+/* Where the replica stands: for Subscribe. False, and zeroes, if it knows nothing. */
+bool catalogue_position(const struct catalogue *, uint8_t generation[GENERATION_SIZE],
+                        uint64_t *seq);
+
+/* --- small things of the local thread that live in state.db as well ---------------------------
+ */
+/* Working files (ingest.h), so that a restart finds them again. They are written with the next
+ * commit. */
+struct working_row {
+    uint64_t number; /* of the ingest */
+    uint64_t ino;
+    uint64_t mount; /* who writes it */
+    bool marked;    /* fsync was acknowledged */
+};
+void catalogue_working_put(struct catalogue *, const struct working_row *);
+void catalogue_working_remove(struct catalogue *, uint64_t number);
+void catalogue_working_each(struct catalogue *, void (*each)(void *arg, const struct working_row *),
+                            void *arg);
+/* Contents that lost their last name here, kept until `until` (nanoseconds since 1970), as others
+ * may still be reading them. */
+void catalogue_dropped_put(struct catalogue *, const uint8_t root[HASH_SIZE], int64_t until);
+void catalogue_dropped_remove(struct catalogue *, const uint8_t root[HASH_SIZE]);
+/* Calls `each` for those whose time came by `now`; returns when the next one's comes, 0: none. */
+int64_t catalogue_dropped_due(struct catalogue *, int64_t now,
+                              void (*each)(void *arg, const uint8_t root[HASH_SIZE]), void *arg);
 
 #endif

@@ -1,0 +1,229 @@
+/* What the catalogue's files share; nobody else includes this.
+ *
+ *   catalogue.c          opening, looking, the small tables
+ *   catalogue_tree.c     entries, the four hash tables, links between parent and child
+ *   catalogue_change.c   changes of ours: checked, applied, journalled
+ *   catalogue_journal.c  the operations: packing, results, what follows from a refusal
+ *   catalogue_remote.c   what the tracker says: judged, shown, held back, swept
+ *   catalogue_db.c       state.db
+ *
+ * Invariants (R: the entry's record at the tracker, as far as we heard):
+ *   C1  An entry without `pending` shows R, or is `working`, or is the root.
+ *   C2  An entry with node.unconfirmed > 0 shows ours; R, if there is one, lies in pending->held.
+ *   C3  A hidden entry (its place is taken by something of ours, or makes no sense) is unlinked, has
+ *       R in pending->held, and is tried again after each batch of news.
+ *   C4  An entry with node.id != 0 is in the table BY_ID, one with a root in BY_ROOT, a linked one
+ *       in BY_NAME and in its parent's children; every one is in BY_INO.
+ *   C5  Following parents ends after at most NAME_DEPTH_MAX steps.
+ *   C6  An unlinked directory that still has children stays (as a ghost) until they leave. */
+#ifndef DAEMON_CATALOGUE_PRIVATE_H
+#define DAEMON_CATALOGUE_PRIVATE_H
+
+#include <sqlite3.h>
+
+#include "base/name.h"
+#include "daemon/catalogue.h"
+
+enum table { BY_NAME, BY_INO, BY_ID, BY_ROOT, TABLES };
+
+enum {
+    FLAG_HIDDEN = 1,  /* C3; it is in the list of hidden ones */
+    FLAG_GHOST = 2,   /* a directory that was only named as a parent so far */
+    FLAG_REMOVED = 4, /* its name was taken away by a change of ours */
+    FLAG_WRITING = 8, /* a working file stands behind it */
+    FLAG_STALE = 16, /* left from another data base of the tracker: goes unless it is named again */
+    FLAG_REMAKE = 32,   /* with FLAG_STALE: holds something of ours that must not go */
+    FLAG_REPLACED = 64, /* another member's version or removal took its name while it was open */
+    FLAG_DIRTY = 128,   /* in memory only: its row is out of date */
+};
+#define FLAGS_STORED (FLAG_DIRTY - 1)
+
+/* What our content's refusal asks for once all is answered. */
+enum lost { LOST_NOT, LOST_BESIDE, LOST_AGAIN, LOST_LATER, LOST_TOLD };
+
+/* What only few entries have. */
+struct pending {
+    Tracker__Entry *held;  /* R, or NULL: the tracker does not know it */
+    uint64_t made_by;      /* the operation that makes it; 0: none under way */
+    uint64_t last_content; /* the last operation that gives it a content or makes it */
+    uint64_t place;        /* of an unlinked one: ino of the directory it was in */
+    uint8_t lost;          /* enum lost */
+    uint8_t retries;
+    bool has_base;
+    uint8_t base[HASH_SIZE]; /* what the version being written is made from */
+};
+
+struct children {
+    uintptr_t *slots; /* entries in the order of their cookies; a hole is (cookie << 1) | 1 */
+    uint32_t used, live, room;
+};
+
+struct entry {
+    struct node node; /* first */
+    uint64_t seq;     /* of R */
+    uint64_t cookie;  /* in its directory */
+    struct entry *next[TABLES];
+    struct children *children;
+    struct pending *pending;
+    uint32_t series; /* the resync that named it last */
+    uint8_t flags;
+    uint8_t name_room;
+    char inline_name[];
+};
+
+struct op {
+    Tracker__Op *message; /* id and parent as far as they are known; see op_resolve */
+    uint64_t ino;         /* the entry that it changes */
+    uint64_t other;       /* the one that loses its name or changes places; 0: none */
+    uint64_t parent;      /* the directory it names; 0: none */
+    bool sent, later, stored;
+};
+
+struct interned {
+    struct interned *next;
+    char text[];
+};
+
+struct vector {
+    uint64_t *items;
+    size_t count, room;
+};
+
+struct dropped;
+
+struct catalogue {
+    const struct catalogue_events *events;
+    void *arg;
+    struct {
+        struct entry **buckets;
+        size_t mask, count;
+    } tables[TABLES];
+    uint64_t hash_seed;
+    struct entry *root;
+    struct interned *owners[256];
+    uint64_t entries;      /* linked ones */
+    struct vector hidden;  /* inos; may name ones that are hidden no more */
+    struct vector dirty;   /* inos whose rows are out of date */
+    struct vector op_rows; /* numbers of operations whose rows must go */
+
+    /* the journal: operations in order; those with a result leave a NULL */
+    struct op **ops;
+    size_t ops_first, ops_end, ops_room, ops_live, ops_next, in_flight;
+    bool ops_blocked; /* one was passed over that must go behind a later one */
+
+    /* numbers, each reserved in the data base in advance */
+    uint64_t next_op, op_limit, next_ino, ino_limit, next_cookie;
+
+    /* where the replica stands */
+    uint8_t generation[GENERATION_SIZE];
+    bool generation_known;
+    uint64_t seq;
+    uint32_t series; /* grows with each from_scratch */
+    bool resyncing;  /* between from_scratch and live */
+    unsigned bad;    /* bad entries in this series */
+    char account[ACCOUNT_BYTES_MAX + 1];
+    char *swarm;
+    int64_t now; /* of the call under way */
+
+    /* small tables */
+    struct working_row *working;
+    size_t working_count;
+    bool working_dirty;
+    struct dropped *dropped;
+    bool dropped_dirty;
+    bool meta_dirty;
+
+    /* catalogue_db.c */
+    sqlite3 *db;
+    sqlite3_stmt *statements[24];
+    char *path;
+    bool loading;  /* rows come from the data base: nothing is dirty */
+    bool failing;  /* the last commit failed, and was logged */
+    bool full;     /* synchronous=FULL is set */
+    bool unsynced; /* a commit since the last one that was safe */
+};
+
+/* --- catalogue_tree.c --- */
+void vector_add(struct vector *, uint64_t);
+struct entry *tree_find(const struct catalogue *, enum table, uint64_t key);
+struct entry *tree_child(const struct catalogue *, const struct entry *directory, const char *name);
+struct entry *tree_with_root(const struct catalogue *, const uint8_t root[HASH_SIZE],
+                             const struct entry *previous);
+/* Unlinked, without id; `ino` 0: a new one. */
+struct entry *tree_new(struct catalogue *, uint64_t ino, enum node_kind, const char *name);
+/* Unlinks and frees. It has no children. */
+void tree_free(struct catalogue *, struct entry *);
+/* The same, if nothing holds it any more. */
+void tree_free_if_idle(struct catalogue *, struct entry *);
+void tree_free_all(struct catalogue *);
+bool tree_is_linked(const struct catalogue *, const struct entry *);
+bool tree_is_attached(const struct catalogue *, const struct entry *);
+/* Whether it may stand there: no loop, not too deep. */
+int tree_fits(const struct catalogue *, const struct entry *directory, const struct entry *);
+/* The name must be free and the place fit. `cookie` 0: behind all others. Both invalidate. */
+void tree_link(struct catalogue *, struct entry *, struct entry *directory, const char *name,
+               uint64_t cookie);
+void tree_unlink(struct catalogue *, struct entry *);
+void tree_set_id(struct catalogue *, struct entry *, uint64_t id);
+void tree_set_ino(struct catalogue *, struct entry *, uint64_t ino);
+void tree_set_content(struct catalogue *, struct entry *, const uint8_t root[HASH_SIZE],
+                      uint64_t size);
+void tree_set_target(struct entry *, const char *target);
+void tree_set_owner(struct catalogue *, struct entry *, const char *owner);
+void tree_dirty(struct catalogue *, struct entry *);
+void tree_changed(struct catalogue *, struct entry *); /* dirty, and its attributes are invalid */
+struct pending *tree_pending(struct entry *);
+void tree_trim_pending(struct entry *);
+uint32_t tree_children(const struct entry *);
+struct entry *tree_next_child(const struct entry *directory, uint64_t *cookie);
+/* "NAME (conflict …)" that is free in the directory. */
+void tree_conflict_name(const struct catalogue *, const struct entry *directory, const char *name,
+                        char out[NAME_BYTES_MAX + 1]);
+
+/* --- catalogue_journal.c --- */
+/* Something of ours now happens to the entry: keeps R aside. */
+void journal_touch(struct catalogue *, struct entry *);
+/* Appends; fills in op->message's number. Takes the struct over; `message` is copied. */
+uint64_t journal_add(struct catalogue *, const Tracker__Op *message, struct entry *,
+                     struct entry *other, struct entry *parent);
+void journal_put(struct catalogue *, struct op *); /* when loading */
+/* The operation that makes the entry as it is shown, under its name. Touches it. */
+uint64_t journal_make(struct catalogue *, struct entry *, bool later);
+void journal_clear(struct catalogue *);
+void journal_settle(struct catalogue *, struct entry *);
+
+/* --- catalogue_remote.c --- */
+Tracker__Entry *remote_copy(const Tracker__Entry *);
+Tracker__Entry *remote_of(const struct entry *); /* as the tracker would say it */
+/* The entry's record; ours on top stays. `E` is judged here. */
+void remote_absorb(struct catalogue *, const Tracker__Entry *e);
+bool remote_is_sound(struct catalogue *, const Tracker__Entry *e);
+/* Makes the entry what R says, as far as ours lets it. */
+void remote_show(struct catalogue *, struct entry *, const Tracker__Entry *e);
+/* Out of sight, with R kept. */
+void remote_hide(struct catalogue *, struct entry *, const Tracker__Entry *e);
+/* It is no more. Open, or with children, it lives on without a name. */
+void remote_discard(struct catalogue *, struct entry *);
+void remote_retry_hidden(struct catalogue *);
+/* Whether it, or something in it, is ours and unknown to the tracker. */
+bool remote_is_ours(const struct entry *);
+
+/* --- catalogue_db.c --- */
+bool db_open(struct catalogue *, const char **fault);
+void db_close(struct catalogue *);
+bool db_load(struct catalogue *);
+int db_commit(struct catalogue *, bool safe);
+/* Raise a limit of numbers, so that none is given twice, whatever happens. */
+void db_reserve(struct catalogue *, bool ops);
+void db_wipe(struct catalogue *);
+
+struct dropped_row {
+    uint8_t root[HASH_SIZE];
+    int64_t until;
+};
+void dropped_load(struct catalogue *, const struct dropped_row *);
+void dropped_each_dirty(struct catalogue *,
+                        bool (*write)(struct catalogue *, const struct dropped_row *));
+void dropped_all_dirty(struct catalogue *);
+
+#endif
