@@ -1,0 +1,116 @@
+/* Open inodes: what p2pfs holds of them, and the way from a sealed content to a working file and back.
+ *
+ * Threads: a file, its state and its queues belong to the client's thread. FUSE workers reach, through a handle that
+ * the kernel holds open, what is under the file's own lock: the content, the gate for writers, and what was written or
+ * read since the daemon was last told. The lock is held for memory operations only. */
+#ifndef FS_FILE_H
+#define FS_FILE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "fs/content.h"
+#include "fs/request.h"
+
+struct files;
+struct fs;
+
+enum file_state {
+    FILE_OPENING,   /* the daemon was asked for it */
+    FILE_SEALED,    /* content is immutable */
+    FILE_BEGINNING, /* the daemon was asked for a working file */
+    FILE_WORKING,   /* content is a working file */
+    FILE_SEALING,   /* the daemon hashes and publishes it; nobody writes */
+};
+
+struct file {
+    unsigned magic;
+    struct fs *fs;
+    uint64_t ino;
+    struct file *next; /* in its bucket */
+
+    /* The client's thread: */
+    enum file_state state;
+    unsigned handles;
+    unsigned busy;             /* file_advance or a callback is at work: not to be freed */
+    struct request_list opens; /* wait for FILE_OPENING to end */
+    struct request_list turns; /* in order; while one waits the gate is closed */
+    struct request_list reads; /* parked */
+    struct handle *first;      /* all handles */
+    unsigned pending;          /* Open, WriteBegin and Seal of our own that are under way */
+    bool refreshing;           /* one of them brings a new bitmap */
+    uint64_t
+        closed; /* id of the last handle, while the daemon does not know that it is closed; else 0 */
+    bool unsealed;    /* has a working file that was never sealed: to be sealed at the last close */
+    bool seal_failed; /* the last try; not tried again by itself */
+    bool gone;        /* the daemon does not have it open: no Release */
+    bool forgotten;   /* no longer in the table */
+    int64_t told;     /* when a failed read was last logged */
+
+    /* Under `lock`: */
+    pthread_mutex_t lock;
+    struct content *content; /* NULL while opening */
+    bool gate;               /* FUSE workers may write */
+    bool calm;               /* nothing waits in `turns` or for the daemon */
+    bool gate_watch;         /* the client's thread waits for the last writer */
+    unsigned writers;
+    bool dirty; /* written since it was last sealed */
+    uint64_t wrote_from, wrote_to;
+    struct stat st;
+    char *name; /* for log lines */
+    bool set_mtime;
+    uint8_t root[32];
+    bool has_root;
+
+    unsigned parked; /* atomic, by ops_io.c: length of `reads` */
+};
+
+struct handle {
+    unsigned magic;
+    struct file *file;
+    uint64_t id;
+    struct handle *next; /* the client's thread */
+    bool writable;
+    pid_t process; /* that opened it for writing */
+    uint64_t run_from,
+        run_to; /* under the file's lock: present bytes read in one run, not told yet */
+};
+
+/* --- FUSE workers, by a handle that is open -------------------------------------------------------------- */
+struct content *file_content(struct file *); /* a new reference */
+/* A reference to the working file if it may be written to right now, else NULL. Each needs its file_end_write. */
+struct content *file_begin_write(struct file *);
+/* Bytes [offset, offset + size) were written (size 0: none). */
+void file_end_write(struct file *, struct content *, uint64_t offset, uint64_t size);
+bool file_is_dirty(
+    struct file *); /* or about to be, or being sealed: a FLUSH has something to wait for */
+/* A reader got present bytes: tells the daemon now and then. */
+void file_was_read(struct handle *, struct content *, uint64_t offset, size_t size);
+void handle_close(struct handle *); /* RELEASE */
+
+/* --- the client's thread --------------------------------------------------------------------------------- */
+struct files *files_new(struct fs *);
+void files_free(struct files *);
+struct file *file_find(struct files *, uint64_t ino);
+/* Found, or made and asked for: the caller puts a request into `opens` or `turns` and calls file_advance. */
+struct file *file_get(struct fs *, uint64_t ino);
+/* After CREATE: a file with this answer as its content, made or found. NULL and *error. */
+struct file *file_created(struct fs *, struct answer *, int *error);
+struct handle *handle_new(struct file *, bool writable, pid_t process);
+void handle_drop(struct handle *); /* what handle_close asks for */
+/* Goes on with what waits; may free the file. */
+void file_advance(struct file *);
+/* Asks for content and bitmap anew; then parked reads that are not sent are. */
+void file_refresh(struct file *);
+/* Puts a request into `turns` and goes on. */
+void file_take_turn(struct file *, struct request *, enum request_turn);
+/* `st` with what this mount knows better: size and times of a file that is being written. */
+void file_correct(struct files *, uint64_t ino, struct stat *);
+/* What is open, for Reattach: calls `send` for each batch. Then, once connected: asks anew for contents that are
+ * not whole, for the daemon may have new map files. */
+void files_attach(struct files *, void (*send)(void *arg, const Local__Reattach *), void *arg);
+void files_refresh(struct files *);
+
+#endif

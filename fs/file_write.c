@@ -1,0 +1,357 @@
+/* Writing: the gate, the queue of turns, working files and sealing.
+ *
+ *            WriteBegin            Opened
+ *   SEALED ─────────────▶ BEGINNING ─────▶ WORKING ──┐ writes, through the gate
+ *     ▲                       │ error        ▲  │◀───┘
+ *     ├───────────────────────┘              │  │ Seal, once no writer is inside
+ *     └────────── Attr ──── SEALING ◀────────┼──┘
+ *                              └─── error ───┘
+ *
+ * FUSE workers write to the working file without asking anybody as long as the gate is open: the file is WORKING and no
+ * turn waits. Everything else (a write that finds the gate closed, a truncation, the FLUSH of a close) takes its turn
+ * here, in order, on the client's thread.
+ *
+ *   W1  The gate is open only in WORKING with no turn waiting.
+ *   W2  Seal is sent only when the gate is closed and no worker is inside: after it the file is the store's, and
+ *       nobody may ever write to it again.
+ *   W3  `dirty` is set before the bytes are written and cleared when Seal is sent; set again if sealing failed. */
+#include "fs/file_internal.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "fs/client.h"
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#define TELL_WROTE (1u << 20) /* bytes written before the daemon hears of it */
+#define NS         1000000000
+
+/* --- FUSE workers ---------------------------------------------------------------------------------------- */
+
+struct content *file_begin_write(struct file *f)
+{
+    struct content *content = NULL;
+
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    if (f->gate) {
+        f->writers++;
+        f->dirty = true;
+        content = content_share(f->content);
+    }
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    return content;
+}
+
+struct advance_mail {
+    struct mail mail;
+    struct file *file;
+};
+
+static void deliver_advance(struct mail *mail, void *owner)
+{
+    struct file *f = ((struct advance_mail *)mail)->file;
+
+    free(mail);
+    file_advance(f);
+}
+
+void file_end_write(struct file *f, struct content *content, uint64_t offset, uint64_t size)
+{
+    uint64_t from[2] = {0, 0}, to[2] = {0, 0};
+    bool wake;
+
+    content_release(content);
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    if (size > 0 && offset != f->wrote_to && f->wrote_to > f->wrote_from) {
+        from[0] = f->wrote_from;
+        to[0] = f->wrote_to;
+        f->wrote_from = f->wrote_to = 0;
+    }
+    if (size > 0) {
+        if (f->wrote_to == f->wrote_from)
+            f->wrote_from = offset;
+        f->wrote_to = offset + size;
+        if (f->wrote_to - f->wrote_from >= TELL_WROTE) {
+            from[1] = f->wrote_from;
+            to[1] = f->wrote_to;
+            f->wrote_from = f->wrote_to;
+        }
+    }
+    CHECK(f->writers > 0);
+    wake = --f->writers == 0 && f->gate_watch;
+    if (wake)
+        f->gate_watch = false;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    for (unsigned i = 0; i < 2; i++)
+        if (to[i] > from[i])
+            client_notice(f->fs->client, LOCAL__LOCAL_TYPE__LOCAL_WROTE, f->ino, 0, from[i],
+                          to[i] - from[i], false);
+    if (wake) { /* the handle that wrote is open until we answer: the file lives */
+        struct advance_mail *m = xcalloc(1, sizeof(*m));
+
+        m->mail.deliver = deliver_advance;
+        m->file = f;
+        loop_post(client_loop(f->fs->client), &m->mail);
+    }
+}
+
+bool file_is_dirty(struct file *f)
+{
+    bool dirty;
+
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    dirty = f->dirty || !f->calm;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    return dirty;
+}
+
+/* --- the client's thread: steps to the daemon ------------------------------------------------------------ */
+
+static bool is_dirty(struct file *f)
+{
+    bool dirty;
+
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    dirty = f->dirty;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    return dirty;
+}
+
+static void set_dirty(struct file *f, bool dirty)
+{
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    f->dirty = dirty;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+}
+
+/* The turn that is waiting for a step gets its error; whoever is behind it tries again. */
+static void fail_turn(struct file *f, int error)
+{
+    struct request *r = TAILQ_FIRST(&f->turns);
+
+    if (r != NULL)
+        request_finish(r, error);
+}
+
+static void on_begun(struct request *r, struct answer *a)
+{
+    struct file *f = r->file;
+    const Local__Opened *opened = a->message;
+
+    f->pending--;
+    f->busy++;
+    f->state = FILE_SEALED;
+    if (a->error == 0 && (!opened->working || a->fds[0] < 0))
+        a->error = EIO;
+    if (a->error == 0) {
+        int error;
+
+        file_install(f, file_content_of(a, &error));
+        f->state = FILE_WORKING;
+        f->unsealed = true;
+        f->seal_failed = false;
+    } else {
+        fail_turn(f, a->error);
+    }
+    f->busy--;
+    file_advance(f);
+}
+
+static void begin(struct file *f, const struct request *for_turn)
+{
+    struct request *r = request_new(f->fs, NULL, LOCAL__LOCAL_TYPE__LOCAL_WRITE_BEGIN, on_begun);
+    int64_t size = content_size(f->content);
+    uint64_t keep = size > 0 ? (uint64_t)size : 0;
+
+    if (for_turn->turn == TURN_EMPTY)
+        keep = 0;
+    else if (for_turn->turn == TURN_TRUNCATE && for_turn->size < keep)
+        keep = for_turn->size;
+    r->message.begin = (Local__WriteBegin)LOCAL__WRITE_BEGIN__INIT;
+    r->message.begin.ino = f->ino;
+    r->message.begin.size = keep;
+    r->file = f;
+    r->keep = true;
+    r->patience = PATIENCE_SLOW;
+    f->pending++;
+    f->state = FILE_BEGINNING;
+    request_begin(r);
+}
+
+static void on_sealed(struct request *r, struct answer *a)
+{
+    struct file *f = r->file;
+
+    f->pending--;
+    f->busy++;
+    if (a->error == ENOENT) /* removed while it was written: nothing is left to publish */
+        a->error = 0;
+    if (a->error == 0) {
+        f->state = FILE_SEALED;
+        f->unsealed = false;
+        f->set_mtime = false;
+        file_set_attr(f, a->message);
+        fs_changed(f->fs);
+    } else {
+        f->state = FILE_WORKING;
+        f->seal_failed = true;
+        set_dirty(f, true);
+        fail_turn(f, a->error);
+    }
+    f->busy--;
+    file_advance(f);
+}
+
+static void seal(struct file *f)
+{
+    struct request *r = request_new(f->fs, NULL, LOCAL__LOCAL_TYPE__LOCAL_SEAL, on_sealed);
+    int64_t size = content_size(f->content);
+
+    set_dirty(f, false);
+    r->message.seal = (Local__Seal)LOCAL__SEAL__INIT;
+    r->message.seal.ino = f->ino;
+    r->message.seal.size = size > 0 ? (uint64_t)size : 0;
+    r->message.seal.set_mtime = f->set_mtime;
+    if (f->set_mtime)
+        r->message.seal.mtime = (int64_t)f->st.st_mtim.tv_sec * NS + f->st.st_mtim.tv_nsec;
+    r->file = f;
+    r->keep = true;
+    r->patience = PATIENCE_SLOW;
+    f->pending++;
+    f->state = FILE_SEALING;
+    request_begin(r);
+}
+
+/* --- turns ----------------------------------------------------------------------------------------------- */
+
+/* True if a worker is inside; it will call file_advance when it leaves. */
+static bool wait_for_writers(struct file *f)
+{
+    bool inside;
+
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    inside = f->writers > 0;
+    f->gate_watch = inside;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    return inside;
+}
+
+static int carry_out(struct file *f, struct request *r)
+{
+    int fd = content_fd(f->content), result = 0;
+
+    switch (r->turn) {
+    case TURN_WRITE:
+        set_dirty(f, true);
+        result = file_pwrite_all(fd, r->data, r->data_size, r->offset);
+        if (result == 0)
+            client_notice_now(f->fs->client, LOCAL__LOCAL_TYPE__LOCAL_WROTE, f->ino, 0, r->offset,
+                              r->data_size, false);
+        break;
+    case TURN_TRUNCATE:
+        set_dirty(f, true);
+        result = r->size > INT64_MAX ? -EFBIG : ftruncate(fd, (off_t)r->size) == 0 ? 0 : -errno;
+        break;
+    case TURN_EMPTY:
+        if (content_size(f->content) > 0) {
+            set_dirty(f, true);
+            result = ftruncate(fd, 0) == 0 ? 0 : -errno;
+        }
+        break;
+    default:
+        CHECK(r->turn == TURN_ALLOCATE);
+        set_dirty(f, true);
+        result = fallocate(fd, r->flags, (off_t)r->offset, (off_t)r->size) == 0 ? 0 : -errno;
+        break;
+    }
+    return -result;
+}
+
+/* False if the first turn has to wait. */
+static bool take_turn(struct file *f, struct request *r)
+{
+    if (r->turn == TURN_AGAIN) {
+        request_unqueue(r);
+        r->turn = TURN_NONE;
+        r->start(r);
+        return true;
+    }
+    if (r->turn == TURN_SEAL) {
+        bool last = r->req == NULL;
+
+        if (f->state == FILE_SEALED || !(is_dirty(f) || (last && f->unsealed))) {
+            request_finish(r, 0);
+            return true;
+        }
+        if (!wait_for_writers(f))
+            seal(f);
+        return false;
+    }
+    if (f->state == FILE_SEALED) {
+        begin(f, r);
+        return false;
+    }
+    if (r->turn == TURN_TRUNCATE && wait_for_writers(f))
+        return false;
+    {
+        int error = carry_out(f, r);
+
+        if (error == 0 && r->turn == TURN_TRUNCATE && f->handles == 0)
+            r->turn =
+                TURN_SEAL; /* truncate(2) of a file that nobody has open ends with its publication */
+        else
+            request_finish(r, error);
+    }
+    return true;
+}
+
+static void set_gate(struct file *f, bool open, bool calm)
+{
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    f->gate = open;
+    f->calm = calm;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+}
+
+static bool is_settled(const struct file *f)
+{
+    return f->state == FILE_SEALED || f->state == FILE_WORKING;
+}
+
+void file_advance(struct file *f)
+{
+    struct request *r;
+
+    f->busy++;
+    if (!is_settled(f) || !TAILQ_EMPTY(&f->turns))
+        set_gate(f, false, false);
+    while (f->state != FILE_OPENING && (r = TAILQ_FIRST(&f->opens)) != NULL) {
+        request_unqueue(r);
+        if ((r->flags & O_TRUNC) != 0 && (r->flags & O_ACCMODE) != O_RDONLY &&
+            content_size(f->content) != 0) {
+            r->turn = TURN_EMPTY;
+            request_queue(r, &f->turns);
+            set_gate(f, false, false);
+        } else {
+            request_finish(r, 0);
+        }
+    }
+    while (f->busy == 1 && is_settled(f) && (r = TAILQ_FIRST(&f->turns)) != NULL)
+        if (!take_turn(f, r))
+            break;
+    if (is_settled(f) && TAILQ_EMPTY(&f->turns))
+        set_gate(f, f->state == FILE_WORKING, true);
+    if (--f->busy == 0)
+        file_settle(f);
+}
+
+void file_take_turn(struct file *f, struct request *r, enum request_turn turn)
+{
+    r->turn = turn;
+    request_queue(r, &f->turns);
+    file_advance(f);
+}

@@ -1,0 +1,447 @@
+/* The session with the kernel: what is checked before, capabilities, threads, the way into the background, the end.
+ *
+ * Order: everything that can fail for a reason that a user can mend is tried in the process that has his terminal:
+ * the daemon is probed, the mount is made. Then the fork; then, in the child, the threads (a fork would not copy them);
+ * the parent stays until the kernel has greeted the child, so that a script's next command finds a mount that answers.
+ *
+ * End: libfuse's loop returns (unmounted, or a signal). Nobody reads requests any more; the client answers all it holds,
+ * so that readers get their EIO and the files are closed; only then the session is unmounted, which closes the device
+ * and with it whatever the kernel still has queued. */
+#include "fs/mount.h"
+
+#define FUSE_USE_VERSION 312
+#include <fuse_lowlevel.h>
+
+#include "base/clock.h"
+#include "base/home.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/notify.h"
+#include "base/number.h"
+#include "base/workers.h"
+#include "fs/buffer.h"
+#include "fs/client.h"
+#include "fs/file.h"
+#include "fs/fs.h"
+#include "fs/invalidate.h"
+#include "fs/ops.h"
+#include "fs/probe.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define THREADS                                                                                    \
+    4 /* FUSE workers; none of them ever waits, see PERFORMANCE.md for the measurement */
+#define IDLE_THREADS 4 /* they are kept */
+#define MAX_BACKGROUND                                                                             \
+    2048 /* reads and writes that the kernel has under way: one parked read of each of 2,000 */
+#define CONGESTION      1536
+#define DISK_THREADS    2
+#define REQUEST_TIMEOUT "/proc/sys/fs/fuse/max_request_timeout"
+#define LOG_NAME        "p2pfs.log"
+
+/* Set by main thread before the loop runs; the write end of the pipe on which the parent waits. */
+static int live_fd = -1;
+
+/* --- checks ---------------------------------------------------------------------------------------------- */
+
+/* One number from a file of /proc; 0 if there is none. */
+static uint64_t read_number(const char *path)
+{
+    char text[32];
+    uint64_t number = 0;
+    ssize_t length;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return 0;
+    length = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    if (length <= 0)
+        return 0;
+    text[length] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    return number_parse(text, 0, UINT32_MAX, &number) ? number : 0;
+}
+
+/* The kernel may abort the whole mount when one request stays unanswered for too long: stay below 80 % of that.
+ * False if `wait` does not. */
+static bool check_timeout(struct fs *fs, const struct options *options)
+{
+    uint64_t limit = read_number(REQUEST_TIMEOUT);
+
+    fs->wait = (int64_t)options->wait * NS_PER_S;
+    fs->slow = INT64_MAX;
+    if (limit == 0)
+        return true;
+    fs->slow = (int64_t)limit * NS_PER_S * 4 / 5;
+    if (fs->wait < fs->slow)
+        return true;
+    log_error(
+        "wait=%llus is too long: the kernel ends a mount that does not answer within %llus (%s); "
+        "at most %llus, please",
+        (unsigned long long)options->wait, (unsigned long long)limit, REQUEST_TIMEOUT,
+        (unsigned long long)(limit * 4 / 5 > 0 ? limit * 4 / 5 - 1 : 0));
+    return false;
+}
+
+/* As mountinfo writes paths: blanks and backslashes in octal. */
+static void escape(char *out, size_t size, const char *path)
+{
+    size_t used = 0;
+
+    for (; *path != '\0' && used + 5 < size; path++)
+        if (*path == ' ' || *path == '\t' || *path == '\n' || *path == '\\')
+            used += (size_t)snprintf(out + used, size - used, "\\%03o", (unsigned char)*path);
+        else
+            out[used++] = *path;
+    out[used] = '\0';
+}
+
+/* Whether a p2pfs is mounted there, from mountinfo: a stat() of a mount can wait. */
+static bool is_our_mount(const char *path)
+{
+    char escaped[4 * PATH_MAX], *line = NULL;
+    FILE *file = fopen("/proc/self/mountinfo", "re");
+    size_t room = 0, length;
+    bool ours = false;
+
+    if (file == NULL)
+        return false;
+    escape(escaped, sizeof(escaped), path);
+    length = strlen(escaped);
+    while (getline(&line, &room, file) > 0) {
+        int at = 0;
+
+        if (sscanf(line, "%*d %*d %*s %*s %n", &at) == 0 && at > 0 &&
+            strncmp(line + at, escaped, length) == 0 && line[at + length] == ' ')
+            ours =
+                strstr(line + at + length, " - fuse.p2pfs ") != NULL; /* the last one is on top */
+    }
+    free(line);
+    fclose(file);
+    return ours;
+}
+
+/* The absolute path, without touching its last component (which may be a dead mount); NULL if the directory it is in
+ * is not there. malloc'ed. */
+static char *absolute_path(const char *path)
+{
+    char *copy = xstrdup(path), *slash, *parent, *result;
+    size_t length = strlen(copy);
+
+    while (length > 1 && copy[length - 1] == '/')
+        copy[--length] = '\0';
+    slash = strrchr(copy, '/');
+    if (slash == copy || strcmp(slash == NULL ? copy : slash + 1, ".") == 0 ||
+        strcmp(slash == NULL ? copy : slash + 1, "..") == 0) {
+        result = realpath(copy, NULL);
+    } else {
+        if (slash != NULL)
+            *slash = '\0';
+        parent = realpath(slash == NULL ? "." : copy, NULL);
+        result = parent == NULL ? NULL
+                                : xasprintf("%s/%s", strcmp(parent, "/") == 0 ? "" : parent,
+                                            slash == NULL ? copy : slash + 1);
+        free(parent);
+    }
+    free(copy);
+    return result;
+}
+
+/* Takes a mount away whose p2pfs has crashed. */
+static bool clean_up(const char *path)
+{
+    pid_t pid;
+    int status = 0;
+
+    log_info("%s: a crashed p2pfs left its mount behind; removing it", path);
+    if (umount2(path, MNT_DETACH) == 0)
+        return true;
+    pid = fork();
+    if (pid == 0) {
+        execlp("fusermount3", "fusermount3", "-u", "-z", "-q", "--", path, (char *)NULL);
+        _exit(127);
+    }
+    return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) &&
+           WEXITSTATUS(status) == 0;
+}
+
+static bool check_mountpoint(const char *path)
+{
+    struct stat st;
+
+    if (is_our_mount(path)) {
+        if (stat(path, &st) == 0 || (errno != ENOTCONN && errno != ECONNABORTED)) {
+            log_error("%s: already mounted", path);
+            return false;
+        }
+        if (!clean_up(path)) {
+            log_error(
+                "%s: a crashed p2pfs left its mount behind, and fusermount3 -u does not remove it",
+                path);
+            return false;
+        }
+    }
+    if (stat(path, &st) != 0) {
+        log_error("%s: %s", path, strerror(errno));
+        return false;
+    }
+    if (!S_ISDIR(st.st_mode)) {
+        log_error("%s: not a directory", path);
+        return false;
+    }
+    return true;
+}
+
+static bool check_device(void)
+{
+    int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+
+    if (fd >= 0) {
+        close(fd);
+        return true;
+    }
+    log_error("/dev/fuse: %s (is the kernel's fuse module loaded?)", strerror(errno));
+    return false;
+}
+
+/* --- the session ----------------------------------------------------------------------------------------- */
+
+static void want(struct fuse_conn_info *conn, unsigned capability, bool wanted)
+{
+    if (wanted && (conn->capable & capability) != 0)
+        conn->want |= capability;
+    else
+        conn->want &= ~capability;
+}
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+    struct fs *fs = userdata;
+
+    want(conn, FUSE_CAP_ASYNC_READ, true);
+    want(conn, FUSE_CAP_PARALLEL_DIROPS, true);
+    want(conn, FUSE_CAP_READDIRPLUS, true);
+    want(conn, FUSE_CAP_READDIRPLUS_AUTO, true);
+    want(conn, FUSE_CAP_ATOMIC_O_TRUNC, true);
+    want(conn, FUSE_CAP_WRITEBACK_CACHE, true);
+    want(conn, FUSE_CAP_CACHE_SYMLINKS, true);
+    /* Pages are valid as long as the inode: size and mtime change only with what is written here. */
+    want(conn, FUSE_CAP_AUTO_INVAL_DATA, false);
+    want(conn, FUSE_CAP_EXPORT_SUPPORT, false);
+    /* Plain replies are faster than spliced ones on the kernels that were measured. */
+    want(conn, FUSE_CAP_SPLICE_READ, false);
+    want(conn, FUSE_CAP_SPLICE_WRITE, false);
+    want(conn, FUSE_CAP_SPLICE_MOVE, false);
+    conn->max_background = MAX_BACKGROUND;
+    conn->congestion_threshold = CONGESTION;
+    conn->max_write = BUFFER_SIZE;
+    conn->time_gran = 1;
+    fs->live(fs);
+}
+
+static void say(enum fuse_log_level level, const char *format, va_list arguments)
+{
+    char text[512];
+    int length = vsnprintf(text, sizeof(text), format, arguments);
+
+    if (length < 0)
+        return;
+    text[strcspn(text, "\n")] = '\0';
+    if (level <= FUSE_LOG_ERR)
+        log_error("libfuse: %s", text);
+    else if (level == FUSE_LOG_WARNING)
+        log_warning("libfuse: %s", text);
+    else if (level == FUSE_LOG_DEBUG)
+        fprintf(stderr, "%s\n", text); /* -d: asked for, line by line */
+    else
+        log_info("libfuse: %s", text);
+}
+
+static struct fuse_session *new_session(struct fs *fs, const struct options *options)
+{
+    struct fuse_lowlevel_ops ops = {.init = op_init};
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    char *list = xasprintf("fsname=p2pfs,subtype=p2pfs,nosuid,nodev,default_permissions%s%s%s",
+                           options->allow_other ? ",allow_other" : "",
+                           *options->pass != '\0' ? "," : "", options->pass);
+    struct fuse_session *session;
+
+    ops_fill_names(&ops);
+    ops_fill_xattr(&ops);
+    ops_fill_dir(&ops);
+    ops_fill_io(&ops);
+    ops_fill_write(&ops);
+    fuse_set_log_func(say);
+    fuse_opt_add_arg(&args, "p2pfs");
+    fuse_opt_add_arg(&args, "-o");
+    fuse_opt_add_arg(&args, list);
+    if (options->debug)
+        fuse_opt_add_arg(&args, "-d");
+    session = fuse_session_new(&args, &ops, sizeof(ops), fs);
+    fuse_opt_free_args(&args);
+    free(list);
+    return session;
+}
+
+/* --- the background -------------------------------------------------------------------------------------- */
+
+/* A FUSE worker, once. */
+static void on_live(struct fs *fs)
+{
+    invalidate_raise_readahead(fs->invalidator);
+    notify_service_manager("READY=1");
+    if (live_fd >= 0) {
+        char yes = 1;
+
+        if (write(live_fd, &yes, 1) != 1)
+            log_debug("nobody waits for the mount");
+        close(live_fd);
+        live_fd = -1;
+    }
+}
+
+/* The parent: ends when the child's mount is live, or with 1 when it has died. */
+static _Noreturn void wait_for_child(int fd)
+{
+    char yes;
+    ssize_t length;
+
+    do
+        length = read(fd, &yes, 1);
+    while (length < 0 && errno == EINTR);
+    if (length != 1)
+        log_error("the mount has failed; see %s", LOG_NAME);
+    _exit(length == 1 ? 0 : 1);
+}
+
+static bool go_into_background(const char *home)
+{
+    char *path = home_path(home, LOG_NAME);
+    int pipes[2], null = open("/dev/null", O_RDWR | O_CLOEXEC), file;
+    pid_t pid;
+
+    file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (file < 0)
+        log_warning("%s: %s; nothing is logged", path, strerror(errno));
+    free(path);
+    if (null < 0 || pipe2(pipes, O_CLOEXEC) != 0) {
+        log_error("cannot go into the background: %s", strerror(errno));
+        return false;
+    }
+    pid = fork();
+    if (pid < 0) {
+        log_error("cannot go into the background: %s", strerror(errno));
+        return false;
+    }
+    if (pid > 0) {
+        close(pipes[1]);
+        wait_for_child(pipes[0]);
+    }
+    close(pipes[0]);
+    live_fd = pipes[1];
+    setsid();
+    if (chdir("/") != 0)
+        log_debug("chdir: %s", strerror(errno));
+    dup2(null, STDIN_FILENO);
+    dup2(null, STDOUT_FILENO);
+    dup2(file >= 0 ? file : null, STDERR_FILENO);
+    close(null);
+    if (file >= 0)
+        close(file);
+    log_init("p2pfs", LOG_LEVEL_INFO, true);
+    return true;
+}
+
+/* --- run ------------------------------------------------------------------------------------------------- */
+
+static void serve(struct fs *fs)
+{
+    struct fuse_loop_config *config = fuse_loop_cfg_create();
+
+    fuse_loop_cfg_set_max_threads(config, THREADS);
+    fuse_loop_cfg_set_idle_threads(config, IDLE_THREADS);
+    fuse_loop_cfg_set_clone_fd(config, 0);
+    fs->files = files_new(fs);
+    fs->disk = workers_new("disk", DISK_THREADS);
+    fs->invalidator = invalidator_new(fs);
+    fs->client = client_new(fs);
+    invalidator_start(fs->invalidator);
+    client_start(fs->client);
+    fuse_session_loop_mt(fs->session, config);
+    notify_service_manager("STOPPING=1");
+    fuse_loop_cfg_destroy(config);
+    workers_free(fs->disk);
+    client_stop(fs->client);
+    fuse_session_unmount(fs->session);
+    invalidator_stop(fs->invalidator);
+    files_free(fs->files);
+}
+
+/* Every open file of the mount costs two descriptors. */
+static void raise_limits(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+            log_debug("the limit of open files stays: %s", strerror(errno));
+    }
+}
+
+static int run(struct fs *fs, const struct options *options)
+{
+    char why[256];
+
+    if (!check_timeout(fs, options) || !check_device() || !check_mountpoint(fs->mountpoint))
+        return 1;
+    if (probe_daemon(fs->home, why, sizeof(why)) != 0) {
+        log_error("%s", why);
+        return 1;
+    }
+    fs->session = new_session(fs, options);
+    if (fs->session == NULL)
+        return 1;
+    if (fuse_set_signal_handlers(fs->session) != 0 ||
+        fuse_session_mount(fs->session, fs->mountpoint) != 0) {
+        fuse_session_destroy(fs->session);
+        return 1;
+    }
+    if (!options->foreground && !go_into_background(fs->home)) {
+        fuse_session_unmount(fs->session);
+        fuse_session_destroy(fs->session);
+        return 1;
+    }
+    raise_limits();
+    serve(fs);
+    fuse_remove_signal_handlers(fs->session);
+    fuse_session_destroy(fs->session);
+    return 0;
+}
+
+int mount_run(const struct options *options)
+{
+    struct fs fs = {.uid = geteuid(), .gid = getegid(), .live = on_live};
+    int status = 1;
+
+    fs.home = home_find(options->home);
+    fs.mountpoint = absolute_path(options->mountpoint);
+    if (fs.home == NULL)
+        log_error("no home directory: give --home DIR or set P2P_HOME");
+    else if (fs.mountpoint == NULL)
+        log_error("%s: %s", options->mountpoint, strerror(errno));
+    else
+        status = run(&fs, options);
+    free(fs.home);
+    free(fs.mountpoint);
+    return status;
+}

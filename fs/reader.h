@@ -1,0 +1,19 @@
+/* Whether the thread that asked for something is still there to get it. Any thread. */
+#ifndef FS_READER_H
+#define FS_READER_H
+
+#include <sys/types.h>
+
+enum reader_state {
+    READER_WAITS, /* it lives and no signal asks it to stop, or nothing can be told */
+    READER_CALLED, /* it lives; a signal that means "stop" waits for it to come back from the kernel */
+    READER_GONE, /* it has ended or is ending */
+};
+
+/* `tid` as in fuse_ctx's pid; 0 (of another PID namespace): READER_WAITS. */
+enum reader_state reader_state(pid_t tid);
+
+/* The process that a thread belongs to; 0 if it cannot be told. */
+pid_t reader_process(pid_t tid);
+
+#endif
