@@ -103,8 +103,8 @@ static const char *const texts[SQL_END] = {
     [SQL_NORMAL] = "PRAGMA synchronous=NORMAL",
     [SQL_META_GET] = "SELECT value FROM meta WHERE key = ?",
     [SQL_META_PUT] = "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-    [SQL_ENTRY_PUT] = "INSERT OR REPLACE INTO entry VALUES "
-                      "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    [SQL_ENTRY_PUT] =
+        "INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     [SQL_ENTRY_DELETE] = "DELETE FROM entry WHERE ino = ?",
     [SQL_ENTRY_ALL] = "SELECT * FROM entry ORDER BY ino",
     [SQL_OP_PUT] = "INSERT OR REPLACE INTO op VALUES (?,?,?,?,?)",

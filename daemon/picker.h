@@ -31,9 +31,10 @@ struct pipeline;
 enum picker_class { PICKER_BACKGROUND = 0, PICKER_PREFETCH = 1, PICKER_DEMAND = 2 };
 
 struct picker_actions {
-    /* Ask this source for this block. Also called for a block that this source was asked for
-     * before, when it became more urgent. */
+    /* Ask this source for this block. */
     void (*ask)(void *arg, void *owner, uint64_t block, enum picker_class);
+    /* This source was asked for this block before, and now a reader waits for it. */
+    void (*raise)(void *arg, void *owner, uint64_t block);
     /* Withdraw: it came from elsewhere, or nobody wants it any more. */
     void (*cancel)(void *arg, void *owner, uint64_t block);
 };

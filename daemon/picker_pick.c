@@ -86,8 +86,7 @@ static void raise_requests(struct picker *picker, struct piece *piece, uint32_t 
             request->late = late;
         if (request->late < picker->next_late)
             picker->next_late = request->late;
-        picker->actions.ask(picker->arg, request->source->owner, piece->first + index,
-                            PICKER_DEMAND);
+        picker->actions.raise(picker->arg, request->source->owner, piece->first + index);
     }
 }
 
