@@ -47,6 +47,8 @@ int ingest_hash(struct ingest *, uint64_t max_bytes);
 struct content *ingest_seal(struct ingest *, uint64_t size, int *error);
 /* [worker] Gives it up and deletes the file. NULL is fine. */
 void ingest_drop(struct ingest *);
+/* Closes and frees; the files stay, for ingest_reopen. Not while a worker has it. */
+void ingest_free(struct ingest *);
 /* [worker] Makes the working file survive a restart without p2pfs holding it; p2pfs has synced the data. */
 int ingest_mark(struct ingest *);
 /* [worker] At start: deletes what belongs to nobody; calls `found` for marked orphans. */
