@@ -529,7 +529,7 @@ bool picker_want_all(struct picker *picker, bool all)
     picker->want_all = true;
     picker->version++;
     TAILQ_FOREACH(source, &picker->sources, entry)
-    count_neighbour(source, 1);
+        count_neighbour(source, 1);
     for (uint32_t i = 0; i < picker->geometry.pieces; i++) {
         uint64_t first;
         uint32_t count;
@@ -652,8 +652,7 @@ void picker_trim(struct picker *picker)
 
     if (picker->want_all || picker->in_flight == 0)
         return;
-    TAILQ_FOREACH(source, &picker->sources, entry)
-    {
+    TAILQ_FOREACH(source, &picker->sources, entry) {
         struct request *request, *next;
 
         for (request = LIST_FIRST(&source->requests); request != NULL; request = next) {
@@ -801,8 +800,7 @@ static uint32_t count_missing(const struct picker *picker)
     const struct picker_source *source;
     uint32_t missing = 0;
 
-    TAILQ_FOREACH(source, &picker->sources, entry)
-    {
+    TAILQ_FOREACH(source, &picker->sources, entry) {
         if (source->all || (!source->told && source->guess))
             return 0;
     }
@@ -812,8 +810,7 @@ static uint32_t count_missing(const struct picker *picker)
         bool found = false;
 
         geometry_piece(&picker->geometry, i, &first, &count);
-        TAILQ_FOREACH(source, &picker->sources, entry)
-        {
+        TAILQ_FOREACH(source, &picker->sources, entry) {
             if (picker_source_has(source, i)) {
                 found = true;
                 break;

@@ -37,8 +37,7 @@ static struct picker_source *soonest(struct picker *picker, const struct piece *
     int64_t best_time = 0, roomy_time = 0;
     unsigned candidates = 0;
 
-    TAILQ_FOREACH(source, &picker->sources, entry)
-    {
+    TAILQ_FOREACH(source, &picker->sources, entry) {
         int64_t expect;
 
         if (source->closed || !picker_source_has(source, piece->number) ||
@@ -206,8 +205,7 @@ static const struct picker_source *much_faster(const struct picker_source *than,
     const struct picker_source *source, *best = NULL;
     int64_t best_time = pipeline_expect(than->pipe, now, false) / FASTER_BY;
 
-    TAILQ_FOREACH(source, &than->picker->sources, entry)
-    {
+    TAILQ_FOREACH(source, &than->picker->sources, entry) {
         int64_t expect;
 
         if (source == than || source->closed)
@@ -370,8 +368,7 @@ static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t
     if (now < source->second_after || picker->source_count < 2)
         return 0;
     source->second_after = now + (last ? SECOND_LAST : SECOND_EVERY);
-    TAILQ_FOREACH(piece, &picker->full, entry)
-    {
+    TAILQ_FOREACH(piece, &picker->full, entry) {
         if (piece->asked == 0 || !picker_source_has(source, piece->number))
             continue;
         for (uint32_t i = 0; i < piece->count && asked < most; i++) {

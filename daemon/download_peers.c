@@ -1,0 +1,345 @@
+/* Devices: who is known to hold what, dialling them, and those that are banned.
+ *
+ * Owns devices and holdings; leaves the links to download_link.c and which files want them to download_file.c. Thread:
+ * "download".
+ *
+ * A device has at most one link. It is dialled at its addresses in order, this machine's and the local network's first, a
+ * new attempt starting when the one before has failed or has taken STAGGER; the first that shows the device's certificate wins
+ * and the others are dropped. When all have failed the tracker is asked to have it dial us, and the next try waits: 1 s, doubled
+ * up to a minute, give or take a quarter. */
+#include "daemon/download_private.h"
+
+#include <arpa/inet.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/hex.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/swarm_url.h"
+#include "crypto/random.h"
+#include "daemon/credentials.h"
+#include "daemon/session.h"
+#include "daemon/store.h"
+
+#define STAGGER      (250 * NS_PER_MS)
+#define RETRY_FIRST  NS_PER_S
+#define RETRY_MOST   (60 * NS_PER_S)
+#define DEVICES_MOST 65536 /* remembered; bans included */
+
+/* --- devices ------------------------------------------------------------------------------------------------------ */
+struct device *device_of(struct download *download, const uint8_t id[DEVICE_ID_SIZE])
+{
+    struct device *device;
+
+    HASH_FIND(hh, download->devices, id, DEVICE_ID_SIZE, device);
+    return device;
+}
+
+static void stagger_due(void *arg);
+
+struct device *device_get(struct download *download, const uint8_t id[DEVICE_ID_SIZE],
+                          const char *account)
+{
+    struct device *device = device_of(download, id);
+
+    if (device == NULL) {
+        device = xcalloc(1, sizeof(*device));
+        device->download = download;
+        memcpy(device->id, id, DEVICE_ID_SIZE);
+        LIST_INIT(&device->holdings);
+        device->stagger = timer_new(download->loop, stagger_due, device);
+        HASH_ADD(hh, download->devices, id, DEVICE_ID_SIZE, device);
+    }
+    snprintf(device->account, sizeof(device->account), "%s", account);
+    return device;
+}
+
+static void device_free(struct device *device)
+{
+    struct holding *holding;
+
+    while ((holding = LIST_FIRST(&device->holdings)) != NULL)
+        holding_free(holding);
+    HASH_DEL(device->download->devices, device);
+    timer_free(device->stagger);
+    free(device);
+}
+
+/* Nothing is known of it, nothing under way: forget it. Not from within the dialling itself. */
+void device_review(struct device *device)
+{
+    if (device->link != NULL || device->dialling > 0 || !LIST_EMPTY(&device->holdings) ||
+        device->banned_until > clock_now())
+        return;
+    device_free(device);
+}
+
+void devices_free(struct download *download)
+{
+    struct device *device, *next;
+
+    HASH_ITER(hh, download->devices, device, next)
+        device_free(device);
+}
+
+struct fetch *device_fetch(const struct device *device, const struct file *file)
+{
+    struct fetch *fetch;
+
+    LIST_FOREACH(fetch, &file->fetches, of_file)
+    {
+        if (fetch->link->device == device)
+            return fetch;
+    }
+    return NULL;
+}
+
+void device_ban(struct download *download, const uint8_t id[DEVICE_ID_SIZE], const char *why)
+{
+    struct device *device = device_of(download, id);
+    char text[2 * DEVICE_ID_SIZE + 1];
+
+    if (download->stopping)
+        return;
+    if (device == NULL)
+        device = device_get(download, id, "unknown");
+    if (device->banned_until > clock_now())
+        return;
+    device->banned_until = clock_now() + LIMIT_BAN_NS;
+    snprintf(device->ban, sizeof(device->ban), "%s", why);
+    hex_encode(text, id, DEVICE_ID_SIZE);
+    log_warning("%s (device %s) is banned for an hour: it %s", device->account, text, why);
+    timer_cancel(device->stagger);
+    if (device->link != NULL)
+        link_end(device->link, PEER__FAREWELL__FAREWELL_BANNED, why);
+}
+
+/* --- dialling ------------------------------------------------------------------------------------------------------- */
+/* 0: this machine, 1: a local network, 2: elsewhere. */
+static unsigned distance(const char *address)
+{
+    char host[SWARM_HOST_MAX + 1];
+    uint16_t port;
+    struct in_addr four;
+    struct in6_addr six;
+
+    if (!host_port_parse(address, 0, host, &port))
+        return 2;
+    if (inet_pton(AF_INET, host, &four) == 1) {
+        uint32_t bits = ntohl(four.s_addr);
+
+        if (bits >> 24 == 127)
+            return 0;
+        return bits >> 24 == 10 || bits >> 20 == 0xac1 || bits >> 16 == 0xc0a8 ||
+                       bits >> 16 == 0xa9fe
+                   ? 1
+                   : 2;
+    }
+    if (strchr(host, '%') != NULL)
+        return 1; /* link-local */
+    if (inet_pton(AF_INET6, host, &six) == 1) {
+        if (IN6_IS_ADDR_LOOPBACK(&six))
+            return 0;
+        return (six.s6_addr[0] & 0xfe) == 0xfc || IN6_IS_ADDR_LINKLOCAL(&six) ? 1 : 2;
+    }
+    return 2;
+}
+
+static void set_addresses(struct device *device, const Tracker__Peer *peer)
+{
+    unsigned count = 0;
+
+    if (device->dialling > 0)
+        return; /* the next answer will do */
+    for (unsigned near = 0; near < 3; near++) {
+        for (size_t i = 0; i < peer->n_addresses && count < LIMIT_ADDRESSES; i++) {
+            if (strlen(peer->addresses[i]) < LIMIT_ADDRESS && distance(peer->addresses[i]) == near)
+                snprintf(device->addresses[count++], LIMIT_ADDRESS, "%s", peer->addresses[i]);
+        }
+    }
+    device->address_count = count;
+}
+
+static void failed(struct device *device, int64_t now)
+{
+    int64_t wait = RETRY_FIRST << (device->failures < 6 ? device->failures : 6);
+    uint32_t jitter;
+
+    if (wait > RETRY_MOST)
+        wait = RETRY_MOST;
+    random_bytes(&jitter, sizeof(jitter));
+    device->next_try = now + wait * 3 / 4 + (int64_t)((double)wait / 2 * jitter / UINT32_MAX);
+    if (device->failures++ == 0)
+        log_debug("%s cannot be dialled; it is asked to dial", device->account);
+    if (!LIST_EMPTY(&device->holdings) && !device->download->stopping)
+        session_ask_dial_back(device->download->daemon->session, device->id);
+}
+
+/* Starts the next attempt; true if one is under way then. */
+static bool attempt(struct device *device)
+{
+    while (device->next_address < device->address_count) {
+        if (device->download->link_count >= LIMIT_PEER_LINKS)
+            break;
+        if (link_dial(device, device->addresses[device->next_address++]) != NULL) {
+            timer_set(device->stagger, STAGGER);
+            return true;
+        }
+    }
+    return device->dialling > 0;
+}
+
+static void stagger_due(void *arg)
+{
+    struct device *device = arg;
+
+    if (device->link == NULL && device->dialling > 0)
+        attempt(device);
+}
+
+void device_dial(struct device *device, int64_t now)
+{
+    if (device->link != NULL || device->dialling > 0 || now < device->next_try ||
+        device->banned_until > now || device->download->credentials == NULL ||
+        device->download->stopping)
+        return;
+    device->next_address = 0;
+    if (!attempt(device))
+        failed(device, now);
+}
+
+void device_attempt_ended(struct device *device, struct link *up)
+{
+    struct download *download = device->download;
+    struct link *link, *next;
+    struct holding *holding;
+
+    CHECK(device->dialling > 0);
+    device->dialling--;
+    if (up == NULL) {
+        if (device->link != NULL || device->banned_until > clock_now() || download->stopping)
+            return;
+        if (device->dialling == 0 && !attempt(device)) {
+            failed(device, clock_now());
+            device_review(device);
+        }
+        return;
+    }
+    timer_cancel(device->stagger);
+    device->failures = 0;
+    device->next_try = 0;
+    if (device->link != NULL && device->link != up)
+        link_end(device->link, PEER__FAREWELL__FAREWELL_IDLE, "replaced by a newer link");
+    device->link = up;
+    for (link = TAILQ_FIRST(&download->links); link != NULL; link = next) {
+        next = TAILQ_NEXT(link, entry);
+        if (link != up && link->device == device && link->state == LINK_DIALLING)
+            link_free(link);
+    }
+    LIST_FOREACH(holding, &device->holdings, of_device)
+    file_dirty(holding->file);
+}
+
+/* --- who holds what ----------------------------------------------------------------------------------------------------- */
+void holding_free(struct holding *holding)
+{
+    LIST_REMOVE(holding, of_file);
+    LIST_REMOVE(holding, of_device);
+    free(holding);
+}
+
+static struct holding *holding_get(struct file *file, struct device *device)
+{
+    struct holding *holding;
+
+    LIST_FOREACH(holding, &device->holdings, of_device)
+    {
+        if (holding->file == file)
+            return holding;
+    }
+    holding = xcalloc(1, sizeof(*holding));
+    holding->file = file;
+    holding->device = device;
+    LIST_INSERT_HEAD(&file->holdings, holding, of_file);
+    LIST_INSERT_HEAD(&device->holdings, holding, of_device);
+    return holding;
+}
+
+/* It holds some of a file that it refused before: it is asked again. */
+static void forgive(struct device *device, struct file *file)
+{
+    struct fetch *fetch = device_fetch(device, file);
+
+    if (fetch != NULL && fetch->refused)
+        fetch_close(fetch);
+}
+
+static void peer_arrived(struct file *file, const Tracker__Peer *peer)
+{
+    struct download *download = file->download;
+    struct holding *holding;
+    struct device *device;
+
+    if (peer->device.len != DEVICE_ID_SIZE ||
+        (download->credentials != NULL &&
+         memcmp(peer->device.data, download->credentials->device, DEVICE_ID_SIZE) == 0))
+        return;
+    if (device_of(download, peer->device.data) == NULL &&
+        HASH_COUNT(download->devices) >= DEVICES_MOST)
+        return;
+    device = device_get(download, peer->device.data, peer->account);
+    set_addresses(device, peer);
+    holding = holding_get(file, device);
+    holding->stale = false;
+    holding->complete = peer->complete;
+    holding->pieces = peer->pieces;
+    forgive(device, file);
+}
+
+void peers_arrived(struct download *download, const Tracker__Peers *peers, bool answer)
+{
+    struct file *file = peers->root.len == HASH_SIZE ? file_of(download, peers->root.data) : NULL;
+    struct holding *holding, *next;
+
+    if (file == NULL)
+        return;
+    LIST_FOREACH(holding, &file->holdings, of_file)
+    holding->stale = answer;
+    for (size_t i = 0; i < peers->n_peers; i++)
+        peer_arrived(file, peers->peers[i]);
+    for (holding = LIST_FIRST(&file->holdings); holding != NULL; holding = next) {
+        struct device *device = holding->device;
+
+        next = LIST_NEXT(holding, of_file);
+        if (!holding->stale || device_fetch(device, file) != NULL)
+            continue;
+        holding_free(holding);
+        device_review(device);
+    }
+    file->holders = peers->holders;
+    if (peers->copies.len > 0)
+        picker_copies(file->picker, peers->copies.data, peers->copies.len);
+    file_dirty(file);
+}
+
+void devices_tick(struct download *download, int64_t now)
+{
+    struct device *device, *next;
+
+    HASH_ITER(hh, download->devices, device, next) {
+        struct holding *holding;
+
+        if (device->banned_until != 0 && device->banned_until <= now) {
+            device->banned_until = 0;
+            device->ban[0] = '\0';
+            device_review(device);
+            continue;
+        }
+        if (device->link != NULL || device->dialling > 0 || now < device->next_try ||
+            device->banned_until != 0)
+            continue;
+        LIST_FOREACH(holding, &device->holdings, of_device)
+        file_dirty(holding->file); /* they dial it if they want it */
+    }
+}

@@ -1,0 +1,329 @@
+/* What the files of the download thread share. Nobody else includes it. All of it belongs to that thread.
+ *
+ *   download.c         the thread: mail, readers' demands, handles, timers
+ *   download_file.c    one content that is being fetched: what it needs, from whom, when it is done
+ *   download_hashes.c  piece layers and block hashes: asked for in time, held against the tree
+ *   download_verify.c  blocks on their way from a link into the store: buffers, jobs, verdicts
+ *   download_link.c    one link on which we fetch: the protocol's fetching end
+ *   download_peers.c   devices: who is known to hold what, dialling, bans
+ *   download_status.c  what `status` and `peers` show
+ *
+ * Objects: a `file` is fetched over `fetch`es, each tying it to a `link`; a link belongs to a `device`; a `holding` says
+ * that a device is known to hold some of a file. Whatever touches several of them at once is deferred to download_settle,
+ * which ends every event: files are reviewed (opened, closed, freed) there, requests are flushed, jobs posted. */
+#ifndef DAEMON_DOWNLOAD_PRIVATE_H
+#define DAEMON_DOWNLOAD_PRIVATE_H
+
+#include <sys/queue.h>
+#include <uthash.h>
+
+#include "base/loop.h"
+#include "base/workers.h"
+#include "crypto/identity.h"
+#include "daemon/download.h"
+#include "daemon/picker.h"
+#include "daemon/pipeline.h"
+#include "daemon/readahead.h"
+#include "proto/limits.h"
+#include "proto/peer.pb-c.h"
+
+struct channel;
+struct frame;
+struct file;
+struct fetch;
+struct link;
+struct device;
+
+#define DOWNLOAD_MAGIC 0x646f776eu
+#define LINK_MAGIC     0x646c6e6bu
+
+/* --- blocks under way to the store ------------------------------------------------------------------------------- */
+#define PUT_BLOCKS    16   /* of one job: 256 KiB stay in a processor's cache */
+#define BUFFERS_MOST  4096 /* 64 MiB in all; above, links are not read */
+#define BUFFERS_AGAIN 3072 /* below, they are again */
+#define BUFFERS_HELD  1024 /* of which may wait for their hashes */
+#define BUFFERS_SPARE 512  /* kept for reuse when nothing happens */
+
+struct buffer {
+    struct buffer *next;
+    uint64_t block;
+    uint32_t size;
+    bool urgent;
+    uint8_t device[DEVICE_ID_SIZE]; /* who sent it */
+    _Alignas(64) uint8_t bytes[BLOCK_SIZE];
+};
+
+/* --- a handle ---------------------------------------------------------------------------------------------------- */
+struct handle {
+    UT_hash_handle hh;
+    LIST_ENTRY(handle) of_file;
+    uint64_t id;
+    struct file *file;
+    struct readahead ahead;
+    struct picker_window windows[READAHEAD_CURSORS];
+};
+
+struct demand {
+    UT_hash_handle hh;
+    TAILQ_ENTRY(demand) of_file;
+    TAILQ_ENTRY(demand) by_expiry;
+    uint64_t request, handle;
+    struct file *file;
+    uint64_t first, count; /* blocks */
+    int64_t expires;
+    struct picker_demand wanted;
+};
+
+/* --- a content that is fetched ------------------------------------------------------------------------------------ */
+enum layer_state { LAYER_ABSENT, LAYER_ASKED, LAYER_CHECKED, LAYER_HERE };
+
+/* Block hashes of one piece that are not here yet. */
+struct leaves {
+    UT_hash_handle hh;
+    uint32_t piece, count;
+    bool checked;                   /* they came, and are being held against the piece layer */
+    uint8_t *early;                 /* … or wait for that to come */
+    struct fetch *asked;            /* whom; NULL: nobody at the moment */
+    int64_t late;                   /* when to ask another */
+    uint8_t device[DEVICE_ID_SIZE]; /* who sent what is being checked */
+    struct buffer *held;            /* blocks that came before their hashes */
+};
+
+struct file {
+    UT_hash_handle hh;
+    struct download *download;
+    struct content *content;
+    const struct geometry *geometry;
+    uint8_t root[HASH_SIZE];
+    struct picker *picker;
+    TAILQ_HEAD(, demand) demands;
+    LIST_HEAD(, handle) handles;
+    LIST_HEAD(, fetch) fetches;
+    LIST_HEAD(, holding) holdings;
+    bool get;        /* asked for by name */
+    bool background; /* really being read */
+    bool wanting;    /* the session looks for peers */
+    bool dirty;      /* in download->dirty_files */
+    bool demanding;  /* in download->demanding */
+    STAILQ_ENTRY(file) of_dirty;
+    TAILQ_ENTRY(file) of_demanding;
+    uint32_t jobs; /* on workers */
+
+    enum layer_state layer;
+    struct fetch *layer_fetch;
+    uint8_t *layer_hashes;
+    uint32_t layer_have;
+    int64_t layer_late;
+    uint8_t layer_device[DEVICE_ID_SIZE];
+    struct leaves *leaves;
+    int64_t leaves_late; /* the earliest of them; INT64_MAX: none */
+    bool hashes_due;     /* someone new could be asked for hashes */
+
+    struct buffer *arrived, **arrived_end; /* to be given to workers */
+    uint64_t bytes, bytes_before, rate;
+    uint32_t holders; /* as the tracker counts */
+};
+
+/* --- links ---------------------------------------------------------------------------------------------------------- */
+/* A file on a link. */
+struct fetch {
+    UT_hash_handle hh; /* by number */
+    LIST_ENTRY(fetch) of_file;
+    TAILQ_ENTRY(fetch) of_link;
+    struct link *link;
+    struct file *file;
+    struct picker_source *source;
+    uint32_t number;
+    bool opened;        /* the server told what it has */
+    bool refused;       /* it will not serve this */
+    int64_t busy_until; /* it said it was busy; 0: no */
+    uint32_t hash_asks; /* HashRequests without answer */
+    uint32_t broken;    /* claims that were not true */
+    bool distrusted;
+};
+
+enum link_state { LINK_DIALLING, LINK_UP, LINK_LEAVING };
+
+/* Requests or cancels of consecutive blocks, not sent yet. */
+struct run {
+    struct fetch *fetch; /* NULL: none */
+    uint64_t first;
+    uint32_t count;
+    enum picker_class class;
+    bool cancel;
+};
+
+struct link {
+    unsigned magic;
+    TAILQ_ENTRY(link) entry;
+    struct download *download;
+    struct device *device;
+    struct channel *channel;
+    enum link_state state;
+    char address[LIMIT_ADDRESS];
+    bool greeted; /* its Hello came */
+    bool choked;
+    bool dirty;
+    STAILQ_ENTRY(link) of_dirty;
+    int64_t since;     /* of this state */
+    int64_t last_used; /* a file was open on it */
+    int64_t last_demand;
+    int64_t pinged; /* 0: no ping under way */
+    struct pipeline pipe;
+    struct run run;
+    struct fetch *by_number; /* hash */
+    TAILQ_HEAD(, fetch) fetches;
+    uint32_t fetch_count, next_number;
+    /* The payload that is coming. */
+    struct fetch *in_fetch;
+    uint64_t in_block;
+    struct buffer *in_buffer;
+    uint8_t *in_bytes;
+    uint64_t bytes, bytes_before, rate; /* of blocks */
+};
+
+/* --- devices ---------------------------------------------------------------------------------------------------------- */
+struct holding {
+    LIST_ENTRY(holding) of_file;
+    LIST_ENTRY(holding) of_device;
+    struct file *file;
+    struct device *device;
+    bool complete;
+    bool stale; /* not in the answer that is being read */
+    uint32_t pieces;
+};
+
+struct device {
+    UT_hash_handle hh;
+    struct download *download;
+    uint8_t id[DEVICE_ID_SIZE];
+    char account[65];
+    char addresses[LIMIT_ADDRESSES][LIMIT_ADDRESS]; /* nearest first */
+    unsigned address_count;
+    LIST_HEAD(, holding) holdings;
+    struct link *link; /* that is up; NULL */
+    unsigned dialling; /* attempts under way */
+    unsigned next_address;
+    struct timer *stagger;
+    unsigned failures;
+    int64_t next_try;
+    int64_t banned_until;
+    char ban[64]; /* why */
+};
+
+/* --- the thread ---------------------------------------------------------------------------------------------------------- */
+struct download {
+    unsigned magic;
+    struct daemon *daemon;
+    struct loop *loop;
+    struct credentials *credentials;
+    struct file *files;
+    struct demand *demands;
+    struct handle *handles;
+    struct device *devices;
+    TAILQ_HEAD(demand_expiry, demand) expiry; /* in order, as waits are mostly equal */
+    TAILQ_HEAD(, file) demanding;             /* files with demands */
+    STAILQ_HEAD(, file) dirty_files;
+    STAILQ_HEAD(, link) dirty_links;
+    TAILQ_HEAD(, link) links;
+    uint32_t link_count;
+    struct timer *due;  /* late blocks and hashes */
+    int64_t due_at;     /* INT64_MAX: not set */
+    struct timer *tick; /* housekeeping */
+    int64_t second;     /* rates were last measured */
+
+    struct buffer *spare;
+    uint32_t buffers, spare_count; /* in use; kept */
+    struct put_job *spare_jobs;
+    uint32_t held; /* buffers that wait for hashes */
+    bool paused;   /* links are not read: too many buffers are in use */
+
+    char trouble[96]; /* the store's; "" for none */
+    int64_t trouble_until;
+
+    int64_t tokens, tokens_at; /* of settings.rate_down */
+    uint64_t total, total_before, rate, wasted;
+    bool started, stopping;
+};
+
+/* download.c */
+void download_settle(struct download *);
+/* Input was handled, so this link may have room: jobs are posted, readers served, the rest filled. */
+void download_room(struct download *, struct link *);
+void demand_end(struct demand *, int error, bool tell);
+/* Whether blocks may be asked for now at all: room in the store, and in the rate limit. */
+bool download_may_ask(struct download *, int64_t now);
+/* How many by the rate limit. */
+uint32_t download_allowance(struct download *, int64_t now);
+
+/* download_file.c */
+struct file *file_of(struct download *, const uint8_t root[HASH_SIZE]); /* NULL: not known */
+struct file *file_get(struct download *, struct content *);
+void file_dirty(struct file *);  /* review it when this event has been handled */
+void file_review(struct file *); /* may free it */
+void file_free(struct file *);
+bool file_is_wanted(const struct file *);
+void file_demands_changed(struct file *);
+void file_run(struct file *, int64_t now);  /* what readers wait for */
+void file_fill(struct file *, int64_t now); /* the rest, on all its links */
+void file_set_background(struct file *);
+void file_progress(struct file *, uint64_t first, uint32_t count); /* these blocks are present */
+void file_connect(struct file *); /* opens it on links, dials holders */
+
+/* download_hashes.c */
+/* Sees to it that the block hashes of the piece come, asked of `fetch` first. */
+void hashes_need(struct file *, uint32_t piece, struct fetch *);
+void hashes_retry(struct file *, int64_t now); /* asks again for what is late or was refused */
+const char *hashes_arrived(struct fetch *, const Peer__Hashes *, const uint8_t *hashes,
+                           size_t size);
+void hashes_rejected(struct fetch *, uint64_t first);
+void hashes_fetch_gone(struct fetch *);
+void hashes_free(struct file *);
+int64_t hashes_next(const struct file *);
+/* Whether a block must wait for its hashes, which are on their way; then it is held. */
+bool hashes_hold(struct file *, struct buffer *);
+
+/* download_verify.c */
+struct buffer *buffer_new(struct download *);
+void buffer_free(struct download *, struct buffer *);
+void buffers_trim(struct download *, uint32_t keep);
+void verify_block(struct file *, struct buffer *); /* takes it over */
+void verify_post(struct file *);                   /* gives workers what has arrived */
+void verify_free(struct download *);
+void store_trouble(struct download *, int error);
+
+/* download_link.c */
+struct link *link_dial(struct device *, const char *address);
+struct link *link_adopt(struct download *, struct stream *, const uint8_t *hello, size_t size);
+/* Ends it at once; `farewell` is said if it is up. */
+void link_end(struct link *, Peer__Farewell farewell, const char *why);
+void link_free(struct link *);
+struct fetch *link_open(struct link *, struct file *);
+void fetch_close(struct fetch *); /* says Close, frees */
+void link_fill(struct link *, int64_t now);
+void link_flush(struct link *);
+void link_tick(struct link *, int64_t now);
+void link_ask_hashes(struct fetch *, Peer__Layer, uint64_t first, uint32_t count);
+void fetch_ask(struct fetch *, uint64_t block, enum picker_class);
+void fetch_raise(struct fetch *, uint64_t block);
+void fetch_cancel(struct fetch *, uint64_t block);
+void link_pause(struct link *, bool paused);
+
+/* download_peers.c */
+struct device *device_get(struct download *, const uint8_t id[DEVICE_ID_SIZE], const char *account);
+struct device *device_of(struct download *, const uint8_t id[DEVICE_ID_SIZE]);
+struct fetch *device_fetch(const struct device *, const struct file *);
+void device_dial(struct device *, int64_t now);
+/* One attempt is over: `up` is the link that it made, or NULL. */
+void device_attempt_ended(struct device *, struct link *up);
+void device_ban(struct download *, const uint8_t id[DEVICE_ID_SIZE], const char *why);
+void device_review(struct device *); /* forgets it if nothing is known of it */
+void devices_tick(struct download *, int64_t now);
+void devices_free(struct download *);
+void peers_arrived(struct download *, const Tracker__Peers *, bool answer);
+void holding_free(struct holding *);
+
+/* download_status.c */
+struct download_status *status_make(struct download *, const uint8_t *root, void *cookie);
+
+#endif

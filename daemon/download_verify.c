@@ -1,0 +1,245 @@
+/* Blocks on their way from a link into the store.
+ *
+ * Owns the buffers (bounded: above BUFFERS_MOST links are not read until some are free again) and the jobs that verify and
+ * write. Leaves verification itself to the store, and what a verdict means for the picker to picker.h. Thread: "download";
+ * `put_run` alone runs on workers.
+ *
+ *   link -> verify_block -> (held until the piece's block hashes are here) -> file->arrived -> verify_post: jobs of consecutive
+ *   blocks -> worker: content_put -> mail -> verdicts: present, or wrong (the sender is banned, the block asked for
+ *   elsewhere), or no room (all fetching pauses, and tries again).
+ *
+ * A job with a block that a reader waits for is posted urgent; jobs are small, so that it does not wait for many others. */
+#include "daemon/download_private.h"
+
+#include <errno.h>
+
+#include "base/bitmap.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/hex.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "daemon/store.h"
+
+#define TROUBLE_RETRY (3 * NS_PER_S)
+
+struct put_job {
+    struct job job;
+    struct mail mail;
+    struct put_job *next;
+    struct file *file;
+    struct content *content;
+    uint64_t first;
+    uint32_t count;
+    struct buffer *buffers[PUT_BLOCKS];
+    const uint8_t *blocks[PUT_BLOCKS];
+    int verdicts[PUT_BLOCKS];
+};
+
+/* --- buffers ------------------------------------------------------------------------------------------------------ */
+static void pause_links(struct download *download, bool paused)
+{
+    struct link *link;
+
+    if (download->paused == paused)
+        return;
+    download->paused = paused;
+    TAILQ_FOREACH(link, &download->links, entry)
+        link_pause(link, paused);
+}
+
+struct buffer *buffer_new(struct download *download)
+{
+    struct buffer *buffer = download->spare;
+
+    if (buffer != NULL) {
+        download->spare = buffer->next;
+        download->spare_count--;
+    } else {
+        buffer = aligned_alloc(64, (sizeof(*buffer) + 63) & ~(size_t)63);
+        CHECK(buffer != NULL); /* their number is bounded by us */
+    }
+    buffer->next = NULL;
+    if (++download->buffers >= BUFFERS_MOST)
+        pause_links(download, true);
+    return buffer;
+}
+
+void buffer_free(struct download *download, struct buffer *buffer)
+{
+    if (buffer == NULL)
+        return;
+    buffer->next = download->spare;
+    download->spare = buffer;
+    download->spare_count++;
+    download->buffers--;
+    if (download->buffers < BUFFERS_AGAIN)
+        pause_links(download, false);
+}
+
+void buffers_trim(struct download *download, uint32_t keep)
+{
+    while (download->spare_count > keep) {
+        struct buffer *buffer = download->spare;
+
+        download->spare = buffer->next;
+        download->spare_count--;
+        free(buffer);
+    }
+}
+
+void verify_free(struct download *download)
+{
+    buffers_trim(download, 0);
+    while (download->spare_jobs != NULL) {
+        struct put_job *job = download->spare_jobs;
+
+        download->spare_jobs = job->next;
+        free(job);
+    }
+}
+
+/* --- verdicts ------------------------------------------------------------------------------------------------------ */
+void store_trouble(struct download *download, int error)
+{
+    struct file *file, *next;
+    char text[sizeof(download->trouble)];
+
+    if (error == -ENOSPC || error == -EDQUOT)
+        snprintf(text, sizeof(text), "no space left for the store; fetching waits");
+    else
+        snprintf(text, sizeof(text), "cannot write to the store (%s); fetching waits",
+                 strerror(-error));
+    if (strcmp(text, download->trouble) != 0)
+        log_warning("%s", text);
+    memcpy(download->trouble, text, sizeof(text));
+    download->trouble_until = clock_now() + TROUBLE_RETRY;
+    HASH_ITER(hh, download->files, file, next) {
+        struct fetch *fetch;
+
+        LIST_FOREACH(fetch, &file->fetches, of_file)
+        picker_source_withdraw(fetch->source);
+    }
+}
+
+static void wrong_block(struct put_job *job, const struct buffer *buffer)
+{
+    struct download *download = job->file->download;
+    char root[2 * HASH_SIZE + 1], why[64];
+
+    hex_encode(root, job->file->root, HASH_SIZE);
+    snprintf(why, sizeof(why), "sent a wrong block (%.8s, block %llu)", root,
+             (unsigned long long)buffer->block);
+    download->wasted += buffer->size;
+    device_ban(download, buffer->device, why);
+}
+
+static void judge(struct put_job *job, uint32_t i)
+{
+    struct file *file = job->file;
+    struct download *download = file->download;
+    const struct buffer *buffer = job->buffers[i];
+    int verdict = job->verdicts[i];
+
+    if (verdict == 0 || verdict == -EALREADY) {
+        file->bytes += buffer->size;
+        download->total += buffer->size;
+        picker_present(file->picker, buffer->block, 1);
+        return;
+    }
+    picker_failed(file->picker, buffer->block);
+    if (verdict == -EBADMSG)
+        wrong_block(job, buffer);
+    else if (verdict != -ENODATA && !download->stopping)
+        store_trouble(download, verdict);
+}
+
+static void put_done(struct mail *mail, void *owner)
+{
+    struct put_job *job = (struct put_job *)(void *)((char *)mail - offsetof(struct put_job, mail));
+    struct download *download = owner;
+    struct file *file = job->file;
+    bool good = false;
+
+    CHECK_OBJECT(download, DOWNLOAD_MAGIC);
+    file->jobs--;
+    for (uint32_t i = 0; i < job->count; i++) {
+        good |= job->verdicts[i] == 0;
+        judge(job, i);
+    }
+    for (uint32_t i = 0; i < job->count; i++)
+        buffer_free(download, job->buffers[i]);
+    if (good && download->trouble[0] != '\0') {
+        log_info("the store takes blocks again");
+        download->trouble[0] = '\0';
+    }
+    file_progress(file, job->first, job->count);
+    content_release(job->content);
+    job->next = download->spare_jobs;
+    download->spare_jobs = job;
+    download_settle(download);
+}
+
+/* On a worker. */
+static void put_run(struct job *raw)
+{
+    struct put_job *job = (struct put_job *)(void *)raw;
+
+    content_put(job->content, job->first, job->count, job->blocks, job->verdicts);
+    loop_post(job->file->download->loop, &job->mail);
+}
+
+static struct put_job *job_new(struct file *file)
+{
+    struct download *download = file->download;
+    struct put_job *job = download->spare_jobs;
+
+    if (job != NULL)
+        download->spare_jobs = job->next;
+    else
+        job = xmalloc(sizeof(*job));
+    job->job.run = put_run;
+    job->mail.deliver = put_done;
+    job->file = file;
+    job->content = content_share(file->content);
+    job->count = 0;
+    return job;
+}
+
+void verify_block(struct file *file, struct buffer *buffer)
+{
+    buffer->next = NULL;
+    if (hashes_hold(file, buffer))
+        return;
+    *file->arrived_end = buffer;
+    file->arrived_end = &buffer->next;
+    file_dirty(file);
+}
+
+void verify_post(struct file *file)
+{
+    struct buffer *buffer = file->arrived;
+
+    file->arrived = NULL;
+    file->arrived_end = &file->arrived;
+    while (buffer != NULL) {
+        struct put_job *job = job_new(file);
+        uint64_t piece = buffer->block / file->geometry->piece_blocks;
+        bool urgent = false;
+
+        job->first = buffer->block;
+        while (buffer != NULL && job->count < PUT_BLOCKS &&
+               buffer->block == job->first + job->count &&
+               buffer->block / file->geometry->piece_blocks == piece) {
+            struct buffer *next = buffer->next;
+
+            urgent |= buffer->urgent;
+            job->buffers[job->count] = buffer;
+            job->blocks[job->count++] = buffer->bytes;
+            buffer->next = NULL;
+            buffer = next;
+        }
+        file->jobs++;
+        workers_post(file->download->daemon->workers, &job->job, urgent);
+    }
+}
