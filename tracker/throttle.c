@@ -11,7 +11,8 @@
 #include "base/mem.h"
 #include "tracker/table.h"
 
-#define BAD_COST 4 /* tries that a wrong guess costs its source on top */
+#define BAD_COST                                                                                   \
+    3 /* tries that a wrong guess costs its source on top: one guess a second in the long run */
 
 struct record {
     struct table_node node;

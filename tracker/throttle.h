@@ -16,8 +16,8 @@ struct throttle;
 #define THROTTLE_FIRST      (1 * NS_PER_S)    /* then one second, two, four … */
 #define THROTTLE_LONGEST    (60 * NS_PER_S)   /* longer would lock the owner out with the guesser */
 #define THROTTLE_FORGET     (3600 * NS_PER_S) /* a name that was left alone starts anew */
-#define THROTTLE_BURST      64                /* tries that a source has in hand */
-#define THROTTLE_REFILL     (500 * NS_PER_MS) /* one more each */
+#define THROTTLE_BURST      256 /* tries that a source has in hand: an office behind one address */
+#define THROTTLE_REFILL     (250 * NS_PER_MS) /* one more each */
 #define THROTTLE_TABLE      65536             /* names and sources remembered, each */
 
 /* A source is 16 bytes of address, see source_key (address.h). */
