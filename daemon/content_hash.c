@@ -317,8 +317,9 @@ int content_set_leaves(struct content *content, uint32_t piece, const uint8_t *h
         return -ENODATA;
     if (!leaves_fit(content, layer, piece, hashes))
         return -EBADMSG;
-    if (bitmap_test(content->known, piece) || g->blocks == 1)
+    if (g->blocks == 1)
         return 0;
+    /* Even if they are known: the file's may be damaged, which is not noticed before they are needed. */
     struct leaves *leaves = leaves_new(content, piece);
     if (leaves == NULL)
         return -ENOMEM;

@@ -327,6 +327,8 @@ static int open_incomplete(struct content *content)
     result = open_hashes(content);
     if (result < 0 && result != -ENOENT && result != -EBADMSG)
         return result;
+    if (result < 0) /* nothing that is in the hash file can be used */
+        memset(content->known, 0, store_bits_size(content->geometry.pieces));
     return check_unsynced(content);
 }
 
