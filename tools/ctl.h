@@ -1,0 +1,54 @@
+/* p2pctl: what all verbs share.
+ *
+ *   main.c      starts; verbs.c   the table of verbs, help      options.c  the command line
+ *   account.c   register login logout whoami passwd invite      service.c  start stop
+ *   status.c    status                                          swarm.c    peers health
+ *   fetch.c     get pin unpin                                   list.c     ls
+ *   client.c    talks to p2pd      path.c    what PATH means     secret.c   asks for passwords
+ *   table.c     columns            text.c    names, widths       json.c     messages as JSON
+ *   progress.c  a progress line    terminal.c  size, full screen
+ *
+ * One thread. A verb returns the exit status; what went wrong has then been said in one line on
+ * standard error, where its cause was known. */
+#ifndef TOOLS_CTL_H
+#define TOOLS_CTL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum ctl_status { CTL_DONE = 0, CTL_FAILED = 1, CTL_WRONG_USAGE = 2 };
+
+struct client;
+struct client_request;
+struct verb;
+
+/* A command line, understood. Strings are argv's unless marked. */
+struct ctl {
+    const struct verb *verb;
+    char *home; /* malloc'ed */
+    const char *home_option;
+    char **arguments; /* behind the verb; malloc'ed array */
+    int argument_count;
+    const char *email;
+    const char *password_file;
+    const char *new_password_file;
+    uint64_t uses;    /* 0: not given */
+    uint64_t expires; /* seconds; 0: not given */
+    bool admin, json, watch, tracker, details, help, version;
+};
+
+/* The whole program: what main returns. */
+int ctl_run(int argc, char **argv);
+
+/* Connected to p2pd, or NULL: the reason has been said. `start`: starts it if it does not run. */
+struct client *ctl_open(const struct ctl *, bool start);
+
+/* A request and its answer, as client_request; NULL: the reason has been said. */
+const void *ctl_ask(struct client *, const struct client_request *);
+
+/* The command's paths as p2pd knows them; an array of argument_count malloc'ed strings, or NULL: the
+ * reason has been said. Needs a running p2pd: a mount is asked. */
+char **ctl_paths(const struct ctl *);
+void ctl_free_paths(const struct ctl *, char **paths);
+
+#endif

@@ -1,0 +1,33 @@
+/* The command line: which options there are, and which of them a verb takes. */
+#ifndef TOOLS_OPTIONS_H
+#define TOOLS_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "tools/ctl.h"
+
+/* Bits of struct verb's `options`. --home, --help and --version go with every verb. */
+enum {
+    OPTION_EVERYWHERE = 1 << 0,
+    OPTION_JSON = 1 << 1,
+    OPTION_EMAIL = 1 << 2,
+    OPTION_PASSWORD_FILE = 1 << 3,
+    OPTION_NEW_PASSWORD_FILE = 1 << 4,
+    OPTION_ADMIN = 1 << 5,
+    OPTION_USES = 1 << 6,
+    OPTION_EXPIRES = 1 << 7,
+    OPTION_WATCH = 1 << 8,
+    OPTION_TRACKER = 1 << 9,
+    OPTION_LONG = 1 << 10,
+};
+
+/* Fills *ctl from the command line; options and arguments may be mixed, "--" ends the options. False
+ * if it is wrong usage, which has been said. ctl->verb stays NULL if --help or --version need none.
+ * The caller frees ctl->arguments. */
+bool options_parse(struct ctl *ctl, int argc, char **argv);
+
+/* Describes the options of that mask, one a line. */
+void options_print(FILE *to, unsigned mask);
+
+#endif

@@ -1,0 +1,168 @@
+/* The swarm as this device sees it: peers, and the health of files. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/number.h"
+#include "proto/limits.h"
+#include "proto/local.pb-c.h"
+#include "tools/client.h"
+#include "tools/json.h"
+#include "tools/table.h"
+#include "tools/terminal.h"
+#include "tools/verbs.h"
+
+/* Asks about the command's paths; NULL: the reason has been said. The answer lives as long as
+ * *client, which the caller frees. */
+static const void *ask_about_paths(const struct ctl *ctl, struct client **client, uint16_t type,
+                                   uint16_t answer_type, const ProtobufCMessageDescriptor *answer,
+                                   int64_t timeout_ns)
+{
+    Local__Paths message = LOCAL__PATHS__INIT;
+    const struct client_request request = {
+        .type = type,
+        .message = &message.base,
+        .answer_type = answer_type,
+        .answer = answer,
+        .timeout_ns = timeout_ns,
+    };
+    const void *result = NULL;
+
+    *client = ctl_open(ctl, false);
+    char **paths = *client != NULL ? ctl_paths(ctl) : NULL;
+    if (paths != NULL) {
+        message.paths = paths;
+        message.n_paths = (size_t)ctl->argument_count;
+        result = ctl_ask(*client, &request);
+    }
+    ctl_free_paths(ctl, paths);
+    return result;
+}
+
+/* --- peers ------------------------------------------------------------------------------------- */
+
+static void peer_row(struct table *table, const Local__Peer *peer, bool with_have)
+{
+    char text[NUMBER_TEXT_MAX];
+
+    table_row(table);
+    table_cell(table, "%s", peer->account);
+    table_cell(table, "%s", peer->device);
+    table_cell(table, "%s", peer->address);
+    table_cell(table, "%s", peer->direction);
+    if (peer->rate > 0)
+        table_cell(table, "%s/s", bytes_format(text, peer->rate));
+    else
+        table_cell(table, "%s", "");
+    table_cell(table, "%s", bytes_format(text, peer->total));
+    if (peer->rtt_us > 0)
+        table_cell(table, "%" PRIu64 ".%" PRIu64 " ms", peer->rtt_us / 1000,
+                   peer->rtt_us % 1000 / 100);
+    else
+        table_cell(table, "%s", "");
+    table_cell(table, "%" PRIu32, peer->files);
+    if (peer->queued > 0)
+        table_cell(table, "%" PRIu32, peer->queued);
+    else
+        table_cell(table, "%s", "");
+    table_cell(table, "%s", with_have ? bytes_format(text, peer->have) : "");
+    table_cell(table, "%s%s", peer->state, peer->choked ? ", choked" : "");
+}
+
+static void print_peers(const Local__Peers *peers, bool with_have)
+{
+    static const struct table_column columns[] = {
+        {"MEMBER", TABLE_LEFT}, {"DEVICE", TABLE_LEFT}, {"ADDRESS", TABLE_LEFT},
+        {"WAY", TABLE_LEFT},    {"RATE", TABLE_RIGHT},  {"TOTAL", TABLE_RIGHT},
+        {"RTT", TABLE_RIGHT},   {"FILES", TABLE_RIGHT}, {"QUEUED", TABLE_RIGHT},
+        {"HAS", TABLE_RIGHT},   {"STATE", TABLE_LEFT},  {NULL, TABLE_LEFT},
+    };
+    struct table *table = table_new(columns);
+
+    for (size_t i = 0; i < peers->n_peers; i++)
+        peer_row(table, peers->peers[i], with_have);
+    if (table_rows(table) == 0)
+        puts("No links to other members now.");
+    table_print(table, stdout, terminal_width(STDOUT_FILENO));
+    table_free(table);
+}
+
+int swarm_peers(const struct ctl *ctl)
+{
+    struct client *client;
+    const Local__Peers *peers = ask_about_paths(ctl, &client, LOCAL__LOCAL_TYPE__LOCAL_PEERS,
+                                                LOCAL__LOCAL_TYPE__LOCAL_PEERS_ARE,
+                                                &local__peers__descriptor, LIMIT_CTL_ANSWER_NS);
+    bool good = peers != NULL;
+
+    if (good && ctl->json)
+        json_print(json_from_message(&peers->base), true);
+    else if (good)
+        print_peers(peers, ctl->argument_count > 0);
+    client_free(client);
+    return good ? CTL_DONE : CTL_FAILED;
+}
+
+/* --- health ------------------------------------------------------------------------------------ */
+
+/* One word for it. */
+static const char *health_of(const Local__FileHealth *file)
+{
+    if (*file->trouble != '\0')
+        return "";
+    if (file->pieces == 0)
+        return "good";
+    if (file->missing > 0)
+        return "incomplete";
+    return file->rarest < 2 ? "at risk" : "good";
+}
+
+static void health_row(struct table *table, const Local__FileHealth *file)
+{
+    char text[NUMBER_TEXT_MAX];
+
+    table_row(table);
+    table_cell(table, "%s", file->path);
+    table_cell(table, "%s", bytes_format(text, file->size));
+    table_cell(table, "%s", health_of(file));
+    table_cell(table, "%" PRIu64 ".%03" PRIu64, file->distributed / 1000, file->distributed % 1000);
+    table_cell(table, "%" PRIu32, file->rarest);
+    table_cell(table, "%" PRIu32, file->complete);
+    table_cell(table, "%" PRIu32, file->partial);
+    table_cell(table, "%" PRIu32, file->offline);
+    table_cell(table, "%" PRIu32 " of %" PRIu32, file->missing, file->pieces);
+    table_note(table, file->trouble);
+}
+
+static void print_health(const Local__Health *health)
+{
+    static const struct table_column columns[] = {
+        {"FILE", TABLE_GIVES_WAY},  {"SIZE", TABLE_RIGHT},    {"HEALTH", TABLE_LEFT},
+        {"COPIES", TABLE_RIGHT},    {"RAREST", TABLE_RIGHT},  {"COMPLETE AT", TABLE_RIGHT},
+        {"PARTLY AT", TABLE_RIGHT}, {"OFFLINE", TABLE_RIGHT}, {"MISSING", TABLE_RIGHT},
+        {NULL, TABLE_LEFT},
+    };
+    struct table *table = table_new(columns);
+
+    for (size_t i = 0; i < health->n_files; i++)
+        health_row(table, health->files[i]);
+    table_print(table, stdout, terminal_width(STDOUT_FILENO));
+    table_free(table);
+}
+
+int swarm_health(const struct ctl *ctl)
+{
+    struct client *client;
+    const Local__Health *health = ask_about_paths(ctl, &client, LOCAL__LOCAL_TYPE__LOCAL_HEALTH,
+                                                  LOCAL__LOCAL_TYPE__LOCAL_HEALTH_IS,
+                                                  &local__health__descriptor, LIMIT_CTL_TRACKER_NS);
+    bool good = health != NULL;
+
+    if (good && ctl->json)
+        json_print(json_from_message(&health->base), true);
+    else if (good)
+        print_health(health);
+    client_free(client);
+    return good ? CTL_DONE : CTL_FAILED;
+}

@@ -1,0 +1,121 @@
+/* The table of verbs, and the help that is made from it.
+ *
+ * Owns the table; what a verb does is in its family's file. */
+#include "tools/verbs.h"
+
+#include <limits.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "tools/options.h"
+#include "tools/text.h"
+
+#define PATHS                                                                                      \
+    "PATH is a path inside the swarm (/videos/a.mkv) or one under its mount\n"                     \
+    "(~/swarm/videos/a.mkv, or relative to where you are).\n"
+
+static int help(const struct ctl *ctl);
+
+static const struct verb verbs[] = {
+    {"register", account_register, "URL NAME", 2, 2,
+     OPTION_EMAIL | OPTION_PASSWORD_FILE | OPTION_JSON, "make an account and log this device in",
+     "URL is the address with an invite that you got from a member or from who runs the\n"
+     "tracker (p2p://HOST:PORT/?ca=...&invite=...): put it in quotes. NAME is what you will be\n"
+     "called: a-z 0-9 . _ -. Asks for a new password, twice. Starts p2pd if it is not running.\n"},
+    {"login", account_login, "URL NAME", 2, 2, OPTION_PASSWORD_FILE | OPTION_JSON,
+     "log this device in to an account that exists",
+     "URL is the swarm's address (p2p://HOST:PORT/?ca=...): put it in quotes. Starts p2pd if it\n"
+     "is not running.\n"},
+    {"logout", account_logout, "", 0, 0, OPTION_JSON, "log this device out",
+     "Its certificate is void from then on. What is stored here stays.\n"},
+    {"whoami", account_whoami, "", 0, 0, OPTION_TRACKER | OPTION_JSON,
+     "show account, swarm and device", NULL},
+    {"passwd", account_passwd, "", 0, 0,
+     OPTION_PASSWORD_FILE | OPTION_NEW_PASSWORD_FILE | OPTION_JSON, "change the password", NULL},
+    {"invite", account_invite, "", 0, 0, OPTION_ADMIN | OPTION_USES | OPTION_EXPIRES | OPTION_JSON,
+     "print an address with which others can register",
+     "Pass it on where only those who are meant can read it.\n"},
+    {"start", service_start, "", 0, 0, OPTION_JSON, "start p2pd in the background",
+     "p2pfs does that by itself. p2pd then runs until 'p2pctl stop', also when you log out of\n"
+     "the machine; its messages go to p2pd.log in the member's directory.\n"},
+    {"stop", service_stop, "", 0, 0, OPTION_JSON, "stop p2pd",
+     "Mounts stay; reads of what is not here wait until p2pd runs again.\n"},
+    {"status", status_show, "[PATH...]", 0, UINT_MAX, OPTION_WATCH | OPTION_JSON,
+     "show what moves and what waits, or how PATHs are",
+     "Without PATH: account, tracker, store, rates, and the files that move or wait now.\n" PATHS},
+    {"peers", swarm_peers, "[PATH]", 0, 1, OPTION_JSON,
+     "show the members that this device exchanges data with",
+     "With PATH: only those that have or want that file.\n" PATHS},
+    {"health", swarm_health, "PATH...", 1, UINT_MAX, OPTION_JSON,
+     "show how many copies the swarm has of a file", PATHS},
+    {"get", fetch_get, "PATH...", 1, UINT_MAX, OPTION_JSON, "fetch files whole, and wait for them",
+     "A directory stands for all below it. Ctrl-C ends the waiting; what came stays.\n" PATHS},
+    {"pin", fetch_pin, "PATH...", 1, UINT_MAX, OPTION_JSON,
+     "keep files here whole: fetched now, never evicted",
+     "Returns at once; 'p2pctl get' waits for them.\n" PATHS},
+    {"unpin", fetch_unpin, "PATH...", 1, UINT_MAX, OPTION_JSON, "undo pin", PATHS},
+    {"ls", list_entries, "[PATH]", 0, 1, OPTION_LONG | OPTION_JSON, "list a directory", PATHS},
+    {"help", help, "[COMMAND]", 0, 1, 0, "say how p2pctl, or one command, is used", NULL},
+};
+#define VERBS (sizeof verbs / sizeof verbs[0])
+
+const struct verb *verb_find(const char *name)
+{
+    for (const struct verb *verb = verbs; verb < verbs + VERBS; verb++)
+        if (strcmp(verb->name, name) == 0)
+            return verb;
+    return NULL;
+}
+
+const char *verb_nearest(const char *name)
+{
+    const char *names[VERBS + 1] = {NULL};
+
+    for (size_t i = 0; i < VERBS; i++)
+        names[i] = verbs[i].name;
+    return text_nearest(name, names);
+}
+
+static int help(const struct ctl *ctl)
+{
+    const char *name = ctl->argument_count > 0 ? ctl->arguments[0] : NULL;
+    const struct verb *verb = name != NULL ? verb_find(name) : NULL;
+
+    if (name != NULL && verb == NULL) {
+        log_error("unknown command '%s'; see 'p2pctl --help'", name);
+        return CTL_WRONG_USAGE;
+    }
+    if (verb != NULL)
+        verb_help(verb, stdout);
+    else
+        verb_help_all(stdout);
+    return CTL_DONE;
+}
+
+void verb_help(const struct verb *verb, FILE *to)
+{
+    fprintf(to, "usage: p2pctl %s [OPTION...]%s%s\n%c%s.\n", verb->name,
+            *verb->arguments != '\0' ? " " : "", verb->arguments, verb->summary[0] - 'a' + 'A',
+            verb->summary + 1);
+    if (verb->details != NULL)
+        fprintf(to, "\n%s", verb->details);
+    fputs("\n", to);
+    options_print(to, verb->options | OPTION_EVERYWHERE);
+}
+
+void verb_help_all(FILE *to)
+{
+    fputs("usage: p2pctl COMMAND [OPTION...] [ARGUMENT...]\n"
+          "Accounts, status and everything else in a private swarm that is not a file operation.\n"
+          "\n",
+          to);
+    for (const struct verb *verb = verbs; verb < verbs + VERBS; verb++) {
+        char left[64];
+
+        snprintf(left, sizeof left, "%s %s", verb->name, verb->arguments);
+        fprintf(to, "  %-20s  %s\n", left, verb->summary);
+    }
+    fputs("\n", to);
+    options_print(to, OPTION_EVERYWHERE);
+    fputs("\n'p2pctl COMMAND --help' says more about one of them; so does p2pctl(1).\n", to);
+}

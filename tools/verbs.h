@@ -1,0 +1,42 @@
+/* The table of verbs: dispatch and help come from it. */
+#ifndef TOOLS_VERBS_H
+#define TOOLS_VERBS_H
+
+#include <stdio.h>
+
+#include "tools/ctl.h"
+
+struct verb {
+    const char *name;
+    int (*run)(const struct ctl *); /* returns an exit status */
+    const char *arguments;          /* "URL NAME" */
+    unsigned least, most;           /* how many */
+    unsigned options;               /* bits of options.h */
+    const char *summary;            /* one line */
+    const char *details;            /* for its own --help; may be NULL */
+};
+
+/* NULL: there is none of that name. */
+const struct verb *verb_find(const char *name);
+/* The name of the verb that was probably meant, or NULL. */
+const char *verb_nearest(const char *name);
+void verb_help(const struct verb *, FILE *to);
+void verb_help_all(FILE *to);
+
+int account_register(const struct ctl *);
+int account_login(const struct ctl *);
+int account_logout(const struct ctl *);
+int account_whoami(const struct ctl *);
+int account_passwd(const struct ctl *);
+int account_invite(const struct ctl *);
+int service_start(const struct ctl *);
+int service_stop(const struct ctl *);
+int status_show(const struct ctl *);
+int swarm_peers(const struct ctl *);
+int swarm_health(const struct ctl *);
+int fetch_get(const struct ctl *);
+int fetch_pin(const struct ctl *);
+int fetch_unpin(const struct ctl *);
+int list_entries(const struct ctl *);
+
+#endif
