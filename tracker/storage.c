@@ -27,7 +27,8 @@ static void note_failure(struct storage *s, sqlite3 *db, const char *what)
 {
     int code = sqlite3_errcode(db);
     if (!s->failed)
-        log_error("database: %s: %s (%d)", what, sqlite3_errmsg(db), sqlite3_extended_errcode(db));
+        log_error("database: %.32s: %s (%d)", what, sqlite3_errmsg(db),
+                  sqlite3_extended_errcode(db));
     s->failed = true;
     if ((code & 0xff) == SQLITE_FULL)
         s->full = true;
