@@ -154,8 +154,8 @@ static ssize_t tls_read(struct stream *stream, void *to, size_t size)
     size_t held = tls_outbox_held(tls);
     ssize_t result = read_some(tls, to, size);
     /* What was read may have made OpenSSL answer (a key update). */
-    if (tls->state == TLS_READY && tls_outbox_held(tls) > held &&
-        send_held(tls) == STREAM_FAILED && result == STREAM_AGAIN)
+    if (tls->state == TLS_READY && tls_outbox_held(tls) > held && send_held(tls) == STREAM_FAILED &&
+        result == STREAM_AGAIN)
         return STREAM_FAILED;
     return result;
 }
@@ -175,6 +175,7 @@ static void on_edge(evutil_socket_t fd, short what, void *arg)
     if (tls->told || tls->ended)
         return;
     tls->told = true;
+    tls->resume = false; /* the first `readable`, which follows `ready`, is this one */
     tls->events->readable(tls->arg);
 }
 

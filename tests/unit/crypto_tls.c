@@ -162,6 +162,7 @@ struct end {
     atomic_bool wrong;
     unsigned out_salt, in_salt;
     atomic_size_t stop_after; /* stop reading after that many bytes of an event; 0: never */
+    bool deaf;                /* never read */
     bool resume_self;         /* and ask to go on at once */
     size_t write_size;
     struct loop *move_to; /* at `ready` */
@@ -210,6 +211,8 @@ static void on_readable(void *arg)
     size_t this_time = 0;
     ssize_t n;
     end->readables++;
+    if (end->deaf)
+        return;
     for (;;) {
         size_t room = sizeof bytes;
         if (end->stop_after != 0 && room > end->stop_after - this_time)
@@ -536,9 +539,13 @@ static void one_that_is_refused_after_its_ready_hears_why(void **state)
     struct tls_context *stranger = tls_context_new(&settings, &fault);
     assert_non_null(stranger);
     struct pair p = pair_new(stranger, context_of(TLS_PEER, anna, anna_key));
-    p.client->to_send = 300000; /* it writes at once, into a connection that is being refused */
+    /* It writes at once, into a connection that is being refused, and does not read: the alert waits
+     * behind a broken pipe. */
+    p.client->to_send = 100 << 20;
+    p.client->deaf = true;
     pair_start(&p);
     WAIT_FOR(p.server->failed);
+    on_loop(loop_b, act_free, p.server);
     WAIT_FOR(p.client->failed);
     assert_string_equal(p.client->why, "the peer finds our certificate issued by another swarm");
     pair_free(&p);
@@ -917,6 +924,15 @@ static void writing_to_a_peer_that_is_gone_fails_without_a_signal(void **state)
     on_loop(loop_b, act_pump, server);
     on_loop(loop_b, act_pump, server);
     WAIT_FOR(server->failed);
+    end_free(server);
+
+    server = raw_dial(&raw, context_of(TLS_PEER, bert, bert_key));
+    WAIT_FOR(server->ready);
+    assert_int_equal(shutdown(tls_fd(server->stream), SHUT_WR), 0);
+    server->to_send = 100;
+    on_loop(loop_b, act_pump, server); /* the surest way to a SIGPIPE */
+    WAIT_FOR(server->failed);
+    assert_string_equal(server->why, "broken pipe");
     end_free(server);
     raw_free(&raw);
 }
