@@ -8,6 +8,7 @@
  * Q2  blocks == the sum of all runs' counts <= LIMIT_QUEUED_BLOCKS. */
 #include "daemon/request_queue.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -20,7 +21,8 @@ struct run {
 };
 
 struct list {
-    struct run *first, **last;
+    struct run *first, **last; /* where the next run is hung */
+    struct run *tail;          /* the last one; means nothing while `first` is NULL */
 };
 
 struct request_queue {
@@ -51,15 +53,22 @@ void request_queue_free(struct request_queue *q)
     free(q);
 }
 
+/* Fetchers often ask block by block: what follows the last run becomes part of it, so that it is
+ * read in one go. */
 static void append(struct request_queue *q, struct list *list, struct block_run r)
 {
+    q->blocks += r.count;
+    if (list->first != NULL && list->tail->r.file == r.file &&
+        list->tail->r.first + list->tail->r.count == r.first) {
+        list->tail->r.count += r.count;
+        return;
+    }
     struct run *run = xmalloc(sizeof *run);
-
     run->next = NULL;
     run->r = r;
     *list->last = run;
     list->last = &run->next;
-    q->blocks += r.count;
+    list->tail = run;
 }
 
 /* Takes *at out of the list. */
@@ -68,8 +77,11 @@ static void remove_run(struct list *list, struct run **at)
     struct run *run = *at;
 
     *at = run->next;
-    if (run->next == NULL)
+    if (run->next == NULL) {
         list->last = at;
+        if (at != &list->first)
+            list->tail = (struct run *)(void *)((char *)at - offsetof(struct run, next));
+    }
     free(run);
 }
 
@@ -107,8 +119,10 @@ static void subtract(struct request_queue *q, struct list *list, const struct bl
                 rest->r = (struct block_run){run->r.file, cut_end, after};
                 rest->next = run->next;
                 run->next = rest;
-                if (rest->next == NULL)
+                if (rest->next == NULL) {
                     list->last = &rest->next;
+                    list->tail = rest;
+                }
                 at = &rest->next;
                 continue;
             }
@@ -139,10 +153,29 @@ static void append_missing(struct request_queue *q, struct block_run r, enum urg
     append(q, &q->lists[urgency], r);
 }
 
+/* How many blocks of the run are queued, in whatever class. */
+static uint32_t queued_of(const struct request_queue *q, const struct block_run *r)
+{
+    uint32_t count = 0;
+
+    for (int i = 0; i < URGENCIES; i++) {
+        for (const struct run *run = q->lists[i].first; run != NULL; run = run->next) {
+            if (!overlaps(&run->r, r))
+                continue;
+            uint64_t from = run->r.first > r->first ? run->r.first : r->first;
+            uint64_t end = r->first + r->count, run_end = run->r.first + run->r.count;
+            count += (uint32_t)((run_end < end ? run_end : end) - from);
+        }
+    }
+    return count;
+}
+
 bool request_queue_push(struct request_queue *q, struct block_run r, enum urgency urgency)
 {
     CHECK(urgency < URGENCIES);
-    if (r.count > LIMIT_QUEUED_BLOCKS - q->blocks)
+    /* What is queued already, and only moves up, takes no room. */
+    if (r.count > LIMIT_QUEUED_BLOCKS - q->blocks &&
+        r.count - queued_of(q, &r) > LIMIT_QUEUED_BLOCKS - q->blocks)
         return false;
     if (r.count == 0)
         return true;

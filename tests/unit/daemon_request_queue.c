@@ -111,6 +111,35 @@ static void more_than_the_limit_is_refused_whole(void **state)
     assert_int_equal(request_queue_blocks(q), LIMIT_QUEUED_BLOCKS);
 }
 
+static void in_a_full_queue_a_block_can_still_be_raised(void **state)
+{
+    (void)state;
+    assert_true(push(1, 0, LIMIT_QUEUED_BLOCKS, URGENT_BACKGROUND));
+    assert_true(push(1, 700, 3, URGENT_DEMAND));
+    assert_false(push(1, LIMIT_QUEUED_BLOCKS - 1, 2, URGENT_DEMAND));
+    assert_int_equal(request_queue_blocks(q), LIMIT_QUEUED_BLOCKS);
+    expect(1, 700, 3, URGENT_DEMAND);
+}
+
+static void blocks_asked_for_one_by_one_come_as_one_run(void **state)
+{
+    (void)state;
+    for (uint64_t i = 0; i < 40; i++)
+        push(3, i, 1, URGENT_BACKGROUND);
+    push(4, 40, 1, URGENT_BACKGROUND);
+    expect(3, 0, 40, URGENT_BACKGROUND);
+    push(4, 41, 1, URGENT_BACKGROUND);
+    expect(4, 40, 2, URGENT_BACKGROUND);
+    expect_empty();
+    /* The last run taken away, another one is the last. */
+    push(1, 0, 2, URGENT_BACKGROUND);
+    push(2, 0, 2, URGENT_BACKGROUND);
+    request_queue_cancel(q, (struct block_run){2, 0, 2});
+    push(1, 2, 1, URGENT_BACKGROUND);
+    expect(1, 0, 3, URGENT_BACKGROUND);
+    expect_empty();
+}
+
 /* Against a plain array: each block's class, and whether it is queued. */
 static void random_calls_match_a_plain_model(void **state)
 {
@@ -171,6 +200,10 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_cancelled_block_does_not_come, set_up, tear_down),
         cmocka_unit_test_setup_teardown(more_than_the_limit_is_refused_whole, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(in_a_full_queue_a_block_can_still_be_raised, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(blocks_asked_for_one_by_one_come_as_one_run, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(random_calls_match_a_plain_model, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
