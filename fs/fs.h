@@ -20,6 +20,7 @@ struct workers;
 struct fs {
     char *home;
     char *mountpoint; /* absolute */
+    int mount_id;     /* of mountinfo; 0: unknown */
     int64_t wait;     /* ns that a request waits for an answer */
     int64_t slow;     /* ns for one that may take long (sealing); INT64_MAX: as long as it takes */
     uid_t uid;        /* owner of all entries */

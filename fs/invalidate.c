@@ -20,10 +20,10 @@
 #include "base/loop.h"
 #include "base/mem.h"
 #include "fs/fs.h"
+#include "fs/mountinfo.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define INC_EPOCH    8    /* enum fuse_notify_code, since protocol 7.44 */
@@ -129,48 +129,18 @@ static void deliver_all(struct mail *mail, void *owner)
     free(mail);
 }
 
-/* "MAJOR:MINOR" of our mount, from mountinfo: stat() would be a request to ourselves, which may wait. */
-static bool find_device(const char *mountpoint, char *device, size_t size)
-{
-    FILE *file = fopen("/proc/self/mountinfo", "re");
-    char *line = NULL;
-    size_t room = 0;
-    bool found = false;
-
-    if (file == NULL)
-        return false;
-    while (getline(&line, &room, file) > 0) {
-        unsigned major_number, minor_number;
-        int at = 0;
-        char *path, *end;
-
-        if (sscanf(line, "%*d %*d %u:%u %*s %n", &major_number, &minor_number, &at) != 2 || at == 0)
-            continue;
-        path = line + at;
-        end = strchr(path, ' ');
-        if (end == NULL)
-            continue;
-        *end = '\0';
-        if (strcmp(path, mountpoint) == 0 && strstr(end + 1, " fuse.p2pfs ") != NULL) {
-            snprintf(device, size, "%u:%u", major_number, minor_number);
-            found = true; /* the last one is on top */
-        }
-    }
-    free(line);
-    fclose(file);
-    return found;
-}
-
 static void deliver_readahead(struct mail *mail, void *owner)
 {
     struct invalidator *invalidator = owner;
-    char device[32], path[96];
+    struct mountinfo info;
+    char path[96];
     FILE *file;
 
     free(mail);
-    if (!find_device(invalidator->fs->mountpoint, device, sizeof(device)))
+    if (!mountinfo_find(invalidator->fs->mountpoint, &info))
         return;
-    snprintf(path, sizeof(path), "/sys/class/bdi/%s/read_ahead_kb", device);
+    snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", info.major_number,
+             info.minor_number);
     file = fopen(path, "we");
     if (file == NULL) {
         log_debug("read-ahead stays as it is: %s: %s", path, strerror(errno));

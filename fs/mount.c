@@ -24,6 +24,7 @@
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/invalidate.h"
+#include "fs/mountinfo.h"
 #include "fs/ops.h"
 #include "fs/probe.h"
 
@@ -92,44 +93,6 @@ static bool check_timeout(struct fs *fs, const struct options *options)
     return false;
 }
 
-/* As mountinfo writes paths: blanks and backslashes in octal. */
-static void escape(char *out, size_t size, const char *path)
-{
-    size_t used = 0;
-
-    for (; *path != '\0' && used + 5 < size; path++)
-        if (*path == ' ' || *path == '\t' || *path == '\n' || *path == '\\')
-            used += (size_t)snprintf(out + used, size - used, "\\%03o", (unsigned char)*path);
-        else
-            out[used++] = *path;
-    out[used] = '\0';
-}
-
-/* Whether a p2pfs is mounted there, from mountinfo: a stat() of a mount can wait. */
-static bool is_our_mount(const char *path)
-{
-    char escaped[4 * PATH_MAX], *line = NULL;
-    FILE *file = fopen("/proc/self/mountinfo", "re");
-    size_t room = 0, length;
-    bool ours = false;
-
-    if (file == NULL)
-        return false;
-    escape(escaped, sizeof(escaped), path);
-    length = strlen(escaped);
-    while (getline(&line, &room, file) > 0) {
-        int at = 0;
-
-        if (sscanf(line, "%*d %*d %*s %*s %n", &at) == 0 && at > 0 &&
-            strncmp(line + at, escaped, length) == 0 && line[at + length] == ' ')
-            ours =
-                strstr(line + at + length, " - fuse.p2pfs ") != NULL; /* the last one is on top */
-    }
-    free(line);
-    fclose(file);
-    return ours;
-}
-
 /* The absolute path, without touching its last component (which may be a dead mount); NULL if the directory it is in
  * is not there. malloc'ed. */
 static char *absolute_path(const char *path)
@@ -176,9 +139,10 @@ static bool clean_up(const char *path)
 
 static bool check_mountpoint(const char *path)
 {
+    struct mountinfo info;
     struct stat st;
 
-    if (is_our_mount(path)) {
+    if (mountinfo_find(path, &info)) {
         if (stat(path, &st) == 0 || (errno != ENOTCONN && errno != ECONNABORTED)) {
             log_error("%s: already mounted", path);
             return false;
@@ -400,6 +364,7 @@ static void raise_limits(void)
 
 static int run(struct fs *fs, const struct options *options)
 {
+    struct mountinfo info;
     char why[256];
 
     if (!check_timeout(fs, options) || !check_device() || !check_mountpoint(fs->mountpoint))
@@ -421,6 +386,8 @@ static int run(struct fs *fs, const struct options *options)
         fuse_session_destroy(fs->session);
         return 1;
     }
+    if (mountinfo_find(fs->mountpoint, &info))
+        fs->mount_id = info.id;
     raise_limits();
     serve(fs);
     fuse_remove_signal_handlers(fs->session);

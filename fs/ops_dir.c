@@ -4,8 +4,8 @@
  * changed since it was asked for (fs_changes): else an entry that was just removed could enter the kernel's cache and
  * stay there. Pages begin small and double, so that `rm -r`, where every removal spoils the page, costs little.
  *
- * Threads: workers and, for answers, the client's thread; one lock for each open directory, never held across anything
- * but a reply to the kernel. The kernel's own cache of listings is not used: a listing is cheap, and that cache would
+ * Threads: workers and, for answers, the client's thread; one lock for each open directory, held for memory operations
+ * only. The kernel's own cache of listings is not used: a listing is cheap, and that cache would
  * have to be told of every change. */
 #include "fs/ops.h"
 
@@ -51,6 +51,7 @@ struct portion {
     char *buffer;
     size_t size, used;
     bool plus;
+    bool none_fits; /* room for not even one name */
 };
 
 static struct dir *dir_of(const struct fuse_file_info *fi)
@@ -59,6 +60,12 @@ static struct dir *dir_of(const struct fuse_file_info *fi)
 
     CHECK_OBJECT(dir, DIR_MAGIC);
     return dir;
+}
+
+static struct portion portion_of(fuse_req_t req, size_t size, bool plus)
+{
+    return (struct portion){
+        .req = req, .size = size < BUFFER_MAX ? size : BUFFER_MAX, .plus = plus};
 }
 
 /* False if it does not fit. */
@@ -128,34 +135,38 @@ static ssize_t find_cookie(const struct dir *dir, uint64_t cookie)
     return -1;
 }
 
-/* Under the lock: answers from the page. False if the page has nothing for this offset. */
-static bool serve(struct fs *fs, struct dir *dir, fuse_req_t req, size_t size, off_t offset,
-                  bool plus)
+/* Under the lock: makes a portion from the page. False if the page has nothing for this offset. */
+static bool fill_portion(struct fs *fs, struct dir *dir, struct portion *p, off_t offset)
 {
     uint64_t cookie = offset > OFFSET_BASE ? (uint64_t)offset - OFFSET_BASE : 0;
     ssize_t at = find_cookie(dir, cookie);
-    struct portion p = {.req = req, .size = size < BUFFER_MAX ? size : BUFFER_MAX, .plus = plus};
     bool fits = true;
 
     if (at < 0 || ((size_t)at == dir->page->n_entries && !dir->page->end))
         return false;
-    p.buffer = xmalloc(p.size);
+    p->buffer = xmalloc(p->size);
     if (offset < 1)
-        fits = add_dot(&p, ".", dir->ino, 1);
+        fits = add_dot(p, ".", dir->ino, 1);
     if (fits && offset < 2)
-        fits = add_dot(&p, "..", NO_INO, 2);
+        fits = add_dot(p, "..", NO_INO, 2);
     while (fits && (size_t)at < dir->page->n_entries) {
-        fits = add_attr(fs, &p, dir->ino, dir->page->entries[at], dir->page->cookies[at]);
+        fits = add_attr(fs, p, dir->ino, dir->page->entries[at], dir->page->cookies[at]);
         if (fits)
             at++;
     }
     dir->next = (size_t)at;
-    if (p.used == 0 && !fits)
-        fuse_reply_err(req, EINVAL); /* room for not even one name */
-    else
-        fuse_reply_buf(req, p.buffer, p.used);
-    free(p.buffer);
+    p->none_fits = p->used == 0 && !fits;
     return true;
+}
+
+/* Without the lock, and the last that is done with the directory: RELEASEDIR may follow at once. */
+static void reply_portion(struct portion *p)
+{
+    if (p->none_fits)
+        fuse_reply_err(p->req, EINVAL);
+    else
+        fuse_reply_buf(p->req, p->buffer, p->used);
+    free(p->buffer);
 }
 
 static void drop_page(struct dir *dir)
@@ -185,6 +196,8 @@ static bool take_page(struct dir *dir, const struct request *r, const struct ans
 static void on_listing(struct request *r, struct answer *a)
 {
     struct dir *dir = r->dir;
+    struct portion p = portion_of(r->req, r->size, r->plus);
+    bool good;
 
     if (r->req == NULL)
         return;
@@ -194,9 +207,12 @@ static void on_listing(struct request *r, struct answer *a)
     }
     CHECK_OBJECT(dir, DIR_MAGIC);
     CHECK(pthread_mutex_lock(&dir->lock) == 0);
-    if (!take_page(dir, r, a) || !serve(r->fs, dir, r->req, r->size, (off_t)r->offset, r->plus))
-        fuse_reply_err(r->req, EIO);
+    good = take_page(dir, r, a) && fill_portion(r->fs, dir, &p, (off_t)r->offset);
     CHECK(pthread_mutex_unlock(&dir->lock) == 0);
+    if (good)
+        reply_portion(&p);
+    else
+        fuse_reply_err(r->req, EIO);
 }
 
 static void list(fuse_req_t req, size_t size, off_t offset, struct fuse_file_info *fi, bool plus)
@@ -205,20 +221,23 @@ static void list(fuse_req_t req, size_t size, off_t offset, struct fuse_file_inf
     struct dir *dir = dir_of(fi);
     struct request *r;
     uint64_t changes = fs_changes(fs);
+    struct portion p = portion_of(req, size, plus);
     bool done = false, fresh;
 
     CHECK(pthread_mutex_lock(&dir->lock) == 0);
     fresh = dir->page != NULL && dir->page_changes == changes;
     if (fresh && offset != 0)
-        done = serve(fs, dir, req, size, offset, plus);
+        done = fill_portion(fs, dir, &p, offset);
     if (!done && dir->page != NULL) {
         dir->count = fresh && dir->count < PAGE_MAX ? 2 * dir->count : fresh ? PAGE_MAX : PAGE_MIN;
         if (dir->count > PAGE_MAX)
             dir->count = PAGE_MAX;
     }
     CHECK(pthread_mutex_unlock(&dir->lock) == 0);
-    if (done)
+    if (done) {
+        reply_portion(&p);
         return;
+    }
     r = request_new(fs, req, LOCAL__LOCAL_TYPE__LOCAL_READDIR, on_listing);
     r->dir = dir;
     r->size = size;

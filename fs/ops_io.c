@@ -12,8 +12,9 @@
  * killed reader of a mapping, a FLUSH that was quicker than its READ) the client's sweep finds.
  *
  * FLUSH of a file that was written makes it a content: it is answered when that is done, or with why not. Only if the
- * closing process is the one that opened it: children of `{ a; b; } >file` close their copies all the time, and each
- * would publish a version. What is never sealed so is sealed at the last close. */
+ * closing process is the one that opened it and has it open for writing no more: in `{ a >&2; b; } >file` the children
+ * and the shell itself close copies all the time, and each would publish a version. What is never sealed so is sealed
+ * at the last close. */
 #include "fs/ops.h"
 
 #include "base/check.h"
@@ -285,12 +286,15 @@ static void let_readers_go(struct file *f, const struct handle *h, pid_t closer)
     f->busy--;
 }
 
+/* By the process that opened it, and the last of its descriptors. */
 static bool closes_what_it_opened(const struct request *r)
 {
     const struct handle *h = r->handle;
 
-    return r->tid == 0 || h->process == 0 || r->tid == h->process ||
-           reader_process(r->tid) == h->process;
+    if (r->tid != 0 && h->process != 0 && r->tid != h->process &&
+        reader_process(r->tid) != h->process)
+        return false;
+    return !reader_writes(r->tid, r->fs->mount_id, r->file->ino);
 }
 
 static void start_flush(struct request *r)

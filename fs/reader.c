@@ -7,6 +7,7 @@
  * becomes) or has a caught signal waiting that asks it to stop. */
 #include "fs/reader.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -96,4 +97,29 @@ pid_t reader_process(pid_t tid)
     if (tid <= 0 || !read_proc(tid, "status", text, sizeof(text)))
         return 0;
     return (pid_t)field(text, "\nTgid:", 10);
+}
+
+bool reader_writes(pid_t tid, int mount_id, uint64_t ino)
+{
+    char text[4096];
+    struct dirent *entry;
+    bool found = false;
+    DIR *dir;
+
+    if (tid <= 0 || mount_id <= 0)
+        return false;
+    snprintf(text, sizeof(text), "/proc/%d/fdinfo", (int)tid);
+    dir = opendir(text);
+    while (!found && dir != NULL && (entry = readdir(dir)) != NULL) {
+        char name[300];
+
+        snprintf(name, sizeof(name), "fdinfo/%s", entry->d_name);
+        found = entry->d_name[0] != '.' && read_proc(tid, name, text, sizeof(text)) &&
+                field(text, "\nmnt_id:", 10) == (uint64_t)mount_id &&
+                field(text, "\nino:", 10) == ino &&
+                (field(text, "\nflags:", 8) & O_ACCMODE) != O_RDONLY;
+    }
+    if (dir != NULL)
+        closedir(dir);
+    return found;
 }

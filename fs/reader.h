@@ -2,6 +2,8 @@
 #ifndef FS_READER_H
 #define FS_READER_H
 
+#include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 enum reader_state {
@@ -15,5 +17,9 @@ enum reader_state reader_state(pid_t tid);
 
 /* The process that a thread belongs to; 0 if it cannot be told. */
 pid_t reader_process(pid_t tid);
+
+/* Whether it has (another) descriptor open for writing of this inode on this mount (by mountinfo's number). False if
+ * that cannot be told. */
+bool reader_writes(pid_t tid, int mount_id, uint64_t ino);
 
 #endif
