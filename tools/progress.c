@@ -21,7 +21,8 @@ unsigned progress_percent(uint64_t have, uint64_t size)
 {
     if (have >= size)
         return 100;
-    return (unsigned)((double)have / (double)size * 100.0);
+    double share = (double)have / (double)size;
+    return share < 0.99 ? (unsigned)(share * 100.0) : 99;
 }
 
 /* "42%  1.2 GiB of 3.0 GiB  12 MiB/s  2m 05s left  5 peers" */
