@@ -98,7 +98,8 @@ static void waiting_start(struct server *server)
         server->waiting_count--;
         server->half_open++;
         w->source->half_open++;
-        session_start(server, w->fd, w->source, w->from);
+        session_start(server, tls_accept(server->loop, server->crypto, server->tls, w->fd),
+                      w->source, w->from);
         free(w);
     }
 }
@@ -118,6 +119,20 @@ void server_link_ended(struct server *server, struct source *source)
         table_remove(&server->sources, &source->node);
         free(source);
     }
+}
+
+struct session *server_adopt(struct server *server, struct stream *stream, const char *from,
+                             const struct certificate_subject *subject)
+{
+    static const uint8_t nowhere[16];
+    struct source *source = source_get(server, nowhere);
+    source->links++;
+    source->half_open++;
+    server->links++;
+    server->half_open++;
+    struct session *s = session_start(server, stream, source, from);
+    session_ready(s, subject);
+    return s;
 }
 
 /* --- accepting ------------------------------------------------------------------------------------------ */

@@ -128,9 +128,10 @@ struct server {
 };
 
 /* --- session.c ---------------------------------------------------------------------------------------- */
-void session_start(struct server *, int fd, struct source *, const char *from);
-void session_end(struct session *,
-                 const char *why); /* at once; for peace with callers, deferred by nothing */
+/* Owns the stream. `session_ready` follows when its handshake is done; subject NULL: no certificate was shown. */
+struct session *session_start(struct server *, struct stream *, struct source *, const char *from);
+void session_ready(struct session *, const struct certificate_subject *subject);
+void session_end(struct session *, const char *why); /* at once */
 void session_keep(struct session *);
 void session_release(struct session *);
 static inline bool session_is_open(const struct session *s)
@@ -157,6 +158,9 @@ void sessions_revoke(struct server *, const uint8_t (*devices)[DEVICE_ID_SIZE], 
 void sessions_sweep(struct server *, int64_t now);
 
 /* --- server.c ----------------------------------------------------------------------------------------- */
+/* A session over any stream, with the handshake's result: what fuzzing and simulations put in place of TLS. */
+struct session *server_adopt(struct server *, struct stream *, const char *from,
+                             const struct certificate_subject *);
 /* A handshake has ended, one way or the other: another may begin. */
 void server_handshake_ended(struct server *, struct source *);
 void server_link_ended(struct server *, struct source *);

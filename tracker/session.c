@@ -309,16 +309,22 @@ static void become_member(struct session *s, const struct certificate_subject *s
     log_debug("%s: %s has connected", s->from, s->account);
 }
 
+void session_ready(struct session *s, const struct certificate_subject *subject)
+{
+    s->ready = true;
+    s->since = clock_now();
+    if (subject != NULL)
+        become_member(s, subject);
+    server_handshake_ended(s->server, s->source);
+}
+
 static void on_ready(void *arg)
 {
     struct session *s = arg;
     CHECK_OBJECT(s, SESSION_MAGIC);
     struct certificate_subject subject;
-    s->ready = true;
-    s->since = clock_now();
-    if (tls_peer(channel_stream(s->channel), &subject))
-        become_member(s, &subject);
-    server_handshake_ended(s->server, s->source);
+    bool shown = tls_peer(channel_stream(s->channel), &subject);
+    session_ready(s, shown ? &subject : NULL);
 }
 
 static void on_drained(void *arg)
@@ -334,7 +340,8 @@ static const struct channel_events events = {.ready = on_ready,
                                              .drained = on_drained,
                                              .closed = on_closed};
 
-void session_start(struct server *server, int fd, struct source *source, const char *from)
+struct session *session_start(struct server *server, struct stream *stream, struct source *source,
+                              const char *from)
 {
     struct session *s = xcalloc(1, sizeof *s);
     s->magic = SESSION_MAGIC;
@@ -349,8 +356,8 @@ void session_start(struct server *server, int fd, struct source *source, const c
         s->next->link = &s->next;
     s->link = &server->sessions;
     server->sessions = s;
-    struct stream *stream = tls_accept(server->loop, server->crypto, server->tls, fd);
     s->channel = channel_new(server->loop, stream, &events, s);
+    return s;
 }
 
 /* --- all of them ------------------------------------------------------------------------------------------------------ */
