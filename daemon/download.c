@@ -408,6 +408,18 @@ static bool range_of(const struct geometry *geometry, uint64_t offset, uint64_t 
     return true;
 }
 
+/* A handle reads there, whether the bytes are here or not. */
+static void reads(struct download *download, const struct note *note)
+{
+    struct handle *handle;
+
+    if (note->handle == 0 || content_complete(note->content))
+        return;
+    handle = handle_get(file_get(download, note->content), note->handle);
+    if (handle != NULL)
+        handle_reads(handle, note->offset, note->size);
+}
+
 static void on_demand(struct mail *mail, void *owner)
 {
     struct download *download = owner;
@@ -422,13 +434,11 @@ static void on_demand(struct mail *mail, void *owner)
                          &count) ||
                bitmap_all(content_present(note->content), first, count)) {
         local_demand_done(download->daemon->local, note->request, 0);
+        reads(download, note);
     } else {
-        struct file *file = file_get(download, note->content);
-        struct handle *handle = note->handle != 0 ? handle_get(file, note->handle) : NULL;
-
-        demand_add(file, note->request, note->handle, first, count, note->wait);
-        if (handle != NULL)
-            handle_reads(handle, note->offset, note->size);
+        demand_add(file_get(download, note->content), note->request, note->handle, first, count,
+                   note->wait);
+        reads(download, note);
     }
     content_release(note->content);
     free(note);
@@ -452,12 +462,8 @@ static void on_reading(struct mail *mail, void *owner)
     struct download *download = owner;
     struct note *note = open_note(mail, download);
 
-    if (!download->stopping && !content_complete(note->content) && note->handle != 0) {
-        struct handle *handle = handle_get(file_get(download, note->content), note->handle);
-
-        if (handle != NULL)
-            handle_reads(handle, note->offset, note->size);
-    }
+    if (!download->stopping)
+        reads(download, note);
     content_release(note->content);
     free(note);
     download_settle(download);

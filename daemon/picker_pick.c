@@ -11,8 +11,9 @@
 #define ASKED_MOST 3 /* sources asked for one block at the same time, a reader waiting */
 #define SECOND_EVERY                                                                               \
     (50 * NS_PER_MS) /* how often a source with nothing to do looks for second requests … */
-#define SECOND_LAST (5 * NS_PER_MS) /* … and when only the last blocks are left */
-#define FASTER_BY   3 /* a source that many times slower is not asked for what will be read next */
+#define SECOND_LAST  (5 * NS_PER_MS) /* … and when only the last blocks are left */
+#define SERVER_TAKES 48 /* blocks that a server has in hand, beside what is in its queue */
+#define FASTER_BY    3 /* a source that many times slower is not asked for what will be read next */
 
 static bool asked_of(const struct piece *piece, uint32_t index, const struct picker_source *source)
 {
@@ -68,24 +69,42 @@ static struct picker_source *soonest(struct picker *picker, const struct piece *
     return NULL;
 }
 
+/* Whether telling the source that a reader waits would bring the block sooner. What the server has taken from its queue
+ * it can hurry no more; asking again then only makes it send the block twice. */
+static bool worth_raising(const struct request *request, int64_t now)
+{
+    const struct pipeline *pipe = request->source->pipe;
+    double rate = pipeline_rate(pipe);
+    int64_t left = request->due - now, taken;
+
+    if (rate <= 0)
+        return false;
+    taken = (int64_t)((double)SERVER_TAKES * BLOCK_SIZE * 1e9 / rate);
+    return left > pipeline_expect(pipe, now, true) + taken;
+}
+
 /* A reader has reached what was asked for ahead of it. */
 static void raise_requests(struct picker *picker, struct piece *piece, uint32_t index, int64_t now)
 {
     struct request *request;
 
     for (request = piece->requests[index]; request != NULL; request = request->next) {
+        struct picker_source *source = request->source;
         int64_t late;
 
         if (request->urgency == PICKER_DEMAND)
             continue;
         request->urgency = PICKER_DEMAND;
-        pipeline_raised(request->source->pipe);
-        late = now + pipeline_patience(request->source->pipe, now, true);
+        pipeline_raised(source->pipe);
+        late = now + pipeline_patience(source->pipe, now, true);
         if (late < request->late)
             request->late = late;
         if (request->late < picker->next_late)
             picker->next_late = request->late;
-        picker->actions.raise(picker->arg, request->source->owner, piece->first + index);
+        if (!worth_raising(request, now))
+            continue;
+        source->cancelled++; /* it may come twice */
+        picker->actions.raise(picker->arg, source->owner, piece->first + index);
     }
 }
 
