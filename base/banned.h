@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-#pragma GCC poison strcpy strcat strncpy strncat stpcpy sprintf vsprintf gets strtok
+#pragma GCC poison strcpy strcat strncpy strncat stpcpy sprintf vsprintf strtok
 #pragma GCC poison localtime gmtime ctime asctime srand srandom atoi atol atoll
 #undef alloca
 #pragma GCC poison tmpnam mktemp tempnam alloca
