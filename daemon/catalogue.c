@@ -264,6 +264,15 @@ const char *catalogue_swarm(const struct catalogue *c)
     return c->swarm;
 }
 
+void catalogue_set_swarm(struct catalogue *c, const char *swarm)
+{
+    char *copy = xstrdup(swarm);
+
+    free(c->swarm);
+    c->swarm = copy;
+    c->meta_dirty = true;
+}
+
 /* --- working files ---------------------------------------------------------------------------- */
 
 static struct working_row *working_row(const struct catalogue *c, uint64_t number)
@@ -272,6 +281,15 @@ static struct working_row *working_row(const struct catalogue *c, uint64_t numbe
         if (c->working[i].number == number)
             return &c->working[i];
     return NULL;
+}
+
+void catalogue_each_writing(const struct catalogue *c, void (*each)(void *arg, uint64_t ino),
+                            void *arg)
+{
+    for (size_t i = 0; i <= c->tables[BY_INO].mask; i++)
+        for (const struct entry *e = c->tables[BY_INO].buckets[i]; e != NULL; e = e->next[BY_INO])
+            if ((e->flags & FLAG_WRITING) != 0)
+                each(arg, e->node.ino);
 }
 
 void catalogue_working_put(struct catalogue *c, const struct working_row *row)

@@ -117,6 +117,7 @@ void catalogue_each_pinned(const struct catalogue *, void (*each)(void *arg, con
 void catalogue_set_account(struct catalogue *, const char *account);
 const char *catalogue_account(const struct catalogue *);
 const char *catalogue_swarm(const struct catalogue *);
+void catalogue_set_swarm(struct catalogue *, const char *swarm); /* the tree stays */
 /* Another swarm: forgets tree and journal. The owner has made sure that the journal is empty. */
 void catalogue_reset(struct catalogue *, const char *swarm);
 
@@ -193,6 +194,9 @@ struct working_row {
     uint64_t mount; /* who writes it */
     bool marked;    /* fsync was acknowledged */
 };
+/* Calls `each` for every file that is being written, by what the tree says. */
+void catalogue_each_writing(const struct catalogue *, void (*each)(void *arg, uint64_t ino),
+                            void *arg);
 void catalogue_working_put(struct catalogue *, const struct working_row *);
 void catalogue_working_remove(struct catalogue *, uint64_t number);
 void catalogue_working_each(struct catalogue *, void (*each)(void *arg, const struct working_row *),

@@ -1,0 +1,1055 @@
+/* The local thread: its life, the listener, the clients, and the mail of other threads.
+ *
+ * Owns struct local. Leaves each request to a handler in the other local_*.c files (the table below
+ * says which) and the tree to catalogue.h. Thread: "local"; the exported functions post mail.
+ *
+ * Who may connect: this user, and root; the kernel says who it is. A client's first message is
+ * Hello. What a request changes is in memory at once; the commit follows within COMMIT_NS, or before
+ * the answer where a caller is told that something is safe. */
+#include "daemon/local_private.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/home.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/stream.h"
+#include "daemon/download.h"
+#include "daemon/session.h"
+#include "daemon/upload.h"
+#include "proto/limits.h"
+#include "proto/message.h"
+
+#define CLIENT_MAGIC    0x636c6e74u
+#define VERSION         1
+#define COMMIT_NS       (20 * NS_PER_MS)
+#define COMMIT_AGAIN_NS NS_PER_S /* after one that failed */
+#define TICK_NS         NS_PER_S
+#define STIR_NS         (NS_PER_S / 2)
+#define FAREWELL_NS     (30 * NS_PER_MS)  /* for the last words to leave */
+#define RETRY_NS        (60 * NS_PER_S)   /* for changes that the tracker had no room for */
+#define DROP_GRACE_NS   (3600 * NS_PER_S) /* a content without name: others may be reading it */
+#define DROP_FIRST_NS   (120 * NS_PER_S) /* at the start: until programs said what they have open */
+
+void numbers_add(struct numbers *n, uint64_t item)
+{
+    if (n->count == n->room) {
+        n->room = n->room == 0 ? 16 : 2 * n->room;
+        n->items = xrealloc(n->items, n->room * sizeof *n->items);
+    }
+    n->items[n->count++] = item;
+}
+
+bool numbers_has(const struct numbers *n, uint64_t item)
+{
+    for (size_t i = 0; i < n->count; i++)
+        if (n->items[i] == item)
+            return true;
+    return false;
+}
+
+bool local_is_visible(const struct local *l)
+{
+    return l->state != SESSION_LOGGED_OUT;
+}
+
+bool local_is_connected(const struct local *l)
+{
+    return l->state == SESSION_CONNECTED;
+}
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+struct client *local_client(const struct local *l, uint64_t number)
+{
+    for (struct client *cl = l->clients; cl != NULL; cl = cl->next)
+        if (cl->number == number)
+            return cl;
+    return NULL;
+}
+
+void local_send(struct local *l, struct reply reply, uint16_t type, const ProtobufCMessage *message)
+{
+    struct client *cl = local_client(l, reply.client);
+
+    if (cl != NULL)
+        channel_send(cl->channel, CHANNEL_URGENT, type, FRAME_ANSWER, reply.id, message, NULL, 0);
+}
+
+void local_done(struct local *l, struct reply reply)
+{
+    Local__Done done = LOCAL__DONE__INIT;
+
+    local_send(l, reply, TYPE(DONE), &done.base);
+}
+
+void local_error(struct local *l, struct reply reply, int error, const char *format, ...)
+{
+    char text[512];
+    va_list arguments;
+    Local__Error message = LOCAL__ERROR__INIT;
+
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    message.number = error < 0 ? -error : error;
+    message.text = text;
+    local_send(l, reply, TYPE(ERROR), &message.base);
+}
+
+/* --- work for workers ------------------------------------------------------------------------- */
+
+static void run_task(struct job *job)
+{
+    struct task *task = (struct task *)(void *)((char *)job - offsetof(struct task, job));
+
+    task->work(task);
+    loop_post(task->local->loop, &task->mail);
+}
+
+static void deliver_task(struct mail *mail, void *owner)
+{
+    struct local *l = owner;
+    struct task *task = (struct task *)(void *)((char *)mail - offsetof(struct task, mail));
+
+    task->done(l, task);
+    local_after(l);
+}
+
+void local_post(struct local *l, struct task *task, void (*work)(struct task *),
+                void (*done)(struct local *, struct task *))
+{
+    task->local = l;
+    task->work = work;
+    task->done = done;
+    task->job.run = run_task;
+    task->mail.deliver = deliver_task;
+    if (!l->stopped) {
+        workers_post(l->daemon->workers, &task->job, true);
+        return;
+    }
+    /* At the end: nobody else is left to do it. */
+    work(task);
+    done(l, task);
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+enum who { WHO_FS = 1, WHO_CTL = 2, WHO_BOTH = 3 };
+
+static const struct request_kind {
+    uint16_t type;
+    enum who who;
+    const ProtobufCMessageDescriptor *message;
+    handler *handle;
+} kinds[] = {
+    {TYPE(LOOKUP), WHO_BOTH, &local__lookup__descriptor, names_lookup},
+    {TYPE(GETATTR), WHO_BOTH, &local__node__descriptor, names_getattr},
+    {TYPE(READDIR), WHO_BOTH, &local__readdir__descriptor, names_readdir},
+    {TYPE(READLINK), WHO_BOTH, &local__node__descriptor, names_readlink},
+    {TYPE(STATFS), WHO_BOTH, &local__statfs__descriptor, names_statfs},
+    {TYPE(GETXATTR), WHO_BOTH, &local__xattr__descriptor, names_getxattr},
+    {TYPE(MKDIR), WHO_FS, &local__make__descriptor, names_mkdir},
+    {TYPE(SYMLINK), WHO_FS, &local__make__descriptor, names_symlink},
+    {TYPE(UNLINK), WHO_FS, &local__lookup__descriptor, names_unlink},
+    {TYPE(RMDIR), WHO_FS, &local__lookup__descriptor, names_rmdir},
+    {TYPE(RENAME), WHO_FS, &local__rename__descriptor, names_rename},
+    {TYPE(SETATTR), WHO_FS, &local__setattr__descriptor, names_setattr},
+    {TYPE(OPEN), WHO_FS, &local__open__descriptor, io_open},
+    {TYPE(CREATE), WHO_FS, &local__make__descriptor, write_create},
+    {TYPE(WRITE_BEGIN), WHO_FS, &local__write_begin__descriptor, write_begin},
+    {TYPE(WROTE), WHO_FS, &local__wrote__descriptor, write_wrote},
+    {TYPE(SEAL), WHO_FS, &local__seal__descriptor, write_seal},
+    {TYPE(WANT), WHO_FS, &local__want__descriptor, io_want},
+    {TYPE(UNWANT), WHO_FS, &local__unwant__descriptor, io_unwant},
+    {TYPE(READING), WHO_FS, &local__reading__descriptor, io_reading},
+    {TYPE(RELEASE), WHO_FS, &local__release__descriptor, io_release},
+    {TYPE(REATTACH), WHO_FS, &local__reattach__descriptor, io_reattach},
+    {TYPE(SYNC), WHO_FS, &local__node__descriptor, write_sync},
+    {TYPE(REGISTER), WHO_CTL, &local__register__descriptor, ctl_register},
+    {TYPE(LOGIN), WHO_CTL, &local__login__descriptor, ctl_login},
+    {TYPE(LOGOUT), WHO_CTL, &local__logout__descriptor, ctl_logout},
+    {TYPE(WHOAMI), WHO_CTL, &local__whoami__descriptor, ctl_whoami},
+    {TYPE(PASSWORD), WHO_CTL, &local__password__descriptor, ctl_password},
+    {TYPE(INVITE), WHO_CTL, &local__invite__descriptor, ctl_invite},
+    {TYPE(STATUS), WHO_CTL, &local__status_request__descriptor, ctl_status},
+    {TYPE(PEERS), WHO_CTL, &local__paths__descriptor, ctl_peers},
+    {TYPE(HEALTH), WHO_CTL, &local__paths__descriptor, ctl_health},
+    {TYPE(GET), WHO_CTL, &local__get__descriptor, fetch_get},
+    {TYPE(UNPIN), WHO_CTL, &local__paths__descriptor, fetch_unpin},
+    {TYPE(LS), WHO_CTL, &local__ls__descriptor, ctl_ls},
+    {TYPE(STOP), WHO_CTL, &local__stop__descriptor, ctl_stop},
+};
+
+static const char *carry_out(struct local *l, struct client *cl, const struct frame *frame,
+                             const uint8_t *bytes)
+{
+    const struct request_kind *kind = NULL;
+    struct message_arena arena;
+
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (kinds[i].type == frame->type)
+            kind = &kinds[i];
+    enum who who = cl->program == LOCAL__PROGRAM__PROGRAM_FS ? WHO_FS : WHO_CTL;
+    if (kind == NULL || (kind->who & who) == 0)
+        return (frame->flags & FRAME_MAY_SKIP) != 0 ? NULL : "a request of an unknown type";
+    const void *message = message_unpack(&arena, kind->message, bytes, frame->message_size);
+    if (message != NULL) {
+        l->raw = bytes;
+        l->raw_size = frame->message_size;
+        l->raw_type = frame->type;
+        l->origin = cl->number;
+        kind->handle(l, cl, (struct reply){cl->number, frame->id}, message);
+        l->origin = 0;
+        l->raw = NULL;
+    }
+    message_done(&arena);
+    return message == NULL ? "a malformed request" : NULL;
+}
+
+struct deferred *local_defer(struct local *l, struct reply reply)
+{
+    CHECK(l->raw != NULL);
+    struct deferred *d = xcalloc(1, sizeof *d + l->raw_size);
+
+    d->reply = reply;
+    d->type = l->raw_type;
+    d->size = l->raw_size;
+    memcpy(d->message, l->raw, l->raw_size);
+    return d;
+}
+
+void local_resume(struct local *l, struct deferred *d)
+{
+    while (d != NULL) {
+        struct deferred *next = d->next;
+        struct client *cl = local_client(l, d->reply.client);
+        const struct frame frame = {
+            .type = d->type, .id = d->reply.id, .message_size = (uint32_t)d->size};
+        if (cl != NULL)
+            (void)carry_out(l, cl, &frame, d->message); /* it was well formed before */
+        free(d);
+        d = next;
+    }
+}
+
+void local_fail_deferred(struct local *l, struct deferred *d, int error)
+{
+    while (d != NULL) {
+        struct deferred *next = d->next;
+        local_error(l, d->reply, error, "the file could not be written");
+        free(d);
+        d = next;
+    }
+}
+
+static const char *greet(struct local *l, struct client *cl, const struct frame *frame,
+                         const uint8_t *bytes)
+{
+    struct message_arena arena;
+    Local__Welcome welcome = LOCAL__WELCOME__INIT;
+    const char *fault = NULL;
+
+    if (frame->type != TYPE(HELLO))
+        return "no Hello";
+    const Local__Hello *hello =
+        message_unpack(&arena, &local__hello__descriptor, bytes, frame->message_size);
+    if (hello == NULL || (hello->program != LOCAL__PROGRAM__PROGRAM_FS &&
+                          hello->program != LOCAL__PROGRAM__PROGRAM_CTL)) {
+        message_done(&arena);
+        return "a malformed Hello";
+    }
+    cl->greeted = true;
+    cl->program = hello->program;
+    channel_trust(cl->channel);
+    if (cl->program == LOCAL__PROGRAM__PROGRAM_FS) {
+        cl->mount = io_mount(l, cl, hello);
+        if (cl->mount == NULL)
+            fault = "two programs say they are the same mount";
+        else
+            push_client_new(cl);
+    }
+    message_done(&arena);
+    welcome.version = VERSION;
+    welcome.pid = (uint32_t)getpid();
+    welcome.account =
+        (char *)(uintptr_t)(local_is_visible(l) ? catalogue_account(l->catalogue) : "");
+    welcome.swarm = l->swarm_name != NULL ? l->swarm_name : (char *)(uintptr_t) "";
+    welcome.url = l->url != NULL ? l->url : (char *)(uintptr_t) "";
+    if (fault == NULL)
+        local_send(l, (struct reply){cl->number, frame->id}, TYPE(WELCOME), &welcome.base);
+    return fault;
+}
+
+/* --- clients ---------------------------------------------------------------------------------- */
+
+static void client_free(struct client *cl)
+{
+    struct local *l = cl->local;
+    struct client **at = &l->clients;
+
+    while (*at != cl)
+        at = &(*at)->next;
+    *at = cl->next;
+    l->client_count--;
+    if (cl->mount != NULL)
+        push_client_gone(cl);
+    io_client_gone(l, cl);
+    fetch_client_gone(l, cl->number);
+    channel_free(cl->channel);
+    cl->magic = 0;
+    free(cl);
+}
+
+static const char *on_frame(void *arg, const struct frame *frame, const uint8_t *message,
+                            void *payload)
+{
+    struct client *cl = arg;
+    struct local *l = cl->local;
+
+    (void)payload;
+    CHECK_OBJECT(cl, CLIENT_MAGIC);
+    const char *fault =
+        cl->greeted ? carry_out(l, cl, frame, message) : greet(l, cl, frame, message);
+    local_after(l);
+    return fault;
+}
+
+static void on_drained(void *arg)
+{
+    push_to(arg);
+}
+
+static void on_closed(void *arg, bool orderly, const char *why)
+{
+    struct client *cl = arg;
+    struct local *l = cl->local;
+
+    CHECK_OBJECT(cl, CLIENT_MAGIC);
+    if (!orderly && cl->greeted)
+        log_debug("a client of the local socket is gone: %s", why);
+    client_free(cl);
+    local_after(l);
+}
+
+static const struct channel_events client_events = {
+    .frame = on_frame, .drained = on_drained, .closed = on_closed};
+
+static void client_new(struct local *l, int fd)
+{
+    struct ucred who = {.uid = (uid_t)-1};
+    socklen_t size = sizeof who;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) != 0 ||
+        (who.uid != geteuid() && who.uid != 0)) {
+        log_warning("user %u may not use the local socket", (unsigned)who.uid);
+        close(fd);
+        return;
+    }
+    if (l->client_count >= LIMIT_LOCAL_CLIENTS) {
+        log_warning("more than %d clients on the local socket: one is turned away",
+                    LIMIT_LOCAL_CLIENTS);
+        close(fd);
+        return;
+    }
+    struct client *cl = xcalloc(1, sizeof *cl);
+    cl->magic = CLIENT_MAGIC;
+    cl->local = l;
+    cl->number = ++l->next_client;
+    cl->pid = (uint32_t)who.pid;
+    cl->next = l->clients;
+    l->clients = cl;
+    l->client_count++;
+    cl->channel = channel_new(l->loop, stream_unix(l->loop, fd), &client_events, cl);
+}
+
+static void on_accept(evutil_socket_t socket, short what, void *arg)
+{
+    struct local *l = arg;
+
+    (void)what;
+    for (;;) {
+        int fd = accept4(socket, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0)
+            return;
+        client_new(l, fd);
+    }
+}
+
+/* --- after each round ------------------------------------------------------------------------- */
+
+static bool owes_safety(const struct local *l)
+{
+    return !local_is_connected(l) && catalogue_pending(l->catalogue) > 0;
+}
+
+static void commit(void *arg)
+{
+    struct local *l = arg;
+    int error = catalogue_commit(l->catalogue, owes_safety(l));
+
+    if (error == 0)
+        l->store_trouble[0] = '\0';
+    else
+        snprintf(l->store_trouble, sizeof l->store_trouble, "state.db cannot be written: %s",
+                 strerror(-error));
+    if (error != 0)
+        timer_set(l->commit_timer, COMMIT_AGAIN_NS);
+}
+
+static void send_journal(struct local *l)
+{
+    size_t size;
+    uint8_t *packed;
+
+    if (!local_is_connected(l))
+        return;
+    while ((packed = catalogue_next_op(l->catalogue, &size)) != NULL)
+        session_op(l->daemon->session, packed, size);
+}
+
+static void put_aside(struct local *l)
+{
+    struct root_item *item, *next;
+    int64_t until = clock_wall() + DROP_GRACE_NS;
+
+    HASH_ITER(hh, l->unused, item, next) {
+        HASH_DEL(l->unused, item);
+        if (catalogue_with_root(l->catalogue, item->root, NULL) == NULL)
+            catalogue_dropped_put(l->catalogue, item->root, until);
+        free(item);
+    }
+    if (!timer_pending(l->drop_timer))
+        timer_set(l->drop_timer, DROP_GRACE_NS);
+}
+
+void local_after(struct local *l)
+{
+    if (l->stopped)
+        return;
+    if (l->unused != NULL)
+        put_aside(l);
+    for (size_t i = 0; i < l->newly_pinned.count; i++)
+        fetch_pinned(l, l->newly_pinned.items[i]);
+    l->newly_pinned.count = 0;
+    send_journal(l);
+    push_flush(l);
+    if (catalogue_is_dirty(l->catalogue) && !timer_pending(l->commit_timer))
+        timer_set(l->commit_timer, COMMIT_NS);
+}
+
+/* --- the catalogue's events ------------------------------------------------------------------- */
+
+static void on_invalid(void *arg, uint64_t ino, uint64_t parent, const char *name)
+{
+    push_invalid(arg, ino, parent, name);
+}
+
+static void on_journalled(void *arg)
+{
+    (void)arg; /* local_after sends it */
+}
+
+static bool on_awaited(void *arg, uint64_t op)
+{
+    return write_awaited(arg, op);
+}
+
+static void on_answered(void *arg, uint64_t op, int error, uint64_t ino)
+{
+    write_answered(arg, op, error, ino);
+}
+
+void local_unused(struct local *l, const uint8_t root[HASH_SIZE])
+{
+    struct root_item *item;
+
+    HASH_FIND(hh, l->unused, root, HASH_SIZE, item);
+    if (item != NULL)
+        return;
+    item = xcalloc(1, sizeof *item);
+    memcpy(item->root, root, HASH_SIZE);
+    HASH_ADD(hh, l->unused, root, HASH_SIZE, item);
+}
+
+static void on_unused(void *arg, const uint8_t root[HASH_SIZE], uint64_t size)
+{
+    (void)size;
+    local_unused(arg, root);
+}
+
+static void on_pinned(void *arg, const struct node *node)
+{
+    struct local *l = arg;
+
+    numbers_add(&l->newly_pinned, node->ino);
+}
+
+static const struct catalogue_events catalogue_events = {.invalid = on_invalid,
+                                                         .journalled = on_journalled,
+                                                         .awaited = on_awaited,
+                                                         .answered = on_answered,
+                                                         .unused = on_unused,
+                                                         .pinned = on_pinned};
+
+/* --- contents without a name ------------------------------------------------------------------ */
+
+struct drop_task {
+    struct task task;
+    size_t count;
+    uint8_t (*roots)[HASH_SIZE];
+};
+
+static void drop_work(struct task *task)
+{
+    struct drop_task *drop = (struct drop_task *)(void *)task;
+
+    for (size_t i = 0; i < drop->count; i++)
+        store_drop(task->local->daemon->store, drop->roots[i]);
+}
+
+static void drop_done(struct local *l, struct task *task)
+{
+    struct drop_task *drop = (struct drop_task *)(void *)task;
+    struct store_summary summary;
+
+    for (size_t i = 0; !l->stopped && i < drop->count; i++)
+        if (!store_summary(l->daemon->store, drop->roots[i], &summary))
+            session_dropped(l->daemon->session, drop->roots[i], 0);
+    free(drop->roots);
+    free(drop);
+}
+
+struct due {
+    struct local *local;
+    struct drop_task *drop;
+};
+
+static void due_one(void *arg, const uint8_t root[HASH_SIZE])
+{
+    struct due *due = arg;
+    struct local *l = due->local;
+    struct drop_task *drop = due->drop;
+
+    if (catalogue_with_root(l->catalogue, root, NULL) != NULL) {
+        catalogue_dropped_remove(l->catalogue, root); /* it has a name again, or is open */
+    } else if (catalogue_may_return(l->catalogue, root)) {
+        catalogue_dropped_put(l->catalogue, root, clock_wall() + DROP_GRACE_NS);
+    } else {
+        drop->roots = xrealloc(drop->roots, (drop->count + 1) * sizeof *drop->roots);
+        memcpy(drop->roots[drop->count++], root, HASH_SIZE);
+        catalogue_dropped_remove(l->catalogue, root);
+    }
+}
+
+static void drop_due(void *arg)
+{
+    struct local *l = arg;
+    struct due due = {l, xcalloc(1, sizeof *due.drop)};
+    int64_t now = clock_wall();
+    int64_t next = catalogue_dropped_due(l->catalogue, now, due_one, &due);
+
+    if (due.drop->count > 0)
+        local_post(l, &due.drop->task, drop_work, drop_done);
+    else
+        free(due.drop);
+    if (next != 0)
+        timer_set(l->drop_timer, next - now + NS_PER_S);
+    local_after(l);
+}
+
+/* --- blocks that came ------------------------------------------------------------------------- */
+
+static void stir(void *arg)
+{
+    struct local *l = arg;
+    struct root_item *item, *next;
+
+    HASH_ITER(hh, l->stirred, item, next) {
+        HASH_DEL(l->stirred, item);
+        const struct node *node = NULL;
+        while ((node = catalogue_with_root(l->catalogue, item->root, node)) != NULL)
+            push_invalid(l, node->ino, 0, NULL);
+        free(item);
+    }
+    local_after(l);
+}
+
+static void stir_one(struct local *l, struct content *content)
+{
+    struct root_item *item;
+    const struct node *node = NULL;
+
+    if (content_complete(content)) {
+        while ((node = catalogue_with_root(l->catalogue, content_root(content), node)) != NULL)
+            push_invalid(l, node->ino, 0, NULL);
+        return;
+    }
+    HASH_FIND(hh, l->stirred, content_root(content), HASH_SIZE, item);
+    if (item != NULL)
+        return;
+    item = xcalloc(1, sizeof *item);
+    memcpy(item->root, content_root(content), HASH_SIZE);
+    HASH_ADD(hh, l->stirred, root, HASH_SIZE, item);
+    if (!l->stopped && !timer_pending(l->stir_timer))
+        timer_set(l->stir_timer, STIR_NS);
+}
+
+static void deliver_changed(struct mail *mail, void *owner)
+{
+    struct local *l = owner;
+
+    free(mail);
+    CHECK(pthread_mutex_lock(&l->lock) == 0);
+    struct content **changed = l->changed;
+    size_t count = l->changed_count;
+    l->changed = NULL;
+    l->changed_count = l->changed_room = 0;
+    l->changed_posted = false;
+    CHECK(pthread_mutex_unlock(&l->lock) == 0);
+    for (size_t i = 0; i < count; i++) {
+        if (!l->stopped)
+            stir_one(l, changed[i]);
+        content_release(changed[i]);
+    }
+    free(changed);
+    local_after(l);
+}
+
+/* Called for each write to the store: so it posts mail only if none is under way. */
+void local_holding_changed(struct local *l, struct content *content)
+{
+    struct mail *mail = NULL;
+    bool known = false;
+
+    CHECK(pthread_mutex_lock(&l->lock) == 0);
+    for (size_t i = l->changed_count; i > 0 && i + 64 > l->changed_count && !known; i--)
+        known = l->changed[i - 1] == content;
+    if (!known) {
+        if (l->changed_count == l->changed_room) {
+            l->changed_room = l->changed_room == 0 ? 16 : 2 * l->changed_room;
+            l->changed = xrealloc(l->changed, l->changed_room * sizeof(struct content *));
+        }
+        l->changed[l->changed_count++] = content_share(content);
+    }
+    if (!l->changed_posted) {
+        mail = xcalloc(1, sizeof *mail);
+        mail->deliver = deliver_changed;
+        l->changed_posted = true;
+    }
+    CHECK(pthread_mutex_unlock(&l->lock) == 0);
+    if (mail != NULL)
+        loop_post(l->loop, mail);
+}
+
+/* --- mail from the session -------------------------------------------------------------------- */
+
+struct local_mail {
+    struct mail mail;
+    enum session_state state;
+    char *trouble, *account, *swarm;
+    Tracker__Changes *changes;
+    Tracker__Results *results;
+    struct account_answer *answer;
+    Tracker__Health *health;
+    void *cookie;
+    int error;
+    uint64_t request;
+    uint8_t root[HASH_SIZE];
+    struct download_status *down;
+    struct upload_status *up;
+};
+
+static struct local_mail *mail_new(void (*deliver)(struct mail *, void *))
+{
+    struct local_mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->mail.deliver = deliver;
+    return mail;
+}
+
+static void deliver_state(struct mail *raw, void *owner)
+{
+    struct local *l = owner;
+    struct local_mail *mail = (struct local_mail *)raw;
+    bool was_visible = local_is_visible(l), changed = l->state != mail->state;
+
+    l->state = mail->state;
+    free(l->trouble);
+    l->trouble = mail->trouble;
+    if (mail->swarm != NULL) {
+        free(l->swarm_name);
+        l->swarm_name = mail->swarm;
+    }
+    catalogue_set_account(l->catalogue, l->state == SESSION_LOGGED_OUT ? ""
+                                        : mail->account != NULL        ? mail->account
+                                                                : catalogue_account(l->catalogue));
+    free(mail->account);
+    if (was_visible != local_is_visible(l))
+        push_all_names(l);
+    if (l->state == SESSION_CONNECTED)
+        catalogue_resend(l->catalogue);
+    else
+        write_tracker_away(l);
+    if (changed && !l->stopped)
+        ctl_ask_self(l);
+    free(mail);
+    local_after(l);
+}
+
+void local_session_state(struct local *l, enum session_state state, char *trouble, char *account,
+                         char *swarm)
+{
+    struct local_mail *mail = mail_new(deliver_state);
+
+    mail->state = state;
+    mail->trouble = trouble;
+    mail->account = account;
+    mail->swarm = swarm;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_changes(struct mail *raw, void *owner)
+{
+    struct local *l = owner;
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    catalogue_changes(l->catalogue, mail->changes, clock_wall());
+    tracker__changes__free_unpacked(mail->changes, NULL);
+    free(mail);
+    local_after(l);
+}
+
+void local_changes(struct local *l, Tracker__Changes *changes)
+{
+    struct local_mail *mail = mail_new(deliver_changes);
+
+    mail->changes = changes;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_results(struct mail *raw, void *owner)
+{
+    struct local *l = owner;
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    catalogue_results(l->catalogue, mail->results, clock_wall());
+    tracker__results__free_unpacked(mail->results, NULL);
+    free(mail);
+    local_after(l);
+}
+
+void local_results(struct local *l, Tracker__Results *results)
+{
+    struct local_mail *mail = mail_new(deliver_results);
+
+    mail->results = results;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_account(struct mail *raw, void *owner)
+{
+    struct local *l = owner;
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    ctl_account_answer(l, mail->answer);
+    free(mail);
+    local_after(l);
+}
+
+void local_account_answer(struct local *l, struct account_answer *answer)
+{
+    struct local_mail *mail = mail_new(deliver_account);
+
+    mail->answer = answer;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_health(struct mail *raw, void *owner)
+{
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    ctl_health_answer(owner, mail->cookie, mail->error, mail->health);
+    free(mail);
+}
+
+void local_health_answer(struct local *l, void *cookie, int error, Tracker__Health *health)
+{
+    struct local_mail *mail = mail_new(deliver_health);
+
+    mail->cookie = cookie;
+    mail->error = error;
+    mail->health = health;
+    loop_post(l->loop, &mail->mail);
+}
+
+/* --- mail from download and upload ------------------------------------------------------------ */
+
+static void deliver_demand(struct mail *raw, void *owner)
+{
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    io_demand_done(owner, mail->request, mail->error);
+    free(mail);
+}
+
+void local_demand_done(struct local *l, uint64_t request, int error)
+{
+    struct local_mail *mail = mail_new(deliver_demand);
+
+    mail->request = request;
+    mail->error = error;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_complete(struct mail *raw, void *owner)
+{
+    struct local *l = owner;
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    if (!l->stopped)
+        fetch_complete(l, mail->root, mail->error);
+    free(mail);
+    local_after(l);
+}
+
+void local_content_complete(struct local *l, const uint8_t root[HASH_SIZE], int error)
+{
+    struct local_mail *mail = mail_new(deliver_complete);
+
+    memcpy(mail->root, root, HASH_SIZE);
+    mail->error = error;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_status(struct mail *raw, void *owner)
+{
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    if (mail->down != NULL)
+        ctl_gathered_down(owner, mail->down);
+    else
+        ctl_gathered_up(owner, mail->up);
+    free(mail);
+}
+
+void local_download_status(struct local *l, struct download_status *status)
+{
+    struct local_mail *mail = mail_new(deliver_status);
+
+    mail->down = status;
+    loop_post(l->loop, &mail->mail);
+}
+
+void local_upload_status(struct local *l, struct upload_status *status)
+{
+    struct local_mail *mail = mail_new(deliver_status);
+
+    mail->up = status;
+    loop_post(l->loop, &mail->mail);
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static void tick(void *arg)
+{
+    struct local *l = arg;
+    int64_t now = clock_now();
+
+    timer_set(l->tick, TICK_NS);
+    io_tick(l, now);
+    write_tick(l, now);
+    if (now >= l->next_retry) {
+        l->next_retry = now + RETRY_NS;
+        catalogue_retry(l->catalogue);
+    }
+    local_after(l);
+}
+
+/* The socket, with whatever an unclean end left in its place removed: main holds p2pd.lock, so it
+ * is nobody's. */
+static int bind_socket(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -errno;
+    CHECK(strlen(path) < sizeof address.sun_path);
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    if (unlink(path) != 0 && errno != ENOENT)
+        goto failed;
+    mode_t old = umask(0177);
+    int result = bind(fd, (struct sockaddr *)&address, sizeof address);
+    umask(old);
+    if (result == 0 && listen(fd, LIMIT_LOCAL_CLIENTS) == 0)
+        return fd;
+failed:
+    result = -errno;
+    close(fd);
+    return result;
+}
+
+struct local *local_new(struct daemon *daemon, const char **fault)
+{
+    struct local *l = xcalloc(1, sizeof *l);
+    char *path = home_path(daemon->home, "state.db");
+
+    l->daemon = daemon;
+    l->socket_path = home_socket(daemon->home);
+    CHECK(pthread_mutex_init(&l->lock, NULL) == 0);
+    l->catalogue = catalogue_open(path, &catalogue_events, l, fault);
+    free(path);
+    if (l->catalogue == NULL)
+        goto no_catalogue;
+    l->socket = bind_socket(l->socket_path);
+    if (l->socket < 0) {
+        log_error("%s: %s", l->socket_path, strerror(-l->socket));
+        *fault = "the local socket cannot be made";
+        goto no_socket;
+    }
+    l->state = catalogue_account(l->catalogue)[0] != '\0' ? SESSION_AWAY : SESSION_LOGGED_OUT;
+    l->waiting_recovery_end = &l->waiting_recovery;
+    l->loop = loop_new("local");
+    loop_set_owner(l->loop, l);
+    l->commit_timer = timer_new(l->loop, commit, l);
+    l->tick = timer_new(l->loop, tick, l);
+    l->stir_timer = timer_new(l->loop, stir, l);
+    l->drop_timer = timer_new(l->loop, drop_due, l);
+    l->accept = event_new(loop_base(l->loop), l->socket, EV_READ | EV_PERSIST, on_accept, l);
+    CHECK(l->accept != NULL && event_add(l->accept, NULL) == 0);
+    return l;
+no_socket:
+    catalogue_close(l->catalogue);
+no_catalogue:
+    pthread_mutex_destroy(&l->lock);
+    free(l->socket_path);
+    free(l);
+    return NULL;
+}
+
+static void deliver_start(struct mail *mail, void *owner)
+{
+    struct local *l = owner;
+    uint8_t generation[GENERATION_SIZE];
+    uint64_t seq;
+
+    free(mail);
+    (void)catalogue_position(l->catalogue, generation, &seq);
+    session_catalogue_at(l->daemon->session, generation, seq);
+    timer_set(l->tick, TICK_NS);
+    timer_set(l->drop_timer, DROP_FIRST_NS);
+    l->next_retry = clock_now() + RETRY_NS;
+    ctl_ask_self(l);
+    write_recover(l);
+    fetch_pin_all(l);
+    local_after(l);
+}
+
+void local_start(struct local *l)
+{
+    struct mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->deliver = deliver_start;
+    loop_post(l->loop, mail);
+    l->started = true;
+    loop_start(l->loop);
+}
+
+void local_on_stop(struct local *l, void (*stop)(void *arg), void *arg)
+{
+    l->on_stop = stop;
+    l->on_stop_arg = arg;
+}
+
+static void farewell_said(void *arg)
+{
+    struct local *l = arg;
+
+    loop_stop(l->loop);
+}
+
+static void deliver_stop(struct mail *mail, void *owner)
+{
+    struct local *l = owner;
+    Local__Goodbye goodbye = LOCAL__GOODBYE__INIT;
+
+    free(mail);
+    goodbye.text = (char *)(uintptr_t) "p2pd was told to stop";
+    for (struct client *cl = l->clients; cl != NULL; cl = cl->next)
+        if (cl->greeted)
+            channel_send(cl->channel, CHANNEL_URGENT, TYPE(GOODBYE), FRAME_MAY_SKIP, 0,
+                         &goodbye.base, NULL, 0);
+    event_del(l->accept);
+    timer_free(l->tick);
+    l->tick = timer_new(l->loop, farewell_said, l);
+    timer_set(l->tick, FAREWELL_NS);
+}
+
+void local_stop(struct local *l)
+{
+    if (l->started) {
+        struct mail *mail = xcalloc(1, sizeof *mail);
+        mail->deliver = deliver_stop;
+        loop_post(l->loop, mail);
+        loop_join(l->loop);
+    }
+    l->stopped = true;
+    while (l->clients != NULL)
+        client_free(l->clients);
+    (void)catalogue_commit(l->catalogue, true);
+    if (l->socket >= 0) {
+        unlink(l->socket_path);
+        event_free(l->accept);
+        close(l->socket);
+        l->socket = -1;
+    }
+}
+
+static void free_items(struct root_item **items)
+{
+    struct root_item *item, *next;
+
+    HASH_ITER(hh, *items, item, next) {
+        HASH_DEL(*items, item);
+        free(item);
+    }
+}
+
+void local_free(struct local *l)
+{
+    timer_free(l->commit_timer);
+    timer_free(l->tick);
+    timer_free(l->stir_timer);
+    timer_free(l->drop_timer);
+    timer_free(l->progress_timer);
+    loop_free(l->loop); /* delivers what is left */
+    write_free(l);
+    io_free(l);
+    fetch_free(l);
+    ctl_free(l);
+    push_free(l);
+    catalogue_close(l->catalogue);
+    free_items(&l->unused);
+    free_items(&l->stirred);
+    for (size_t i = 0; i < l->changed_count; i++)
+        content_release(l->changed[i]);
+    free(l->changed);
+    free(l->lost.items);
+    free(l->newly_pinned.items);
+    free(l->trouble);
+    free(l->swarm_name);
+    free(l->url);
+    free(l->socket_path);
+    pthread_mutex_destroy(&l->lock);
+    free(l);
+}

@@ -1,0 +1,818 @@
+/* p2pctl's requests but for get: accounts, status, peers, health, ls, stop.
+ *
+ * Owns the questions under way (struct gather, struct health). Thread: local. What download, upload
+ * and session know is asked of them by mail and put together when all have answered. */
+#include "daemon/local_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/hex.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/swarm_url.h"
+#include "crypto/random.h"
+#include "daemon/download.h"
+#include "daemon/session.h"
+#include "daemon/upload.h"
+#include "proto/limits.h"
+
+#define STATUS_FILES 1000 /* in one answer without paths */
+#define HEALTH_FILES 1024 /* asked of the tracker for one command */
+
+static char *text_of(const char *text)
+{
+    return (char *)(uintptr_t)text;
+}
+
+/* --- paths ------------------------------------------------------------------------------------ */
+
+/* The part of `path` inside the mount, or NULL. */
+static const char *below(const char *path, const char *mountpoint)
+{
+    size_t length = strlen(mountpoint);
+
+    while (length > 1 && mountpoint[length - 1] == '/')
+        length--;
+    if (length < 2 || strncmp(path, mountpoint, length) != 0)
+        return NULL;
+    return path[length] == '/' || path[length] == '\0' ? path + length : NULL;
+}
+
+const struct node *ctl_resolve(struct local *l, struct reply reply, const char *path)
+{
+    const struct mount *m;
+    const struct node *node = NULL;
+    int error = -ENOENT;
+
+    if (strlen(path) > LIMIT_PATH) {
+        local_error(l, reply, ENAMETOOLONG, "the path is too long");
+        return NULL;
+    }
+    for (m = l->mounts; m != NULL && node == NULL && local_is_visible(l); m = m->hh.next) {
+        const char *inside = m->client == NULL ? NULL : below(path, m->mountpoint);
+        if (inside != NULL)
+            node = catalogue_resolve(l->catalogue, inside, &error);
+    }
+    if (node == NULL && local_is_visible(l))
+        node = catalogue_resolve(l->catalogue, path, &error);
+    if (node == NULL && !local_is_visible(l))
+        local_error(l, reply, ENOENT, "nobody is logged in");
+    else if (node == NULL)
+        local_error(l, reply, error, "no such file in the swarm: %s", path);
+    return node;
+}
+
+/* --- asking download and upload --------------------------------------------------------------- */
+
+static void gather_free(struct local *l, struct gather *g)
+{
+    for (struct gather **at = &l->gathers; *at != NULL; at = &(*at)->next) {
+        if (*at == g) {
+            *at = g->next;
+            break;
+        }
+    }
+    if (g->down != NULL)
+        download_status_free(g->down);
+    if (g->up != NULL)
+        upload_status_free(g->up);
+    for (size_t i = 0; i < g->path_count; i++)
+        free(g->paths[i]);
+    free(g->paths);
+    free(g);
+}
+
+struct gather *ctl_gather(struct local *l, struct reply reply, const uint8_t *root,
+                          void (*finish)(struct local *, struct gather *))
+{
+    struct gather *g = xcalloc(1, sizeof *g);
+
+    g->reply = reply;
+    g->finish = finish;
+    if (root != NULL) {
+        g->has_root = true;
+        memcpy(g->root, root, HASH_SIZE);
+    }
+    g->asked_down = g->asked_up = true;
+    g->next = l->gathers;
+    l->gathers = g;
+    download_ask_status(l->daemon->download, root, g);
+    upload_ask_status(l->daemon->upload, g);
+    return g;
+}
+
+static void gathered(struct local *l, struct gather *g)
+{
+    if (g->asked_down || g->asked_up)
+        return;
+    if (!l->stopped)
+        g->finish(l, g);
+    gather_free(l, g);
+}
+
+void ctl_gathered_down(struct local *l, struct download_status *status)
+{
+    struct gather *g = status->cookie;
+
+    g->down = status;
+    g->asked_down = false;
+    gathered(l, g);
+}
+
+void ctl_gathered_up(struct local *l, struct upload_status *status)
+{
+    struct gather *g = status->cookie;
+
+    g->up = status;
+    g->asked_up = false;
+    gathered(l, g);
+}
+
+void ctl_trouble(const struct local *l, const struct download_status *down,
+                 const uint8_t root[HASH_SIZE], char *out, size_t size)
+{
+    const struct download_file_status *s = NULL;
+
+    out[0] = '\0';
+    for (size_t i = 0; down != NULL && i < down->file_count; i++)
+        if (memcmp(down->files[i].root, root, HASH_SIZE) == 0)
+            s = &down->files[i];
+    if (s == NULL || (s->waiting == 0 && !s->wanted_all))
+        return;
+    if (down->store_trouble[0] != '\0')
+        snprintf(out, size, "%s", down->store_trouble);
+    else if (s->holders == 0 && !local_is_connected(l))
+        snprintf(out, size, "the tracker is away and nobody who has it is known");
+    else if (s->holders == 0)
+        snprintf(out, size, "nobody who is connected has it");
+    else if (s->missing_pieces > 0)
+        snprintf(out, size, "nobody who is connected has %" PRIu32 " of its pieces",
+                 s->missing_pieces);
+}
+
+/* --- status ----------------------------------------------------------------------------------- */
+
+struct status {
+    Local__Status message;
+    Local__FileStatus *files, **file_pointers;
+    Local__Attr *attrs;
+    char (*troubles)[128];
+    size_t room;
+};
+
+static void add_file(struct local *l, const struct gather *g, struct status *s,
+                     const struct node *node)
+{
+    size_t i = s->message.n_files;
+    char *path = catalogue_path(l->catalogue, node);
+
+    if (i == s->room || path == NULL) {
+        free(path);
+        return;
+    }
+    s->message.n_files++;
+    Local__FileStatus *f = &s->files[i];
+    *f = (Local__FileStatus)LOCAL__FILE_STATUS__INIT;
+    s->file_pointers[i] = f;
+    names_fill(l, &s->attrs[i], node);
+    f->path = path;
+    f->attr = &s->attrs[i];
+    f->have = s->attrs[i].local;
+    for (size_t k = 0; k < g->down->file_count && node->kind == NODE_FILE; k++) {
+        if (memcmp(g->down->files[k].root, node->root, HASH_SIZE) != 0)
+            continue;
+        f->rate_in = g->down->files[k].rate;
+        f->peers += g->down->files[k].links;
+        f->waiting = g->down->files[k].waiting;
+    }
+    for (size_t k = 0; k < g->up->file_count && node->kind == NODE_FILE; k++) {
+        if (memcmp(g->up->files[k].root, node->root, HASH_SIZE) != 0)
+            continue;
+        f->rate_out = g->up->files[k].rate;
+        f->peers += g->up->files[k].links;
+    }
+    ctl_trouble(l, g->down, node->root, s->troubles[i], sizeof s->troubles[i]);
+    f->trouble = s->troubles[i];
+}
+
+static void add_moving(struct local *l, const struct gather *g, struct status *s)
+{
+    for (size_t i = 0; i < g->down->file_count; i++) {
+        const struct download_file_status *f = &g->down->files[i];
+        const struct node *node = catalogue_with_root(l->catalogue, f->root, NULL);
+        if (node != NULL && (f->rate > 0 || f->waiting > 0 || f->wanted_all))
+            add_file(l, g, s, node);
+    }
+    for (size_t i = 0; i < g->up->file_count; i++) {
+        bool known = false;
+        for (size_t k = 0; k < g->down->file_count && !known; k++)
+            known = memcmp(g->down->files[k].root, g->up->files[i].root, HASH_SIZE) == 0 &&
+                    (g->down->files[k].rate > 0 || g->down->files[k].waiting > 0 ||
+                     g->down->files[k].wanted_all);
+        const struct node *node = catalogue_with_root(l->catalogue, g->up->files[i].root, NULL);
+        if (!known && node != NULL && g->up->files[i].rate > 0)
+            add_file(l, g, s, node);
+    }
+    for (const struct working *w = l->workings; w != NULL; w = w->hh.next) {
+        const struct node *node = catalogue_node(l->catalogue, w->ino);
+        if (node != NULL)
+            add_file(l, g, s, node);
+    }
+}
+
+static void add_mounts(struct local *l, Local__Mount *mounts, Local__Mount **pointers,
+                       Local__Status *message)
+{
+    for (const struct mount *m = l->mounts; m != NULL; m = m->hh.next) {
+        if (m->client == NULL)
+            continue;
+        Local__Mount *one = &mounts[message->n_mounts];
+        *one = (Local__Mount)LOCAL__MOUNT__INIT;
+        one->mountpoint = m->mountpoint;
+        one->pid = m->pid;
+        one->open_files = HASH_COUNT(m->opened);
+        pointers[message->n_mounts++] = one;
+    }
+    message->mounts = pointers;
+}
+
+static void fill_status(struct local *l, const struct gather *g, Local__Status *m)
+{
+    uint64_t total;
+
+    m->account = text_of(local_is_visible(l) ? catalogue_account(l->catalogue) : "");
+    if (l->swarm_name != NULL)
+        m->swarm = l->swarm_name;
+    m->connected = local_is_connected(l);
+    if (l->trouble != NULL && !m->connected)
+        m->tracker_trouble = l->trouble;
+    m->pending = (uint32_t)catalogue_pending(l->catalogue);
+    m->entries = local_is_visible(l) ? catalogue_entries(l->catalogue) : 0;
+    store_space(l->daemon->store, &m->store_bytes, &m->store_free, &total);
+    m->rate_in = g->down->rate;
+    m->total_in = g->down->total;
+    m->wasted_in = g->down->wasted;
+    m->rate_out = g->up->rate;
+    m->total_out = g->up->total;
+    m->links_in = (uint32_t)g->down->link_count;
+    m->links_out = (uint32_t)g->up->link_count;
+    m->uptime = (uint64_t)((clock_now() - l->daemon->started) / NS_PER_S);
+    m->store_trouble =
+        g->down->store_trouble[0] != '\0' ? g->down->store_trouble : l->store_trouble;
+    m->version = text_of(P2P_VERSION);
+    m->pid = (uint32_t)getpid();
+}
+
+static void send_status(struct local *l, struct gather *g)
+{
+    struct status s = {.message = LOCAL__STATUS__INIT};
+    unsigned mounts = HASH_COUNT(l->mounts);
+    Local__Mount *mount_messages = xcalloc(mounts + 1, sizeof *mount_messages);
+    Local__Mount **mount_pointers = xcalloc(mounts + 1, sizeof *mount_pointers);
+    bool gone = false;
+
+    s.room = g->path_count > 0 ? g->path_count : STATUS_FILES;
+    s.files = xmalloc(s.room * sizeof *s.files);
+    s.file_pointers = xmalloc(s.room * sizeof *s.file_pointers);
+    s.attrs = xmalloc(s.room * sizeof *s.attrs);
+    s.troubles = xmalloc(s.room * sizeof *s.troubles);
+    s.message.files = s.file_pointers;
+    fill_status(l, g, &s.message);
+    add_mounts(l, mount_messages, mount_pointers, &s.message);
+    for (size_t i = 0; i < g->path_count && !gone; i++) {
+        const struct node *node = ctl_resolve(l, g->reply, g->paths[i]);
+        gone = node == NULL;
+        if (!gone)
+            add_file(l, g, &s, node);
+    }
+    if (g->path_count == 0)
+        add_moving(l, g, &s);
+    if (!gone)
+        local_send(l, g->reply, TYPE(STATUS_IS), &s.message.base);
+    for (size_t i = 0; i < s.message.n_files; i++)
+        free(s.files[i].path);
+    free(s.files);
+    free(s.file_pointers);
+    free(s.attrs);
+    free(s.troubles);
+    free(mount_messages);
+    free(mount_pointers);
+}
+
+static void keep_paths(struct gather *g, char **paths, size_t count)
+{
+    g->paths = xcalloc(count + 1, sizeof *g->paths);
+    g->path_count = count;
+    for (size_t i = 0; i < count; i++)
+        g->paths[i] = xstrdup(paths[i]);
+}
+
+/* Whether all paths can be resolved, and are few enough for one answer. */
+static bool check_paths(struct local *l, struct reply reply, char **paths, size_t count)
+{
+    if (count > HEALTH_FILES) {
+        local_error(l, reply, E2BIG, "more than %d paths", HEALTH_FILES);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++)
+        if (ctl_resolve(l, reply, paths[i]) == NULL)
+            return false;
+    return true;
+}
+
+void ctl_status(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__StatusRequest *m = message;
+
+    if (check_paths(l, reply, m->paths, m->n_paths))
+        keep_paths(ctl_gather(l, reply, NULL, send_status), m->paths, m->n_paths);
+}
+
+/* --- peers ------------------------------------------------------------------------------------ */
+
+static char *short_device(const uint8_t device[16])
+{
+    char *text = xmalloc(17);
+
+    hex_encode(text, device, 8);
+    return text;
+}
+
+static void send_peers(struct local *l, struct gather *g)
+{
+    Local__Peers message = LOCAL__PEERS__INIT;
+    size_t most = g->down->link_count + g->up->link_count;
+    Local__Peer *peers = xcalloc(most + 1, sizeof *peers),
+                **pointers = xcalloc(most + 1, sizeof *pointers);
+
+    message.peers = pointers;
+    for (size_t i = 0; i < most; i++)
+        peers[i] = (Local__Peer)LOCAL__PEER__INIT;
+    for (size_t i = 0; i < g->down->link_count; i++) {
+        struct download_link_status *s = &g->down->links[i];
+        Local__Peer *p = &peers[message.n_peers];
+        if (g->has_root && s->have_bytes == 0)
+            continue;
+        p->account = s->account;
+        p->device = short_device(s->device);
+        p->address = s->address;
+        p->direction = text_of("in");
+        p->rate = s->rate;
+        p->total = s->total;
+        p->rtt_us = s->rtt_us;
+        p->files = s->files;
+        p->queued = s->queued;
+        p->choked = s->choked;
+        p->state = s->state;
+        p->have = s->have_bytes;
+        pointers[message.n_peers++] = p;
+    }
+    for (size_t i = 0; !g->has_root && i < g->up->link_count; i++) {
+        struct upload_link_status *s = &g->up->links[i];
+        Local__Peer *p = &peers[message.n_peers];
+        p->account = s->account;
+        p->device = short_device(s->device);
+        p->address = s->address;
+        p->direction = text_of("out");
+        p->rate = s->rate;
+        p->total = s->total;
+        p->rtt_us = s->rtt_us;
+        p->files = s->files;
+        p->queued = s->queued;
+        p->choked = s->choked;
+        p->state = text_of("connected");
+        pointers[message.n_peers++] = p;
+    }
+    local_send(l, g->reply, TYPE(PEERS_ARE), &message.base);
+    for (size_t i = 0; i < message.n_peers; i++)
+        free(pointers[i]->device);
+    free(peers);
+    free(pointers);
+}
+
+void ctl_peers(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Paths *m = message;
+    const struct node *node = NULL;
+
+    if (m->n_paths > 1) {
+        local_error(l, reply, EINVAL, "one path at a time");
+        return;
+    }
+    if (m->n_paths == 1 && (node = ctl_resolve(l, reply, m->paths[0])) == NULL)
+        return;
+    if (node != NULL && (node->kind != NODE_FILE || node->working)) {
+        local_error(l, reply, EINVAL, "not a published file: %s", m->paths[0]);
+        return;
+    }
+    ctl_gather(l, reply, node == NULL ? NULL : node->root, send_peers);
+}
+
+/* --- health ----------------------------------------------------------------------------------- */
+
+struct health_file {
+    struct health *health;
+    char *path;
+    uint64_t size;
+    uint8_t root[HASH_SIZE];
+    Tracker__Health *answer;
+    int error;
+};
+
+struct health {
+    struct health *next;
+    struct reply reply;
+    size_t count, answered;
+    struct health_file *files;
+};
+
+static void health_free(struct local *l, struct health *h)
+{
+    for (struct health **at = &l->healths; *at != NULL; at = &(*at)->next) {
+        if (*at == h) {
+            *at = h->next;
+            break;
+        }
+    }
+    for (size_t i = 0; i < h->count; i++) {
+        free(h->files[i].path);
+        if (h->files[i].answer != NULL)
+            tracker__health__free_unpacked(h->files[i].answer, NULL);
+    }
+    free(h->files);
+    free(h);
+}
+
+static void fill_health(Local__FileHealth *out, const struct health_file *f, char trouble[128])
+{
+    const Tracker__Health *a = f->answer;
+
+    *out = (Local__FileHealth)LOCAL__FILE_HEALTH__INIT;
+    out->path = f->path;
+    out->size = f->size;
+    trouble[0] = '\0';
+    out->trouble = trouble;
+    if (f->size == 0)
+        return;
+    if (a == NULL) {
+        snprintf(trouble, 128, "%s",
+                 f->error == ENOTCONN ? "the tracker is away" : "the tracker does not say");
+        return;
+    }
+    out->pieces = a->pieces;
+    out->rarest = a->rarest;
+    out->complete = a->complete;
+    out->partial = a->partial;
+    out->distributed = a->distributed;
+    out->missing = a->missing;
+    out->offline = a->offline;
+    if (a->missing > 0 && a->missing == a->pieces)
+        snprintf(trouble, 128, "nobody who is connected has any of it");
+    else if (a->missing > 0)
+        snprintf(trouble, 128, "nobody who is connected has %" PRIu32 " of its pieces", a->missing);
+    else if (a->rarest == 1)
+        snprintf(trouble, 128, "at risk: some of it is at one member only");
+}
+
+static void send_health(struct local *l, struct health *h)
+{
+    Local__Health message = LOCAL__HEALTH__INIT;
+    Local__FileHealth *files = xcalloc(h->count + 1, sizeof *files);
+    Local__FileHealth **pointers = xcalloc(h->count + 1, sizeof *pointers);
+    char(*troubles)[128] = xcalloc(h->count + 1, sizeof *troubles);
+
+    for (size_t i = 0; i < h->count; i++) {
+        fill_health(&files[i], &h->files[i], troubles[i]);
+        pointers[i] = &files[i];
+    }
+    message.n_files = h->count;
+    message.files = pointers;
+    local_send(l, h->reply, TYPE(HEALTH_IS), &message.base);
+    free(files);
+    free(pointers);
+    free(troubles);
+    health_free(l, h);
+}
+
+static void health_add(struct local *l, struct health *h, const struct node *node)
+{
+    const struct node *child;
+    uint64_t cookie = 0;
+
+    if (h->count >= HEALTH_FILES)
+        return;
+    if (node->kind == NODE_DIRECTORY)
+        while ((child = catalogue_next(l->catalogue, node, &cookie)) != NULL)
+            health_add(l, h, child);
+    if (node->kind != NODE_FILE || node->working || h->count >= HEALTH_FILES)
+        return;
+    h->files = xrealloc(h->files, (h->count + 1) * sizeof *h->files);
+    struct health_file *f = &h->files[h->count++];
+    *f = (struct health_file){.path = catalogue_path(l->catalogue, node), .size = node->size};
+    memcpy(f->root, node->root, HASH_SIZE);
+}
+
+void ctl_health(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Paths *m = message;
+
+    if (!check_paths(l, reply, m->paths, m->n_paths))
+        return;
+    struct health *h = xcalloc(1, sizeof *h);
+    h->reply = reply;
+    for (size_t i = 0; i < m->n_paths; i++)
+        health_add(l, h, ctl_resolve(l, reply, m->paths[i]));
+    if (m->n_paths == 0 && local_is_visible(l))
+        health_add(l, h, catalogue_node(l->catalogue, INO_ROOT));
+    h->next = l->healths;
+    l->healths = h;
+    for (size_t i = 0; i < h->count; i++) {
+        struct health_file *f = &h->files[i];
+        f->health = h;
+        if (f->size == 0)
+            h->answered++;
+        else
+            session_health(l->daemon->session, f->root, f->size, f);
+    }
+    if (h->answered == h->count)
+        send_health(l, h);
+}
+
+void ctl_health_answer(struct local *l, void *cookie, int error, Tracker__Health *answer)
+{
+    struct health_file *f = cookie;
+    struct health *h = f->health;
+
+    f->error = error;
+    f->answer = answer;
+    if (++h->answered == h->count)
+        send_health(l, h);
+}
+
+/* --- accounts --------------------------------------------------------------------------------- */
+
+struct account_cookie {
+    struct reply reply;
+    enum account_verb verb;
+};
+
+static void ask_session(struct local *l, struct reply reply, struct account_request *request)
+{
+    struct account_cookie *cookie = xcalloc(1, sizeof *cookie);
+
+    cookie->reply = reply;
+    cookie->verb = request->verb;
+    request->cookie = cookie;
+    session_account(l->daemon->session, request);
+}
+
+static struct account_request *request_new(enum account_verb verb)
+{
+    struct account_request *request = xcalloc(1, sizeof *request);
+
+    request->verb = verb;
+    return request;
+}
+
+static uint8_t *copy_secret(ProtobufCBinaryData data, size_t *size)
+{
+    *size = data.len;
+    uint8_t *copy = xmemdup(data.data, data.len);
+    secret_wipe(data.data, data.len);
+    return copy;
+}
+
+void ctl_ask_self(struct local *l)
+{
+    ask_session(l, (struct reply){0}, request_new(ACCOUNT_WHOAMI));
+}
+
+/* Another swarm than the one the tree was made from: only with nothing under way, and the tree
+ * begins anew. False: answered. */
+static bool enter_swarm(struct local *l, struct reply reply, const char *text)
+{
+    struct swarm_url url;
+    const char *fault;
+    char ca[65];
+
+    if (!swarm_url_parse(&url, text, &fault)) {
+        local_error(l, reply, EINVAL, "the address %s", fault);
+        return false;
+    }
+    hex_encode(ca, url.ca, sizeof url.ca);
+    if (strcmp(ca, catalogue_swarm(l->catalogue)) == 0)
+        return true;
+    if (local_is_visible(l) && catalogue_swarm(l->catalogue)[0] != '\0') {
+        local_error(l, reply, EBUSY, "logged in to another swarm: log out first");
+        return false;
+    }
+    if (catalogue_pending(l->catalogue) > 0 || l->workings != NULL) {
+        local_error(l, reply, EBUSY,
+                    "%zu changes for the other swarm are not published yet: log in there first",
+                    catalogue_pending(l->catalogue));
+        return false;
+    }
+    if (l->mounts != NULL)
+        for (const struct mount *m = l->mounts; m != NULL; m = m->hh.next)
+            if (HASH_COUNT(m->opened) > 0) {
+                local_error(l, reply, EBUSY, "files of the other swarm are open under %s",
+                            m->mountpoint);
+                return false;
+            }
+    push_all_names(l);
+    catalogue_reset(l->catalogue, ca);
+    const uint8_t nothing[GENERATION_SIZE] = {0};
+    session_catalogue_at(l->daemon->session, nothing, 0);
+    return true;
+}
+
+void ctl_register(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Register *m = message;
+
+    if (!enter_swarm(l, reply, m->url))
+        return;
+    struct account_request *request = request_new(ACCOUNT_REGISTER);
+    request->url = xstrdup(m->url);
+    request->name = xstrdup(m->name);
+    request->email = xstrdup(m->email);
+    request->password = copy_secret(m->password, &request->password_size);
+    ask_session(l, reply, request);
+}
+
+void ctl_login(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Login *m = message;
+
+    if (!enter_swarm(l, reply, m->url))
+        return;
+    struct account_request *request = request_new(ACCOUNT_LOGIN);
+    request->url = xstrdup(m->url);
+    request->name = xstrdup(m->name);
+    request->password = copy_secret(m->password, &request->password_size);
+    ask_session(l, reply, request);
+}
+
+void ctl_logout(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    ask_session(l, reply, request_new(ACCOUNT_LOGOUT));
+}
+
+void ctl_whoami(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    struct account_request *request = request_new(ACCOUNT_WHOAMI);
+
+    request->ask_tracker = ((const Local__Whoami *)message)->ask_tracker;
+    ask_session(l, reply, request);
+}
+
+void ctl_password(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Password *m = message;
+    struct account_request *request = request_new(ACCOUNT_PASSWORD);
+
+    request->password = copy_secret(m->old, &request->password_size);
+    request->new_password = copy_secret(m->new_, &request->new_password_size);
+    ask_session(l, reply, request);
+}
+
+void ctl_invite(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Invite *m = message;
+    struct account_request *request = request_new(ACCOUNT_INVITE);
+
+    request->admin = m->admin;
+    request->uses = m->uses;
+    request->lifetime = m->lifetime;
+    ask_session(l, reply, request);
+}
+
+static char *or_empty(const char *text)
+{
+    return text_of(text == NULL ? "" : text);
+}
+
+static void add_devices(Local__Account *message, const struct account_answer *a,
+                        Local__Device *devices, Local__Device **pointers)
+{
+    for (size_t i = 0; a->account != NULL && i < a->account->n_devices; i++) {
+        const Tracker__Device *from = a->account->devices[i];
+        Local__Device *to = &devices[i];
+        *to = (Local__Device)LOCAL__DEVICE__INIT;
+        char *id = xmalloc(2 * from->id.len + 1);
+        hex_encode(id, from->id.data, from->id.len);
+        to->id = id;
+        to->machine = from->machine;
+        to->last_seen = from->last_seen;
+        to->connected = from->connected;
+        to->this_one = a->device != NULL && strcmp(a->device, id) == 0;
+        pointers[message->n_devices++] = to;
+    }
+    message->devices = pointers;
+}
+
+static void send_account(struct local *l, struct reply reply, const struct account_answer *a)
+{
+    Local__Account message = LOCAL__ACCOUNT__INIT;
+    size_t count = a->account == NULL ? 0 : a->account->n_devices;
+    Local__Device *devices = xcalloc(count + 1, sizeof *devices);
+    Local__Device **pointers = xcalloc(count + 1, sizeof *pointers);
+
+    message.name = or_empty(a->name);
+    message.email = or_empty(a->account == NULL ? NULL : a->account->email);
+    message.admin = a->account != NULL ? a->account->admin : a->admin;
+    message.url = or_empty(a->url);
+    message.swarm = or_empty(a->swarm);
+    message.device = or_empty(a->device);
+    message.certificate_until = a->certificate_until;
+    message.note = or_empty(a->text);
+    add_devices(&message, a, devices, pointers);
+    local_send(l, reply, TYPE(ACCOUNT), &message.base);
+    for (size_t i = 0; i < message.n_devices; i++)
+        free(pointers[i]->id);
+    free(devices);
+    free(pointers);
+}
+
+/* What is known here now; an answer to p2pctl, or to ourselves. */
+static void learn(struct local *l, const struct account_answer *a)
+{
+    struct swarm_url url;
+    const char *fault;
+    char ca[65];
+
+    free(l->url);
+    l->url = a->url == NULL ? NULL : xstrdup(a->url);
+    if (a->swarm != NULL) {
+        free(l->swarm_name);
+        l->swarm_name = xstrdup(a->swarm);
+    }
+    if (a->url == NULL || catalogue_swarm(l->catalogue)[0] != '\0' ||
+        !swarm_url_parse(&url, a->url, &fault))
+        return;
+    hex_encode(ca, url.ca, sizeof url.ca);
+    catalogue_set_swarm(l->catalogue, ca);
+}
+
+void ctl_account_answer(struct local *l, struct account_answer *a)
+{
+    struct account_cookie *cookie = a->cookie;
+
+    learn(l, a);
+    if (a->error != 0)
+        local_error(l, cookie->reply, a->error, "%s", a->text == NULL ? "" : a->text);
+    else if (cookie->verb == ACCOUNT_INVITE)
+        names_send_text(l, cookie->reply, or_empty(a->text));
+    else if (cookie->verb == ACCOUNT_LOGOUT || cookie->verb == ACCOUNT_PASSWORD)
+        local_done(l, cookie->reply);
+    else if (a->name == NULL)
+        local_error(l, cookie->reply, ENOENT, "nobody is logged in");
+    else
+        send_account(l, cookie->reply, a);
+    free(cookie);
+    account_answer_free(a);
+}
+
+/* --- the rest --------------------------------------------------------------------------------- */
+
+void ctl_ls(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Ls *m = message;
+    const struct node *node = ctl_resolve(l, reply, m->path);
+    Local__Listing listing = LOCAL__LISTING__INIT;
+    Local__Attr attr, *entries[1] = {&attr};
+    uint64_t cookie = 1;
+
+    if (node == NULL)
+        return;
+    if (node->kind == NODE_DIRECTORY) {
+        names_list(l, reply, node, m->cookie, LIMIT_LIST_ENTRIES);
+        return;
+    }
+    names_fill(l, &attr, node);
+    listing.entries = entries;
+    listing.n_entries = 1;
+    listing.cookies = &cookie;
+    listing.n_cookies = 1;
+    listing.end = true;
+    local_send(l, reply, TYPE(LISTING), &listing.base);
+}
+
+void ctl_stop(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    local_done(l, reply);
+    if (l->on_stop != NULL)
+        l->on_stop(l->on_stop_arg);
+}
+
+void ctl_free(struct local *l)
+{
+    while (l->gathers != NULL)
+        gather_free(l, l->gathers);
+    while (l->healths != NULL)
+        health_free(l, l->healths);
+}

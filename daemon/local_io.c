@@ -1,0 +1,495 @@
+/* What mounts have open: contents, parked reads, and what survives a lost connection.
+ *
+ * Owns mounts, what each has open, and the waiting reads. Leaves working files to local_write.c and
+ * fetching to download.h. Thread: local.
+ *
+ * A mount is known by the number that its p2pfs chose. When its connection ends (p2pfs crashed, or
+ * one of the two was restarted) what it has open is kept for MOUNT_GRACE_NS. A content stays the one
+ * that was opened, whatever happens to its name; so the store keeps it. */
+#include "daemon/local_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <unistd.h>
+
+#include "base/bitmap.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "crypto/random.h"
+#include "daemon/download.h"
+#include "daemon/ingest.h"
+#include "proto/limits.h"
+
+#define MOUNT_GRACE_NS (60 * NS_PER_S)
+
+static const uint8_t zero_root[HASH_SIZE];
+
+/* --- mounts ----------------------------------------------------------------------------------- */
+
+struct mount *io_mount(struct local *l, struct client *cl, const Local__Hello *hello)
+{
+    struct mount *m;
+
+    HASH_FIND(hh, l->mounts, &hello->mount, sizeof hello->mount, m);
+    if (m != NULL && m->client != NULL)
+        return NULL;
+    if (m == NULL) {
+        m = xcalloc(1, sizeof *m);
+        m->id = hello->mount;
+        m->salt = random_u64();
+        HASH_ADD(hh, l->mounts, id, sizeof m->id, m);
+    }
+    free(m->mountpoint);
+    m->mountpoint = xstrdup(hello->mountpoint);
+    m->client = cl;
+    m->pid = cl->pid;
+    return m;
+}
+
+static void opened_free(struct local *l, struct mount *m, struct opened *o)
+{
+    HASH_DEL(m->opened, o);
+    content_release(o->content);
+    catalogue_close_node(l->catalogue, o->ino);
+    free(o);
+}
+
+static void mount_free(struct local *l, struct mount *m)
+{
+    struct opened *o, *next;
+
+    write_mount_gone(l, m);
+    HASH_ITER(hh, m->opened, o, next)
+        opened_free(l, m, o);
+    HASH_DEL(l->mounts, m);
+    free(m->mountpoint);
+    free(m);
+}
+
+static struct opened *opened_find(const struct mount *m, uint64_t ino)
+{
+    struct opened *o;
+
+    HASH_FIND(hh, m->opened, &ino, sizeof ino, o);
+    return o;
+}
+
+struct opened *io_opened(struct local *l, struct mount *m, uint64_t ino, struct content *content)
+{
+    struct opened *o = opened_find(m, ino);
+
+    if (o == NULL) {
+        o = xcalloc(1, sizeof *o);
+        o->ino = ino;
+        HASH_ADD(hh, m->opened, ino, sizeof o->ino, o);
+        catalogue_open_node(l->catalogue, ino);
+    }
+    content_release(o->content);
+    o->content = content;
+    return o;
+}
+
+static void want_free(struct local *l, struct want *w)
+{
+    HASH_DELETE(by_number, l->wants, w);
+    HASH_DELETE(by_reply, l->wants_by_reply, w);
+    w->mount->wants--;
+    free(w);
+}
+
+void io_client_gone(struct local *l, struct client *cl)
+{
+    struct want *w, *next;
+
+    if (cl->mount == NULL)
+        return;
+    HASH_ITER(by_number, l->wants, w, next) {
+        if (w->reply.client != cl->number)
+            continue;
+        download_undemand(l->daemon->download, w->number);
+        want_free(l, w);
+    }
+    cl->mount->client = NULL;
+    cl->mount->away_since = clock_now();
+    cl->mount = NULL;
+}
+
+void io_tick(struct local *l, int64_t now)
+{
+    struct mount *m, *next;
+
+    HASH_ITER(hh, l->mounts, m, next)
+        if (m->client == NULL && now - m->away_since >= MOUNT_GRACE_NS)
+            mount_free(l, m);
+}
+
+void io_free(struct local *l)
+{
+    struct mount *m, *next;
+    struct want *w, *after;
+
+    HASH_ITER(by_number, l->wants, w, after)
+        want_free(l, w);
+    HASH_ITER(hh, l->mounts, m, next)
+        mount_free(l, m);
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+static void fill_opened(struct local *l, Local__Opened *opened, Local__Attr *attr, uint64_t ino)
+{
+    const struct node *node = catalogue_node(l->catalogue, ino);
+
+    *opened = (Local__Opened)LOCAL__OPENED__INIT;
+    if (node == NULL)
+        return;
+    names_fill(l, attr, node);
+    opened->attr = attr;
+}
+
+static void send_with(struct local *l, struct reply reply, const Local__Opened *opened,
+                      const int *fds, unsigned count)
+{
+    struct client *cl = local_client(l, reply.client);
+
+    if (cl != NULL)
+        channel_send_fds(cl->channel, TYPE(OPENED), FRAME_ANSWER, reply.id, &opened->base, fds,
+                         count);
+}
+
+void io_send_opened(struct local *l, struct reply reply, uint64_t ino, struct content *content)
+{
+    Local__Opened opened;
+    Local__Attr attr;
+    int fds[2] = {-1, -1};
+    unsigned count = 0;
+
+    fill_opened(l, &opened, &attr, ino);
+    opened.complete = true;
+    opened.root.data = (uint8_t *)(uintptr_t)zero_root;
+    opened.root.len = HASH_SIZE;
+    if (content != NULL) {
+        opened.root.data = (uint8_t *)(uintptr_t)content_root(content);
+        opened.size = content_geometry(content)->size;
+        opened.complete = content_complete(content);
+        fds[0] = content_dup_data(content);
+        fds[1] = content_dup_map(content);
+        if (fds[0] >= 0)
+            count = fds[1] >= 0 ? 2 : 1;
+        if (count == 1 && fds[1] == -ENOENT)
+            opened.complete = true;
+        else if (count < 2 && !opened.complete) {
+            local_error(l, reply, fds[0] < 0 ? fds[0] : fds[1], "the store cannot open it");
+            goto out;
+        }
+        if (count == 0) {
+            local_error(l, reply, fds[0], "the store cannot open it");
+            goto out;
+        }
+    }
+    send_with(l, reply, &opened, fds, count);
+out:
+    for (int i = 0; i < 2; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+}
+
+void write_send_working(struct local *l, struct reply reply, const struct working *w)
+{
+    Local__Opened opened;
+    Local__Attr attr;
+    int fd = ingest_dup(w->ingest);
+
+    if (fd < 0) {
+        local_error(l, reply, fd, "no descriptor is left");
+        return;
+    }
+    fill_opened(l, &opened, &attr, w->ino);
+    opened.working = true;
+    send_with(l, reply, &opened, &fd, 1);
+    close(fd);
+}
+
+struct open_task {
+    struct task task;
+    struct reply reply;
+    uint64_t ino, size;
+    uint8_t root[HASH_SIZE];
+    struct content *content;
+    int error;
+};
+
+static void open_work(struct task *task)
+{
+    struct open_task *open = (struct open_task *)(void *)task;
+
+    open->content =
+        store_get(task->local->daemon->store, open->root, open->size, true, &open->error);
+}
+
+static void open_done(struct local *l, struct task *task)
+{
+    struct open_task *open = (struct open_task *)(void *)task;
+    struct client *cl = local_client(l, open->reply.client);
+
+    if (open->content == NULL) {
+        local_error(l, open->reply, open->error, "the store has no place for it");
+    } else if (cl == NULL || cl->mount == NULL) {
+        content_release(open->content);
+    } else {
+        io_opened(l, cl->mount, open->ino, open->content);
+        io_send_opened(l, open->reply, open->ino, open->content);
+    }
+    catalogue_close_node(l->catalogue, open->ino);
+    free(open);
+}
+
+void io_open(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    uint64_t ino = ((const Local__Open *)message)->ino;
+    const struct node *node = catalogue_node(l->catalogue, ino);
+    struct working *w = write_find(l, ino);
+    bool visible = node != NULL && (local_is_visible(l) || opened_find(cl->mount, ino) != NULL);
+
+    if (!visible || node->kind != NODE_FILE) {
+        local_error(l, reply,
+                    !visible                       ? ENOENT
+                    : node->kind == NODE_DIRECTORY ? EISDIR
+                                                   : ELOOP,
+                    "%s", "");
+        return;
+    }
+    if (HASH_COUNT(cl->mount->opened) >= LIMIT_HANDLES) {
+        local_error(l, reply, EMFILE, "too many files are open");
+        return;
+    }
+    if (w != NULL && (w->mount == cl->mount || node->working)) {
+        if (write_defer(l, w, reply))
+            return;
+        io_opened(l, cl->mount, ino, NULL);
+        write_send_working(l, reply, w);
+        return;
+    }
+    if (node->working) {
+        local_error(l, reply, EIO, "what was written of it is lost");
+        return;
+    }
+    struct content *content = node->size == 0 ? NULL : store_find(l->daemon->store, node->root);
+    if (node->size == 0 || (content != NULL && content_geometry(content)->size == node->size)) {
+        io_opened(l, cl->mount, ino, content);
+        io_send_opened(l, reply, ino, content);
+        return;
+    }
+    content_release(content);
+    struct open_task *open = xcalloc(1, sizeof *open);
+    open->reply = reply;
+    open->ino = ino;
+    open->size = node->size;
+    memcpy(open->root, node->root, HASH_SIZE);
+    catalogue_open_node(l->catalogue, ino); /* until it is answered */
+    local_post(l, &open->task, open_work, open_done);
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+static struct want *want_find(const struct local *l, struct reply reply)
+{
+    struct reply key;
+    struct want *w;
+
+    memset(&key, 0, sizeof key); /* padding is part of the key */
+    key.client = reply.client;
+    key.id = reply.id;
+    HASH_FIND(by_reply, l->wants_by_reply, &key, sizeof key, w);
+    return w;
+}
+
+static void park(struct local *l, struct mount *m, struct reply reply, struct content *content,
+                 const Local__Want *message, uint64_t size)
+{
+    struct want *w = xcalloc(1, sizeof *w);
+
+    w->number = ++l->next_want;
+    w->reply.client = reply.client;
+    w->reply.id = reply.id;
+    w->mount = m;
+    m->wants++;
+    HASH_ADD(by_number, l->wants, number, sizeof w->number, w);
+    HASH_ADD(by_reply, l->wants_by_reply, reply, sizeof w->reply, w);
+    download_demand(l->daemon->download, content, w->number, message->handle ^ m->salt,
+                    message->offset, size, (int64_t)message->wait_ms * NS_PER_MS);
+}
+
+void io_want(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Want *m = message;
+    const struct opened *o = opened_find(cl->mount, m->ino);
+
+    if (o == NULL) {
+        local_error(l, reply, EBADF, "the file is not open");
+        return;
+    }
+    uint64_t size = o->content == NULL ? 0 : content_geometry(o->content)->size;
+    if (m->offset >= size || m->size == 0) {
+        local_done(l, reply);
+        return;
+    }
+    uint64_t length = m->size < size - m->offset ? m->size : size - m->offset;
+    uint64_t first = m->offset / BLOCK_SIZE, last = (m->offset + length - 1) / BLOCK_SIZE;
+    if (bitmap_all(content_present(o->content), first, last - first + 1))
+        local_done(l, reply);
+    else if (cl->mount->wants >= LIMIT_WANTS)
+        local_error(l, reply, EAGAIN, "too many reads are waiting");
+    else if (want_find(l, reply) != NULL)
+        local_error(l, reply, EINVAL, "that request waits already");
+    else
+        park(l, cl->mount, reply, o->content, m, length);
+}
+
+void io_demand_done(struct local *l, uint64_t number, int error)
+{
+    struct want *w;
+
+    HASH_FIND(by_number, l->wants, &number, sizeof number, w);
+    if (w == NULL)
+        return; /* nobody waits any more */
+    if (error == 0)
+        local_done(l, w->reply);
+    else
+        local_error(l, w->reply, error, "%s",
+                    error == -EIO ? "nobody who is connected has it" : "");
+    want_free(l, w);
+}
+
+void io_unwant(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Unwant *m = message;
+    struct want *w = want_find(l, (struct reply){cl->number, m->request});
+
+    if (w == NULL)
+        return;
+    download_undemand(l->daemon->download, w->number);
+    want_free(l, w);
+}
+
+void io_reading(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Reading *m = message;
+    const struct opened *o = opened_find(cl->mount, m->ino);
+
+    if (o != NULL && o->content != NULL && m->size > 0 &&
+        m->offset < content_geometry(o->content)->size) {
+        uint64_t left = content_geometry(o->content)->size - m->offset;
+        download_reading(l->daemon->download, o->content, m->handle ^ cl->mount->salt, m->offset,
+                         m->size < left ? m->size : left);
+    }
+}
+
+void io_release(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Release *m = message;
+    struct opened *o = opened_find(cl->mount, m->ino);
+
+    download_handle_closed(l->daemon->download, m->handle ^ cl->mount->salt);
+    if (!m->last)
+        return;
+    write_released(l, cl->mount, m->ino);
+    if (o != NULL)
+        opened_free(l, cl->mount, o);
+}
+
+/* --- attaching again -------------------------------------------------------------------------- */
+
+struct attach_one {
+    uint64_t ino, size;
+    uint8_t root[HASH_SIZE];
+    struct content *content;
+};
+
+struct attach_task {
+    struct task task;
+    struct reply reply;
+    bool failed;
+    size_t count;
+    struct attach_one items[];
+};
+
+static void attach_work(struct task *task)
+{
+    struct attach_task *attach = (struct attach_task *)(void *)task;
+    int error;
+
+    for (size_t i = 0; i < attach->count; i++) {
+        struct attach_one *one = &attach->items[i];
+        if (one->size > 0)
+            one->content =
+                store_get(task->local->daemon->store, one->root, one->size, true, &error);
+        attach->failed |= one->size > 0 && one->content == NULL;
+    }
+}
+
+static void attach_done(struct local *l, struct task *task)
+{
+    struct attach_task *attach = (struct attach_task *)(void *)task;
+    struct client *cl = local_client(l, attach->reply.client);
+
+    for (size_t i = 0; i < attach->count; i++) {
+        struct attach_one *one = &attach->items[i];
+        int error = catalogue_reopen_node(l->catalogue, one->ino, one->root, one->size);
+        if (cl == NULL || cl->mount == NULL || (error != 0 && error != -EEXIST)) {
+            attach->failed |= cl != NULL;
+            content_release(one->content);
+        } else if (one->size == 0 || one->content != NULL) {
+            io_opened(l, cl->mount, one->ino, one->content);
+        }
+        if (error == 0)
+            catalogue_close_node(l->catalogue,
+                                 one->ino); /* the mount holds it, if it came so far */
+    }
+    if (attach->failed)
+        local_error(l, attach->reply, EIO, "not all of the open files could be found again");
+    else
+        local_done(l, attach->reply);
+    free(attach);
+}
+
+void io_reattach(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Reattach *m = message;
+
+    if (!l->recovered) { /* it is not known yet which working files there are */
+        struct deferred *d = local_defer(l, reply);
+        *l->waiting_recovery_end = d;
+        l->waiting_recovery_end = &d->next;
+        return;
+    }
+    struct attach_task *attach = xcalloc(1, sizeof *attach + m->n_nodes * sizeof attach->items[0]);
+    attach->reply = reply;
+    for (size_t i = 0; i < m->n_nodes; i++) {
+        const Local__OpenNode *node = m->nodes[i];
+        struct attach_one *one = &attach->items[attach->count];
+        bool sound = node->root.len == HASH_SIZE && node->size <= FILE_SIZE_MAX &&
+                     (node->size == 0) == (memcmp(node->root.data, zero_root, HASH_SIZE) == 0);
+        if (HASH_COUNT(cl->mount->opened) + attach->count >= LIMIT_HANDLES) {
+            attach->failed = true;
+        } else if (node->working) {
+            if (write_attach(l, cl->mount, node->ino))
+                io_opened(l, cl->mount, node->ino, NULL);
+            else
+                attach->failed = true;
+        } else if (sound) {
+            one->ino = node->ino;
+            one->size = node->size;
+            memcpy(one->root, node->root.data, HASH_SIZE);
+            attach->count++;
+        } else if (node->root.len == 0) {
+            attach->count++; /* an empty file */
+            one->ino = node->ino;
+        } else {
+            attach->failed = true;
+        }
+    }
+    local_post(l, &attach->task, attach_work, attach_done);
+}

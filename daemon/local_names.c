@@ -1,0 +1,369 @@
+/* Names for p2pfs: lookup, listing, making, moving, removing, attributes and extended attributes.
+ *
+ * Owns nothing: translates between the local protocol and the catalogue. Thread: local. A tree of
+ * which nobody is logged in is empty: its root can be looked at, nothing else is there. */
+#include "daemon/local_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+#include "base/clock.h"
+#include "base/hex.h"
+#include "base/mem.h"
+#include "base/name.h"
+#include "daemon/download.h"
+#include "proto/limits.h"
+
+static const uint8_t zero_root[HASH_SIZE];
+
+static char *text_of(const char *text)
+{
+    return (char *)(uintptr_t)text;
+}
+
+/* The node, if somebody is logged in; else the root only. */
+static const struct node *visible(const struct local *l, uint64_t ino)
+{
+    if (ino != INO_ROOT && !local_is_visible(l) && write_find(l, ino) == NULL)
+        return NULL;
+    return catalogue_node(l->catalogue, ino);
+}
+
+static const struct node *visible_child(const struct local *l, uint64_t parent, const char *name)
+{
+    return local_is_visible(l) ? catalogue_lookup(l->catalogue, parent, name) : NULL;
+}
+
+/* --- attributes ------------------------------------------------------------------------------- */
+
+static Local__State state_of(const struct node *node, bool here, bool some)
+{
+    if (node->working)
+        return LOCAL__STATE__STATE_LOCAL;
+    if (node->unconfirmed > 0)
+        return LOCAL__STATE__STATE_PENDING;
+    if (node->kind != NODE_FILE)
+        return LOCAL__STATE__STATE_PUBLISHED;
+    return here   ? LOCAL__STATE__STATE_COMPLETE
+           : some ? LOCAL__STATE__STATE_STREAMING
+                  : LOCAL__STATE__STATE_PUBLISHED;
+}
+
+void names_fill(struct local *l, Local__Attr *a, const struct node *node)
+{
+    struct store_summary summary = {0};
+    bool here = false;
+
+    *a = (Local__Attr)LOCAL__ATTR__INIT;
+    a->ino = node->ino;
+    a->kind = (Local__Kind)node->kind;
+    a->mtime = node->mtime;
+    a->mode = node->mode;
+    a->nlink = node->kind == NODE_DIRECTORY ? 2 : node->parent != NULL ? 1 : 0;
+    a->owner = text_of(node->owner);
+    a->parent = node->parent == NULL ? 0 : node->parent->ino;
+    a->name = text_of(node->name);
+    a->pinned = node->pinned;
+    if (node->kind == NODE_SYMLINK)
+        a->size = a->local = strlen(node->target);
+    if (node->kind == NODE_FILE) {
+        a->size = node->size;
+        here = node->size == 0;
+        if (node->working) {
+            a->local = node->size;
+        } else {
+            a->root.data = (uint8_t *)(uintptr_t)node->root;
+            a->root.len = HASH_SIZE;
+            if (!here && store_summary(l->daemon->store, node->root, &summary)) {
+                a->local = summary.bytes < node->size ? summary.bytes : node->size;
+                here = summary.complete;
+            }
+        }
+    }
+    a->state = state_of(node, here, a->local > 0);
+}
+
+void names_send_attr(struct local *l, struct reply reply, uint64_t ino)
+{
+    const struct node *node = catalogue_node(l->catalogue, ino);
+    Local__Attr attr;
+
+    if (node == NULL) {
+        local_error(l, reply, ENOENT, "there is no such entry any more");
+        return;
+    }
+    names_fill(l, &attr, node);
+    local_send(l, reply, TYPE(ATTR), &attr.base);
+}
+
+void names_lookup(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Lookup *m = message;
+    const struct node *node = visible_child(l, m->parent, m->name);
+    Local__Attr attr;
+
+    if (node == NULL) {
+        local_error(l, reply, strlen(m->name) > NAME_BYTES_MAX ? ENAMETOOLONG : ENOENT, "%s", "");
+        return;
+    }
+    names_fill(l, &attr, node);
+    local_send(l, reply, TYPE(ATTR), &attr.base);
+}
+
+void names_getattr(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const struct node *node = visible(l, ((const Local__Node *)message)->ino);
+    Local__Attr attr;
+
+    if (node == NULL) {
+        local_error(l, reply, ENOENT, "%s", "");
+        return;
+    }
+    names_fill(l, &attr, node);
+    local_send(l, reply, TYPE(ATTR), &attr.base);
+}
+
+void names_setattr(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Setattr *m = message;
+    int error = visible(l, m->ino) == NULL
+                    ? -ENOENT
+                    : catalogue_attr(l->catalogue, m->ino, m->set_mode ? &m->mode : NULL,
+                                     m->set_mtime ? &m->mtime : NULL);
+
+    if (error != 0)
+        local_error(l, reply, error, "%s", "");
+    else
+        names_send_attr(l, reply, m->ino);
+}
+
+/* --- listing ---------------------------------------------------------------------------------- */
+
+void names_list(struct local *l, struct reply reply, const struct node *directory, uint64_t cookie,
+                uint32_t count)
+{
+    Local__Listing listing = LOCAL__LISTING__INIT;
+    const struct node *child = NULL;
+
+    if (count == 0 || count > LIMIT_LIST_ENTRIES)
+        count = LIMIT_LIST_ENTRIES;
+    Local__Attr *attrs = xmalloc(count * sizeof *attrs),
+                **entries = xmalloc(count * sizeof *entries);
+    uint64_t *cookies = xmalloc(count * sizeof *cookies);
+    while (listing.n_entries < count && local_is_visible(l) &&
+           (child = catalogue_next(l->catalogue, directory, &cookie)) != NULL) {
+        size_t i = listing.n_entries++;
+        names_fill(l, &attrs[i], child);
+        entries[i] = &attrs[i];
+        cookies[i] = cookie;
+    }
+    listing.end =
+        listing.n_entries < count || catalogue_next(l->catalogue, directory, &cookie) == NULL;
+    listing.entries = entries;
+    listing.cookies = cookies;
+    listing.n_cookies = listing.n_entries;
+    local_send(l, reply, TYPE(LISTING), &listing.base);
+    free(attrs);
+    free(entries);
+    free(cookies);
+}
+
+void names_readdir(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Readdir *m = message;
+    const struct node *directory = visible(l, m->ino);
+
+    if (directory == NULL || directory->kind != NODE_DIRECTORY)
+        local_error(l, reply, directory == NULL ? ENOENT : ENOTDIR, "%s", "");
+    else
+        names_list(l, reply, directory, m->cookie, m->count);
+}
+
+void names_send_text(struct local *l, struct reply reply, const char *text)
+{
+    Local__Text message = LOCAL__TEXT__INIT;
+
+    message.text = text_of(text);
+    local_send(l, reply, TYPE(TEXT), &message.base);
+}
+
+void names_readlink(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const struct node *node = visible(l, ((const Local__Node *)message)->ino);
+
+    if (node == NULL || node->kind != NODE_SYMLINK)
+        local_error(l, reply, node == NULL ? ENOENT : EINVAL, "%s", "");
+    else
+        names_send_text(l, reply, node->target);
+}
+
+void names_statfs(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    Local__Space space = LOCAL__SPACE__INIT;
+    uint64_t held;
+
+    store_space(l->daemon->store, &held, &space.free, &space.size);
+    space.entries = local_is_visible(l) ? catalogue_entries(l->catalogue) : 0;
+    local_send(l, reply, TYPE(SPACE), &space.base);
+}
+
+/* --- changes ---------------------------------------------------------------------------------- */
+
+/* Answers with the new entry's attributes, or the error. */
+static void made(struct local *l, struct reply reply, int error, uint64_t ino)
+{
+    if (error != 0)
+        local_error(l, reply, error, "%s", "");
+    else
+        names_send_attr(l, reply, ino);
+}
+
+void names_mkdir(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Make *m = message;
+    uint64_t ino = 0;
+    int error = !local_is_visible(l) ? -EACCES
+                                     : catalogue_mkdir(l->catalogue, m->parent, m->name, m->mode,
+                                                       clock_wall(), &ino);
+
+    made(l, reply, error, ino);
+}
+
+void names_symlink(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Make *m = message;
+    uint64_t ino = 0;
+    int error = !local_is_visible(l) ? -EACCES
+                                     : catalogue_symlink(l->catalogue, m->parent, m->name,
+                                                         m->target, clock_wall(), &ino);
+
+    made(l, reply, error, ino);
+}
+
+static void finish(struct local *l, struct reply reply, int error)
+{
+    if (error != 0)
+        local_error(l, reply, error, "%s", "");
+    else
+        local_done(l, reply);
+}
+
+static void remove_name(struct local *l, struct reply reply, const Local__Lookup *m, bool directory)
+{
+    finish(l, reply,
+           !local_is_visible(l) ? -ENOENT
+                                : catalogue_remove(l->catalogue, m->parent, m->name, directory));
+}
+
+void names_unlink(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    remove_name(l, reply, message, false);
+}
+
+void names_rmdir(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    remove_name(l, reply, message, true);
+}
+
+void names_rename(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Rename *m = message;
+    const struct rename rename = {.parent = m->parent,
+                                  .name = m->name,
+                                  .to_parent = m->to_parent,
+                                  .to_name = m->to_name,
+                                  .no_replace = m->no_replace,
+                                  .exchange = m->exchange};
+
+    if (rename.no_replace && rename.exchange)
+        finish(l, reply, -EINVAL);
+    else
+        finish(l, reply, local_is_visible(l) ? catalogue_rename(l->catalogue, &rename) : -ENOENT);
+}
+
+/* --- extended attributes ---------------------------------------------------------------------- */
+
+static void send_value(struct local *l, struct reply reply, const void *value, size_t size)
+{
+    struct client *cl = local_client(l, reply.client);
+    Local__Text text = LOCAL__TEXT__INIT;
+
+    if (cl != NULL)
+        channel_send(cl->channel, CHANNEL_URGENT, TYPE(TEXT), FRAME_ANSWER, reply.id, &text.base,
+                     value, size);
+}
+
+static const char *state_text(Local__State state)
+{
+    static const char *const names[] = {"unknown",   "local",     "pending",
+                                        "published", "streaming", "complete"};
+
+    return names[state <= LOCAL__STATE__STATE_COMPLETE ? state : 0];
+}
+
+static void peers_known(struct local *l, struct gather *gather)
+{
+    char value[24];
+    uint32_t holders = 0;
+
+    for (size_t i = 0; gather->down != NULL && i < gather->down->file_count; i++)
+        if (memcmp(gather->down->files[i].root, gather->root, HASH_SIZE) == 0)
+            holders = gather->down->files[i].holders;
+    snprintf(value, sizeof value, "%" PRIu32, holders);
+    send_value(l, gather->reply, value, strlen(value));
+}
+
+/* NULL: answered already, or later. */
+static const char *value_of(struct local *l, struct reply reply, const struct node *node,
+                            const char *name, char buffer[80])
+{
+    Local__Attr attr;
+    bool content = node->kind == NODE_FILE && !node->working;
+
+    names_fill(l, &attr, node);
+    if (strcmp(name, "state") == 0)
+        return state_text(attr.state);
+    if (strcmp(name, "owner") == 0)
+        return node->owner;
+    if (strcmp(name, "root") == 0 && content) {
+        hex_encode(buffer, node->root, HASH_SIZE);
+        return buffer;
+    }
+    if (strcmp(name, "have") == 0 && node->kind == NODE_FILE) {
+        snprintf(buffer, 80, "%" PRIu64, attr.local);
+        return buffer;
+    }
+    if (strcmp(name, "peers") == 0 && content) {
+        if (memcmp(node->root, zero_root, HASH_SIZE) == 0)
+            return "0";
+        ctl_gather(l, reply, node->root, peers_known);
+        return NULL;
+    }
+    local_error(l, reply, ENODATA, "%s", "");
+    return NULL;
+}
+
+void names_getxattr(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    static const char prefix[] = "user.p2p.";
+    const Local__Xattr *m = message;
+    const struct node *node = visible(l, m->ino);
+    char buffer[80], *path = NULL;
+
+    if (node == NULL) {
+        local_error(l, reply, ENOENT, "%s", "");
+        return;
+    }
+    if (strncmp(m->name, prefix, sizeof prefix - 1) != 0) {
+        local_error(l, reply, ENODATA, "%s", "");
+        return;
+    }
+    const char *name = m->name + sizeof prefix - 1, *value;
+    if (strcmp(name, "path") == 0 && (path = catalogue_path(l->catalogue, node)) != NULL)
+        value = path;
+    else
+        value = value_of(l, reply, node, name, buffer);
+    if (value != NULL)
+        send_value(l, reply, value, strlen(value));
+    free(path);
+}

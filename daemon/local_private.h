@@ -1,0 +1,323 @@
+/* What the files of the local thread share; nobody else includes this.
+ *
+ *   local.c         life, listener, clients, the table of requests, mail from other threads
+ *   local_names.c   lookup, readdir, rename and their like, extended attributes
+ *   local_io.c      opening, waiting reads, releasing, attaching again
+ *   local_write.c   working files: made, hashed along, sealed, published, recovered
+ *   local_fetch.c   files that are fetched whole: get, pin, what a writer needs
+ *   local_ctl.c     p2pctl: accounts, status, peers, health, ls, stop
+ *   local_push.c    invalidations, gathered and sent in batches
+ *
+ * A request is answered at once or later, from a job's or another thread's mail: then a struct reply
+ * names it, by the client's number, which is never used twice; an answer to a client that is gone
+ * goes nowhere. */
+#ifndef DAEMON_LOCAL_PRIVATE_H
+#define DAEMON_LOCAL_PRIVATE_H
+
+#include <pthread.h>
+#include <uthash.h>
+
+#include "base/loop.h"
+#include "base/workers.h"
+#include "daemon/catalogue.h"
+#include "daemon/local.h"
+#include "daemon/store.h"
+#include "proto/channel.h"
+#include "proto/local.pb-c.h"
+
+#define TYPE(name) LOCAL__LOCAL_TYPE__LOCAL_##name
+
+struct batch;
+struct client;
+struct fetch;
+struct gather;
+struct ingest;
+struct local;
+struct mount;
+
+struct reply {
+    uint64_t client;
+    uint32_t id;
+};
+
+/* A request that came before its time, kept as it came. */
+struct deferred {
+    struct deferred *next;
+    struct reply reply;
+    uint16_t type;
+    size_t size;
+    uint8_t message[];
+};
+
+struct client {
+    uint32_t magic;
+    struct local *local;
+    struct client *next;
+    struct channel *channel;
+    uint64_t number;
+    uint32_t pid;
+    bool greeted;
+    Local__Program program;
+    struct mount *mount; /* of p2pfs */
+    struct batch *next_batch;
+};
+
+/* A content that a mount has open. */
+struct opened {
+    uint64_t ino;
+    struct content *content; /* NULL: empty, or being written */
+    UT_hash_handle hh;
+};
+
+/* What a p2pfs has open outlives its connection for a while. */
+struct mount {
+    uint64_t id;
+    uint64_t salt; /* makes its handles differ from another mount's */
+    char *mountpoint;
+    struct client *client; /* NULL: away */
+    uint32_t pid;
+    int64_t away_since;
+    struct opened *opened;
+    uint32_t wants;
+    UT_hash_handle hh;
+};
+
+/* A parked read. */
+struct want {
+    uint64_t number; /* of the demand */
+    struct reply reply;
+    struct mount *mount;
+    UT_hash_handle by_number, by_reply;
+};
+
+enum working_phase {
+    WORKING_MAKING,   /* a worker makes the file */
+    WORKING_FETCHING, /* the old content is not all here yet */
+    WORKING_READY,    /* p2pfs writes */
+    WORKING_SEALING   /* a worker makes it a content */
+};
+
+struct working {
+    uint64_t ino;
+    uint64_t number; /* of the ingest, once there is one */
+    struct ingest *ingest;
+    struct mount *mount; /* NULL: nobody writes it now */
+    enum working_phase phase;
+    bool busy;   /* a worker has the ingest */
+    bool marked; /* fsync was acknowledged: it survives */
+    bool end;    /* to be ended as soon as the worker is done */
+    uint64_t keep;
+    struct content *from;
+    struct fetch *fetch;
+    uint64_t fetched; /* bytes, when it was looked at last */
+    int64_t deadline; /* FETCHING: no progress until then; without mount: nobody came back */
+    struct reply reply;
+    struct deferred *queue, **queue_end;
+    UT_hash_handle hh;
+};
+
+/* A Seal that waits for the tracker's result. */
+struct sealed {
+    struct sealed *next;
+    uint64_t op, ino;
+    struct reply reply;
+    int64_t deadline;
+};
+
+/* Work for a worker, with a way back. `work` runs there, `done` on the local thread and frees. */
+struct task {
+    struct job job;
+    struct mail mail;
+    struct local *local;
+    void (*work)(struct task *);
+    void (*done)(struct local *, struct task *);
+};
+
+struct numbers {
+    uint64_t *items;
+    size_t count, room;
+};
+
+struct root_item {
+    uint8_t root[HASH_SIZE];
+    UT_hash_handle hh;
+};
+
+struct local {
+    struct daemon *daemon;
+    struct loop *loop;
+    struct catalogue *catalogue;
+    char *socket_path;
+    int socket;
+    struct event *accept;
+    bool started, stopped;
+    void (*on_stop)(void *arg);
+    void *on_stop_arg;
+
+    struct client *clients;
+    unsigned client_count;
+    uint64_t next_client;
+    uint64_t origin; /* number of the client whose request is being carried out */
+    struct mount *mounts;
+    const uint8_t *raw; /* the request being carried out, for `local_defer` */
+    size_t raw_size;
+    uint16_t raw_type;
+
+    /* the session */
+    enum session_state state;
+    char *trouble, *swarm_name, *url;
+
+    /* contents */
+    struct want *wants, *wants_by_reply;
+    uint64_t next_want;
+    struct working *workings;
+    struct numbers lost; /* inos whose working file was lost */
+    bool recovered;      /* working files of the last run have been looked after */
+    struct deferred *waiting_recovery, **waiting_recovery_end;
+    struct sealed *sealed;
+    struct timer *commit_timer, *tick, *stir_timer, *drop_timer, *progress_timer;
+    char store_trouble[96];   /* of state.db */
+    struct root_item *unused; /* contents that lost their last name in this round */
+    struct numbers newly_pinned;
+    struct root_item *stirred; /* contents with new blocks that mounts have not heard of */
+    int64_t next_retry;
+
+    /* fetching */
+    struct fetch *fetches;
+    struct fetch *waiting_first; /* queued ones */
+    unsigned fetching;
+    struct get *gets;
+
+    struct gather *gathers;
+    struct health *healths;
+
+    /* local_push.c */
+    struct batch *first_batch, *open_batch, *last_batch;
+
+    /* contents that changed, from any thread */
+    pthread_mutex_t lock;
+    struct content **changed; /* under lock; each with a reference */
+    size_t changed_count, changed_room;
+    bool changed_posted;
+};
+
+/* --- local.c --- */
+void numbers_add(struct numbers *, uint64_t);
+bool numbers_has(const struct numbers *, uint64_t);
+struct client *local_client(const struct local *, uint64_t number);
+void local_send(struct local *, struct reply, uint16_t type, const ProtobufCMessage *);
+void local_done(struct local *, struct reply);
+/* `error` of either sign. The text is for people: a clause. */
+void local_error(struct local *, struct reply, int error, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+void local_post(struct local *, struct task *, void (*work)(struct task *),
+                void (*done)(struct local *, struct task *));
+/* The request being carried out is put off. */
+struct deferred *local_defer(struct local *, struct reply);
+/* Carries out, in order, and frees. */
+void local_resume(struct local *, struct deferred *);
+void local_fail_deferred(struct local *, struct deferred *, int error);
+/* What every round ends with: operations are sent, invalidations pushed, a commit is arranged. */
+void local_after(struct local *);
+/* A content that nothing here names or needs any more: dropped after a grace, unless that changes. */
+void local_unused(struct local *, const uint8_t root[HASH_SIZE]);
+bool local_is_visible(const struct local *); /* somebody is logged in */
+bool local_is_connected(const struct local *);
+
+typedef void handler(struct local *, struct client *, struct reply, const void *message);
+extern handler names_lookup, names_getattr, names_readdir, names_readlink, names_statfs,
+    names_getxattr, names_mkdir, names_symlink, names_unlink, names_rmdir, names_rename,
+    names_setattr;
+extern handler io_open, io_want, io_unwant, io_reading, io_release, io_reattach;
+extern handler write_create, write_begin, write_wrote, write_seal, write_sync;
+extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ctl_invite,
+    ctl_status, ctl_peers, ctl_health, ctl_ls, ctl_stop;
+extern handler fetch_get, fetch_unpin;
+
+/* --- local_names.c --- */
+/* Points into the node: valid as long as it. */
+void names_fill(struct local *, Local__Attr *, const struct node *);
+void names_send_attr(struct local *, struct reply, uint64_t ino);
+/* One page of a directory's children behind `cookie`. */
+void names_list(struct local *, struct reply, const struct node *directory, uint64_t cookie,
+                uint32_t count);
+void names_send_text(struct local *, struct reply, const char *text);
+
+/* --- local_io.c --- */
+struct mount *io_mount(struct local *, struct client *, const Local__Hello *);
+void io_client_gone(struct local *, struct client *);
+void io_tick(struct local *, int64_t now);
+/* The mount has the ino open with this content, a reference of which is taken over. */
+struct opened *io_opened(struct local *, struct mount *, uint64_t ino, struct content *);
+/* The descriptors of a content that the mount has open now. */
+void io_send_opened(struct local *, struct reply, uint64_t ino, struct content *);
+void io_demand_done(struct local *, uint64_t number, int error);
+void io_free(struct local *);
+
+/* --- local_write.c --- */
+struct working *write_find(const struct local *, uint64_t ino);
+void write_send_working(struct local *, struct reply, const struct working *);
+bool write_defer(struct local *, struct working *, struct reply); /* true: it is not ready */
+void write_mount_gone(struct local *, struct mount *);
+void write_released(struct local *, struct mount *, uint64_t ino);
+bool write_attach(struct local *, struct mount *, uint64_t ino);
+void write_recover(struct local *);
+void write_tick(struct local *, int64_t now);
+void write_fetched(struct local *, const uint8_t root[HASH_SIZE], int error);
+bool write_awaited(const struct local *, uint64_t op);
+void write_answered(struct local *, uint64_t op, int error, uint64_t ino);
+void write_tracker_away(struct local *);
+void write_free(struct local *);
+
+/* --- local_fetch.c --- */
+/* Somebody wants all of it; each needs a fetch_drop. */
+struct fetch *fetch_add(struct local *, const uint8_t root[HASH_SIZE], uint64_t size);
+void fetch_drop(struct local *, struct fetch *);
+uint64_t fetch_have(struct local *, const struct fetch *); /* bytes here */
+void fetch_complete(struct local *, const uint8_t root[HASH_SIZE], int error);
+void fetch_pinned(struct local *, uint64_t ino); /* a pinned file has a new content */
+void fetch_pin_all(struct local *);              /* at the start */
+void fetch_client_gone(struct local *, uint64_t client);
+void fetch_free(struct local *);
+
+/* --- local_ctl.c --- */
+/* Why a file does not come on, "" if it does. */
+void ctl_trouble(const struct local *, const struct download_status *,
+                 const uint8_t root[HASH_SIZE], char *out, size_t size);
+/* A path in the swarm, or under a mountpoint of a p2pfs that is connected. NULL: answered. */
+const struct node *ctl_resolve(struct local *, struct reply, const char *path);
+/* What download and upload say, together. `finish` runs once both have answered. */
+struct gather {
+    struct gather *next;
+    struct reply reply;
+    void (*finish)(struct local *, struct gather *);
+    struct download_status *down;
+    struct upload_status *up;
+    bool asked_up; /* its answer is still to come */
+    bool asked_down;
+    bool has_root;
+    uint8_t root[HASH_SIZE];
+    char **paths;
+    size_t path_count;
+    uint64_t ino;
+};
+struct gather *ctl_gather(struct local *, struct reply, const uint8_t *root,
+                          void (*finish)(struct local *, struct gather *));
+void ctl_gathered_down(struct local *, struct download_status *);
+void ctl_gathered_up(struct local *, struct upload_status *);
+void ctl_account_answer(struct local *, struct account_answer *);
+void ctl_health_answer(struct local *, void *cookie, int error, Tracker__Health *);
+/* Asks the session what is known here: url and so on. */
+void ctl_ask_self(struct local *);
+void ctl_free(struct local *);
+
+/* --- local_push.c --- */
+void push_invalid(struct local *, uint64_t ino, uint64_t parent, const char *name);
+void push_all_names(struct local *); /* the tree appears or disappears */
+void push_flush(struct local *);
+void push_to(struct client *); /* as much as it takes now */
+void push_client_new(struct client *);
+void push_client_gone(struct client *);
+void push_free(struct local *);
+
+#endif

@@ -1,0 +1,844 @@
+/* Working files: from Create or WriteBegin to the published content.
+ *
+ * Owns struct working, one for each ino that is being written, and the Seals that wait for the
+ * tracker. Leaves bytes and hashes to ingest.h, names to the catalogue. Thread: local; what takes
+ * long is posted to a worker, which then has the ingest alone (`busy`).
+ *
+ *   (Create, WriteBegin) MAKING --made--> READY --Seal--> SEALING --sealed--> published, struct gone
+ *                          ^                |  ^             |
+ *   FETCHING --complete----'              hashing            '--error--> READY
+ *   READY --last Release, mount gone, not marked--> dropped; marked by Sync--> SEALING, for nobody
+ *
+ * A request for an ino whose worker is busy waits in its queue and is carried out again when the
+ * worker is done.
+ *
+ * Restart: the row {number, ino, mount, marked} of a working file is committed before Create or
+ * WriteBegin is answered, so that a killed p2pd finds it again; a loss of power ends p2pfs as well,
+ * and then only a marked file counts, whose row is committed safely. After a start, files that p2pfs
+ * still holds are opened again and wait for Reattach; marked ones that nobody holds are sealed under
+ * their name; the rest is gone. One moment is not covered: killed after the store took the content,
+ * before the commit that publishes it, p2pd says EIO to the Seal that p2pfs sends again. */
+#include "daemon/local_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "daemon/ingest.h"
+#include "proto/limits.h"
+
+#define RESULT_NS     (5 * NS_PER_S)  /* what close() waits for the tracker */
+#define ATTACH_NS     (60 * NS_PER_S) /* what a working file waits for its p2pfs after a start */
+#define FETCH_IDLE_NS (60 * NS_PER_S) /* an old content that is wanted, and does not come on */
+#define HASH_JOB      (64u << 20)     /* bytes hashed in one job behind the writer */
+
+static const uint8_t zero_root[HASH_SIZE];
+
+struct working *write_find(const struct local *l, uint64_t ino)
+{
+    struct working *w;
+
+    HASH_FIND(hh, l->workings, &ino, sizeof ino, w);
+    return w;
+}
+
+static struct working *working_new(struct local *l, uint64_t ino, struct mount *m)
+{
+    struct working *w = xcalloc(1, sizeof *w);
+
+    w->ino = ino;
+    w->mount = m;
+    w->queue_end = &w->queue;
+    HASH_ADD(hh, l->workings, ino, sizeof w->ino, w);
+    catalogue_open_node(l->catalogue, ino);
+    return w;
+}
+
+static struct deferred *take_queue(struct working *w)
+{
+    struct deferred *queue = w->queue;
+
+    w->queue = NULL;
+    w->queue_end = &w->queue;
+    return queue;
+}
+
+/* Forgets the struct; the ingest is somebody else's matter by now. Returns who still waits. */
+static struct deferred *working_free(struct local *l, struct working *w)
+{
+    struct deferred *queue = take_queue(w);
+
+    HASH_DEL(l->workings, w);
+    if (w->number != 0)
+        catalogue_working_remove(l->catalogue, w->number);
+    if (w->fetch != NULL)
+        fetch_drop(l, w->fetch);
+    content_release(w->from);
+    catalogue_close_node(l->catalogue, w->ino);
+    free(w);
+    return queue;
+}
+
+static void enqueue(struct local *l, struct working *w, struct reply reply)
+{
+    struct deferred *d = local_defer(l, reply);
+
+    *w->queue_end = d;
+    w->queue_end = &d->next;
+}
+
+bool write_defer(struct local *l, struct working *w, struct reply reply)
+{
+    if (w->phase == WORKING_READY)
+        return false;
+    enqueue(l, w, reply);
+    return true;
+}
+
+static bool commit_now(struct local *l, bool safe)
+{
+    return catalogue_commit(l->catalogue, safe) == 0;
+}
+
+static void put_row(struct local *l, const struct working *w)
+{
+    const struct working_row row = {.number = w->number,
+                                    .ino = w->ino,
+                                    .mount = w->mount == NULL ? 0 : w->mount->id,
+                                    .marked = w->marked};
+
+    catalogue_working_put(l->catalogue, &row);
+}
+
+/* --- giving up -------------------------------------------------------------------------------- */
+
+struct drop_task {
+    struct task task;
+    struct ingest *ingest;
+};
+
+static void drop_work(struct task *task)
+{
+    ingest_drop(((struct drop_task *)(void *)task)->ingest);
+}
+
+static void drop_done(struct local *l, struct task *task)
+{
+    free(task);
+}
+
+static void drop_ingest(struct local *l, struct ingest *ingest)
+{
+    if (ingest == NULL)
+        return;
+    struct drop_task *drop = xcalloc(1, sizeof *drop);
+    drop->ingest = ingest;
+    local_post(l, &drop->task, drop_work, drop_done);
+}
+
+static void give_up(struct local *l, struct working *w, int error)
+{
+    uint64_t ino = w->ino;
+
+    drop_ingest(l, w->ingest);
+    catalogue_write_abandon(l->catalogue, ino);
+    local_fail_deferred(l, working_free(l, w), error);
+}
+
+/* --- making ----------------------------------------------------------------------------------- */
+
+struct make_task {
+    struct task task;
+    uint64_t ino, keep, size;
+    uint8_t root[HASH_SIZE];
+    struct content *from;
+    struct ingest *ingest;
+    int error;
+};
+
+static void make_work(struct task *task)
+{
+    struct make_task *make = (struct make_task *)(void *)task;
+    struct store *store = task->local->daemon->store;
+
+    if (make->keep > 0 && make->from == NULL)
+        make->from = store_get(store, make->root, make->size, true, &make->error);
+    if (make->keep > 0 && (make->from == NULL || !content_complete(make->from)))
+        return;
+    make->ingest = ingest_new(store, make->from, make->keep, &make->error);
+}
+
+static void fetch_old(struct local *l, struct working *w, struct content *from)
+{
+    w->from = from;
+    w->phase = WORKING_FETCHING;
+    w->fetch = fetch_add(l, content_root(from), content_geometry(from)->size);
+    w->fetched = content_present_blocks(from);
+    w->deadline = clock_now() + FETCH_IDLE_NS;
+}
+
+static void make_done(struct local *l, struct task *task)
+{
+    struct make_task *make = (struct make_task *)(void *)task;
+    struct working *w = write_find(l, make->ino);
+
+    CHECK(w != NULL && w->phase == WORKING_MAKING);
+    w->busy = false;
+    if (make->ingest == NULL && make->from != NULL && !content_complete(make->from) && !w->end &&
+        !l->stopped) {
+        fetch_old(l, w, make->from);
+        free(make);
+        return;
+    }
+    content_release(make->from);
+    w->ingest = make->ingest;
+    if (make->ingest == NULL || w->end) {
+        if (make->ingest == NULL)
+            local_error(l, w->reply, make->error, "the store has no place for it");
+        give_up(l, w, make->error == 0 ? EIO : make->error);
+        free(make);
+        return;
+    }
+    w->number = ingest_number(w->ingest);
+    w->phase = WORKING_READY;
+    put_row(l, w);
+    struct client *cl = local_client(l, w->reply.client);
+    if (cl != NULL && cl->mount != NULL)
+        io_opened(l, cl->mount, w->ino, NULL);
+    (void)commit_now(l, false);
+    write_send_working(l, w->reply, w);
+    free(make);
+    local_resume(l, take_queue(w));
+}
+
+/* The working file is made by a worker, from what is in `w` and the node. */
+static void make_file(struct local *l, struct working *w)
+{
+    const struct node *node = catalogue_node(l->catalogue, w->ino);
+    struct make_task *make = xcalloc(1, sizeof *make);
+
+    make->ino = w->ino;
+    make->keep = w->keep;
+    if (w->from != NULL)
+        make->from = content_share(w->from);
+    else if (w->keep > 0) {
+        make->size = node->size;
+        memcpy(make->root, node->root, HASH_SIZE);
+    }
+    w->phase = WORKING_MAKING;
+    w->busy = true;
+    local_post(l, &make->task, make_work, make_done);
+}
+
+void write_create(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Make *m = message;
+    const struct node *there = catalogue_lookup(l->catalogue, m->parent, m->name);
+    uint64_t ino;
+    int error;
+
+    if (!local_is_visible(l)) {
+        local_error(l, reply, EACCES, "nobody is logged in");
+        return;
+    }
+    if (there != NULL && !m->exclusive && there->kind == NODE_FILE) {
+        /* Somebody was quicker: as open(2) with O_TRUNC has it. */
+        struct working *w = write_find(l, there->ino);
+        if (w != NULL && w->mount != cl->mount) {
+            local_error(l, reply, EBUSY, "it is being written through another mount");
+            return;
+        }
+        if (w != NULL && write_defer(l, w, reply))
+            return;
+        if (w != NULL) {
+            io_opened(l, cl->mount, there->ino, NULL);
+            write_send_working(l, reply, w);
+            return;
+        }
+        ino = there->ino;
+        error = catalogue_write_begin(l->catalogue, ino);
+    } else {
+        error = catalogue_create(l->catalogue, m->parent, m->name, m->mode, clock_wall(), &ino);
+    }
+    if (error != 0) {
+        local_error(l, reply, error, "%s", "");
+        return;
+    }
+    struct working *w = working_new(l, ino, cl->mount);
+    w->reply = reply;
+    make_file(l, w);
+}
+
+void write_begin(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__WriteBegin *m = message;
+    const struct node *node = catalogue_node(l->catalogue, m->ino);
+    struct working *w = write_find(l, m->ino);
+
+    if (node == NULL || numbers_has(&l->lost, m->ino)) {
+        local_error(l, reply, node == NULL ? ENOENT : EIO, "%s", "");
+        return;
+    }
+    if (w != NULL && w->mount != cl->mount) {
+        local_error(l, reply, EBUSY, "it is being written through another mount");
+        return;
+    }
+    if (w != NULL) {
+        if (!write_defer(l, w, reply))
+            write_send_working(l, reply, w);
+        return;
+    }
+    uint64_t keep = m->size < node->size ? m->size : node->size;
+    int error = catalogue_write_begin(l->catalogue, m->ino);
+    if (error != 0) {
+        local_error(l, reply, error, "%s", "");
+        return;
+    }
+    w = working_new(l, m->ino, cl->mount);
+    w->reply = reply;
+    w->keep = keep;
+    make_file(l, w);
+}
+
+void write_fetched(struct local *l, const uint8_t root[HASH_SIZE], int error)
+{
+    struct working *w, *next;
+
+    HASH_ITER(hh, l->workings, w, next) {
+        if (w->phase != WORKING_FETCHING || memcmp(content_root(w->from), root, HASH_SIZE) != 0)
+            continue;
+        if (error != 0) {
+            local_error(l, w->reply, error, "what is there of the file cannot be fetched");
+            give_up(l, w, error);
+        } else if (content_complete(w->from)) {
+            make_file(l, w);
+        }
+    }
+}
+
+/* --- hashing along ---------------------------------------------------------------------------- */
+
+struct hash_task {
+    struct task task;
+    uint64_t ino;
+    struct ingest *ingest;
+    int error;
+};
+
+static void begin_seal(struct local *l, struct working *w, struct reply reply,
+                       const Local__Seal *m);
+
+/* The worker has given the ingest back: what waited goes on. */
+static void worker_done(struct local *l, struct working *w)
+{
+    w->busy = false;
+    if (w->phase != WORKING_READY)
+        return;
+    if (w->end && w->marked) {
+        const Local__Seal seal = LOCAL__SEAL__INIT;
+        begin_seal(l, w, (struct reply){0}, &seal);
+    } else if (w->end) {
+        give_up(l, w, EIO);
+    } else {
+        local_resume(l, take_queue(w));
+    }
+}
+
+static void hash_work(struct task *task)
+{
+    struct hash_task *hash = (struct hash_task *)(void *)task;
+
+    hash->error = ingest_hash(hash->ingest, HASH_JOB);
+}
+
+static void hash_along(struct local *l, struct working *w);
+
+static void hash_done(struct local *l, struct task *task)
+{
+    struct hash_task *hash = (struct hash_task *)(void *)task;
+    struct working *w = write_find(l, hash->ino);
+    int error = hash->error;
+
+    free(hash);
+    CHECK(w != NULL);
+    uint64_t ino = w->ino;
+    worker_done(l, w);
+    w = write_find(l, ino);
+    if (w != NULL && error == 0 && !l->stopped)
+        hash_along(l, w); /* an error will show itself again when it is sealed */
+}
+
+static void hash_along(struct local *l, struct working *w)
+{
+    if (w->phase != WORKING_READY || w->busy || !ingest_hash_due(w->ingest))
+        return;
+    struct hash_task *hash = xcalloc(1, sizeof *hash);
+    hash->ino = w->ino;
+    hash->ingest = w->ingest;
+    w->busy = true;
+    local_post(l, &hash->task, hash_work, hash_done);
+}
+
+void write_wrote(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Wrote *m = message;
+    struct working *w = write_find(l, m->ino);
+
+    if (w == NULL || w->phase != WORKING_READY || m->offset >= FILE_SIZE_MAX ||
+        m->size > FILE_SIZE_MAX - m->offset)
+        return;
+    ingest_wrote(w->ingest, m->offset, m->size);
+    const struct node *node = catalogue_node(l->catalogue, m->ino);
+    if (node != NULL && node->working && m->offset + m->size > node->size)
+        catalogue_grown(l->catalogue, m->ino, m->offset + m->size);
+    hash_along(l, w);
+}
+
+/* --- marking ---------------------------------------------------------------------------------- */
+
+struct mark_task {
+    struct task task;
+    struct reply reply;
+    uint64_t ino;
+    struct ingest *ingest;
+    int error;
+};
+
+static void mark_work(struct task *task)
+{
+    struct mark_task *mark = (struct mark_task *)(void *)task;
+
+    mark->error = ingest_mark(mark->ingest);
+}
+
+static void mark_done(struct local *l, struct task *task)
+{
+    struct mark_task *mark = (struct mark_task *)(void *)task;
+    struct working *w = write_find(l, mark->ino);
+
+    CHECK(w != NULL);
+    if (mark->error == 0) {
+        w->marked = true;
+        put_row(l, w);
+        if (!commit_now(l, true))
+            mark->error = -EIO;
+    }
+    if (mark->error == 0)
+        local_done(l, mark->reply);
+    else
+        local_error(l, mark->reply, mark->error, "it cannot be made durable");
+    worker_done(l, w);
+    free(mark);
+}
+
+void write_sync(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    struct working *w = write_find(l, ((const Local__Node *)message)->ino);
+
+    if (w == NULL || w->marked) {
+        local_done(l, reply);
+        return;
+    }
+    if (w->busy || w->phase != WORKING_READY) {
+        enqueue(l, w, reply);
+        return;
+    }
+    struct mark_task *mark = xcalloc(1, sizeof *mark);
+    mark->reply = reply;
+    mark->ino = w->ino;
+    mark->ingest = w->ingest;
+    w->busy = true;
+    local_post(l, &mark->task, mark_work, mark_done);
+}
+
+/* --- sealing ---------------------------------------------------------------------------------- */
+
+struct seal_task {
+    struct task task;
+    struct reply reply;
+    uint64_t ino, size;
+    int64_t mtime;
+    bool measure; /* the size is what the file has */
+    struct ingest *ingest;
+    struct content *content;
+    int error;
+};
+
+static void seal_work(struct task *task)
+{
+    struct seal_task *seal = (struct seal_task *)(void *)task;
+
+    if (seal->measure) {
+        struct stat status;
+        int fd = ingest_dup(seal->ingest);
+        seal->error = fd < 0 ? fd : fstat(fd, &status) < 0 ? -errno : 0;
+        if (fd >= 0)
+            close(fd);
+        if (seal->error != 0)
+            return;
+        seal->size = (uint64_t)status.st_size;
+    }
+    seal->content = ingest_seal(seal->ingest, seal->size, &seal->error);
+}
+
+/* Its name is known here; says so to whoever closes, as soon as it is safe. */
+static void answer_published(struct local *l, struct reply reply, uint64_t ino, uint64_t op)
+{
+    if (local_is_connected(l) && local_client(l, reply.client) != NULL) {
+        struct sealed *s = xcalloc(1, sizeof *s);
+        s->op = op;
+        s->ino = ino;
+        s->reply = reply;
+        s->deadline = clock_now() + RESULT_NS;
+        s->next = l->sealed;
+        l->sealed = s;
+        return;
+    }
+    if (commit_now(l, true))
+        names_send_attr(l, reply, ino);
+    else
+        local_error(l, reply, EIO, "state.db cannot be written");
+}
+
+static void seal_done(struct local *l, struct task *task)
+{
+    struct seal_task *seal = (struct seal_task *)(void *)task;
+    struct working *w = write_find(l, seal->ino);
+    uint64_t op;
+
+    CHECK(w != NULL && w->phase == WORKING_SEALING);
+    w->busy = false;
+    if (seal->error != 0) {
+        w->phase = WORKING_READY;
+        local_error(l, seal->reply, seal->error, "the content cannot be stored");
+        if (w->end && w->marked) { /* it was promised: tried again */
+            log_error("a file that was being written could not be stored yet: %s",
+                      strerror(-seal->error));
+            w->end = false;
+            w->deadline = clock_now() + ATTACH_NS;
+        }
+        worker_done(l, w);
+        free(seal);
+        return;
+    }
+    const uint8_t *root = seal->content != NULL ? content_root(seal->content) : zero_root;
+    struct mount *m = w->mount;
+    uint64_t ino = w->ino;
+    bool end = w->end;
+    struct deferred *queue = working_free(l, w);
+    int error =
+        catalogue_publish(l->catalogue, ino, root, seal->size, seal->mtime, clock_wall(), &op);
+    if (error == 0 && m != NULL && !end) {
+        io_opened(l, m, ino, seal->content);
+    } else {
+        if (error != 0 && seal->content != NULL)
+            local_unused(l, root);
+        content_release(seal->content);
+    }
+    if (error == 0)
+        answer_published(l, seal->reply, ino, op);
+    else
+        local_error(l, seal->reply, error, "it was removed while it was written");
+    free(seal);
+    local_resume(l, queue);
+}
+
+static void begin_seal(struct local *l, struct working *w, struct reply reply, const Local__Seal *m)
+{
+    struct seal_task *seal = xcalloc(1, sizeof *seal);
+    const struct node *node = catalogue_node(l->catalogue, w->ino);
+
+    seal->reply = reply;
+    seal->ino = w->ino;
+    seal->size = m->size;
+    seal->measure = reply.client == 0;
+    seal->mtime = m->set_mtime                        ? m->mtime
+                  : reply.client == 0 && node != NULL ? node->mtime
+                                                      : clock_wall();
+    seal->ingest = w->ingest;
+    w->phase = WORKING_SEALING;
+    w->busy = true;
+    local_post(l, &seal->task, seal_work, seal_done);
+}
+
+void write_seal(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__Seal *m = message;
+    struct working *w = write_find(l, m->ino);
+    const struct node *node = catalogue_node(l->catalogue, m->ino);
+
+    if (w == NULL) {
+        /* Sent again after a restart: it was sealed before, or it is lost. */
+        if (numbers_has(&l->lost, m->ino) || (node != NULL && node->working))
+            local_error(l, reply, EIO, "what was written is lost");
+        else if (node == NULL)
+            local_error(l, reply, ENOENT, "%s", "");
+        else
+            names_send_attr(l, reply, m->ino);
+        return;
+    }
+    if (m->size > FILE_SIZE_MAX) {
+        local_error(l, reply, EFBIG, "no file may be larger than 16 TiB");
+        return;
+    }
+    if (w->busy || w->phase != WORKING_READY) {
+        enqueue(l, w, reply);
+        return;
+    }
+    begin_seal(l, w, reply, m);
+}
+
+/* --- waiting for the tracker ------------------------------------------------------------------ */
+
+bool write_awaited(const struct local *l, uint64_t op)
+{
+    for (const struct sealed *s = l->sealed; s != NULL; s = s->next)
+        if (s->op == op)
+            return true;
+    return false;
+}
+
+void write_answered(struct local *l, uint64_t op, int error, uint64_t ino)
+{
+    for (struct sealed **at = &l->sealed; *at != NULL; at = &(*at)->next) {
+        struct sealed *s = *at;
+        if (s->op != op)
+            continue;
+        *at = s->next;
+        if (error == 0)
+            names_send_attr(l, s->reply, ino);
+        else
+            local_error(l, s->reply, error, "the tracker does not take it: %s", strerror(-error));
+        free(s);
+        return;
+    }
+}
+
+/* Kept here and published later; the caller is told as soon as that is safe. */
+static void settle_sealed(struct local *l, int64_t now)
+{
+    bool safe = false, tried = false;
+
+    for (struct sealed **at = &l->sealed; *at != NULL;) {
+        struct sealed *s = *at;
+        if (s->deadline > now) {
+            at = &s->next;
+            continue;
+        }
+        if (!tried)
+            safe = commit_now(l, true);
+        tried = true;
+        *at = s->next;
+        if (safe)
+            names_send_attr(l, s->reply, s->ino);
+        else
+            local_error(l, s->reply, EIO, "state.db cannot be written");
+        free(s);
+    }
+}
+
+void write_tracker_away(struct local *l)
+{
+    settle_sealed(l, INT64_MAX);
+}
+
+/* --- mounts that go, and come back ------------------------------------------------------------ */
+
+static void end(struct local *l, struct working *w)
+{
+    w->mount = NULL;
+    w->end = true;
+    if (w->phase == WORKING_FETCHING)
+        give_up(l, w, EIO);
+    else if (!w->busy)
+        worker_done(l, w);
+}
+
+void write_mount_gone(struct local *l, struct mount *m)
+{
+    struct working *w, *next;
+
+    HASH_ITER(hh, l->workings, w, next) {
+        if (w->mount != m)
+            continue;
+        if (l->stopped)
+            w->mount = NULL; /* the next p2pd takes it on */
+        else
+            end(l, w);
+    }
+}
+
+void write_released(struct local *l, struct mount *m, uint64_t ino)
+{
+    struct working *w = write_find(l, ino);
+
+    if (w != NULL && w->mount == m)
+        end(l, w);
+}
+
+bool write_attach(struct local *l, struct mount *m, uint64_t ino)
+{
+    struct working *w = write_find(l, ino);
+
+    if (w == NULL || (w->mount != NULL && w->mount != m))
+        return false;
+    w->mount = m;
+    w->deadline = 0;
+    if (w->number != 0)
+        put_row(l, w);
+    return true;
+}
+
+void write_tick(struct local *l, int64_t now)
+{
+    struct working *w, *next;
+
+    settle_sealed(l, now);
+    HASH_ITER(hh, l->workings, w, next) {
+        if (w->phase == WORKING_FETCHING && content_present_blocks(w->from) != w->fetched) {
+            w->fetched = content_present_blocks(w->from);
+            w->deadline = now + FETCH_IDLE_NS;
+        } else if (w->phase == WORKING_FETCHING && now >= w->deadline) {
+            local_error(l, w->reply, EIO, "what is there of the file cannot be fetched");
+            give_up(l, w, EIO);
+        } else if (w->mount == NULL && w->phase == WORKING_READY && !w->end && now >= w->deadline) {
+            end(l, w);
+        }
+    }
+}
+
+/* --- after a start ---------------------------------------------------------------------------- */
+
+struct recover_one {
+    struct working_row row;
+    struct ingest *ingest;
+    bool orphan; /* marked, and nobody holds it */
+};
+
+struct recover_task {
+    struct task task;
+    struct recover_one *items;
+    size_t count;
+};
+
+static void found_orphan(void *arg, uint64_t number, uint64_t size)
+{
+    struct recover_task *recover = arg;
+
+    for (size_t i = 0; i < recover->count; i++) {
+        if (recover->items[i].row.number == number) {
+            recover->items[i].orphan = true;
+            return;
+        }
+    }
+    log_warning("store/incoming/%" PRIu64 ".kept (%" PRIu64
+                " bytes) was being written, but nobody knows its name",
+                number, size);
+}
+
+static void recover_work(struct task *task)
+{
+    struct recover_task *recover = (struct recover_task *)(void *)task;
+    struct store *store = task->local->daemon->store;
+
+    ingest_recover(store, found_orphan, recover);
+    for (size_t i = 0; i < recover->count; i++) {
+        int error;
+        recover->items[i].ingest = ingest_reopen(store, recover->items[i].row.number, &error);
+    }
+}
+
+static void recover_row(struct local *l, const struct recover_one *one)
+{
+    const struct node *node = catalogue_node(l->catalogue, one->row.ino);
+    bool taken = node == NULL || node->kind != NODE_FILE || write_find(l, one->row.ino) != NULL;
+
+    if (one->ingest == NULL || taken) {
+        drop_ingest(l, one->ingest);
+        catalogue_working_remove(l->catalogue, one->row.number);
+        if (!taken)
+            numbers_add(&l->lost, one->row.ino);
+        return; /* the node goes with `abandon_stray` */
+    }
+    struct working *w = working_new(l, one->row.ino, NULL);
+    w->number = one->row.number;
+    w->ingest = one->ingest;
+    w->phase = WORKING_READY;
+    w->marked = one->row.marked || one->orphan;
+    w->deadline = clock_now() + ATTACH_NS;
+    if (one->orphan)
+        end(l, w);
+}
+
+static void add_stray(void *arg, uint64_t ino)
+{
+    numbers_add(arg, ino);
+}
+
+/* Files that say they are being written, and are not. */
+static void abandon_strays(struct local *l)
+{
+    struct numbers inos = {0};
+
+    catalogue_each_writing(l->catalogue, add_stray, &inos);
+    for (size_t i = 0; i < inos.count; i++)
+        if (write_find(l, inos.items[i]) == NULL)
+            catalogue_write_abandon(l->catalogue, inos.items[i]);
+    free(inos.items);
+}
+
+static void recover_done(struct local *l, struct task *task)
+{
+    struct recover_task *recover = (struct recover_task *)(void *)task;
+
+    for (size_t i = 0; i < recover->count; i++)
+        recover_row(l, &recover->items[i]);
+    abandon_strays(l);
+    free(recover->items);
+    free(recover);
+    l->recovered = true;
+    struct deferred *waiting = l->waiting_recovery;
+    l->waiting_recovery = NULL;
+    l->waiting_recovery_end = &l->waiting_recovery;
+    local_resume(l, waiting);
+}
+
+static void add_row(void *arg, const struct working_row *row)
+{
+    struct recover_task *recover = arg;
+
+    recover->items = xrealloc(recover->items, (recover->count + 1) * sizeof *recover->items);
+    recover->items[recover->count++] = (struct recover_one){.row = *row};
+}
+
+void write_recover(struct local *l)
+{
+    struct recover_task *recover = xcalloc(1, sizeof *recover);
+
+    catalogue_working_each(l->catalogue, add_row, recover);
+    local_post(l, &recover->task, recover_work, recover_done);
+}
+
+void write_free(struct local *l)
+{
+    struct working *w, *next;
+
+    HASH_ITER(hh, l->workings, w, next) {
+        if (w->ingest != NULL)
+            ingest_free(w->ingest);
+        w->number = 0; /* its row stays */
+        local_fail_deferred(l, working_free(l, w), ESHUTDOWN);
+    }
+    while (l->sealed != NULL) {
+        struct sealed *s = l->sealed;
+        l->sealed = s->next;
+        free(s);
+    }
+    local_fail_deferred(l, l->waiting_recovery, ESHUTDOWN);
+    l->waiting_recovery = NULL;
+}
