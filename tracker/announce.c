@@ -181,12 +181,13 @@ static const char *take_holding(struct session *s, const Tracker__Holding *holdi
         swarm_drop(swarm, s->peer, &key);
         return NULL;
     }
-    if (holding->complete || holding->n_added == 0)
-        return swarm_hold(swarm, s->peer, &key, holding->complete, holding->bitfield.data,
-                          holding->bitfield.len);
-    if (holding->n_added > LIMIT_HAVE_PIECES)
-        return "too many pieces at once";
-    return swarm_add(swarm, s->peer, &key, holding->added, holding->n_added);
+    /* Neither a bitfield nor pieces: nothing has come since. */
+    bool whole =
+        holding->complete || holding->bitfield.len > 0 || geometry_of(key.size).pieces == 0;
+    if (!whole)
+        return swarm_add(swarm, s->peer, &key, holding->added, holding->n_added);
+    return swarm_hold(swarm, s->peer, &key, holding->complete, holding->bitfield.data,
+                      holding->bitfield.len);
 }
 
 const char *announce_announce(struct session *s, uint32_t id, const void *message)

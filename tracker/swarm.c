@@ -365,14 +365,12 @@ const char *swarm_add(struct swarm *s, struct swarm_device *d, const struct swar
     for (size_t i = 0; i < count; i++)
         if (pieces[i] >= end)
             return "a piece behind the end of its file";
-    if (count == 0)
-        return NULL;
-    struct content *c = swarm_content(s, key, true);
-    struct holding *h = swarm_holding(s, d, c);
-    if (h != NULL && h->map == NULL) {
+    struct content *c = swarm_content(s, key, count > 0);
+    struct holding *h = c == NULL ? NULL : swarm_holding(s, d, c);
+    if (h != NULL && (h->map == NULL || count == 0))
         count_in(s, h);
+    if (count == 0 || (h != NULL && h->map == NULL))
         return NULL;
-    }
     const char *fault = check_room(d, c, h, true);
     if (fault != NULL) {
         content_forget(s, c);

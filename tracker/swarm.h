@@ -53,6 +53,7 @@ void swarm_settle(struct swarm *, struct swarm_device *);
  * before. */
 const char *swarm_hold(struct swarm *, struct swarm_device *, const struct swarm_key *,
                        bool complete, const uint8_t *bitfield, size_t bitfield_size);
+/* Pieces that came since; none: what is known is confirmed. */
 const char *swarm_add(struct swarm *, struct swarm_device *, const struct swarm_key *,
                       const uint32_t *pieces, size_t count);
 void swarm_drop(struct swarm *, struct swarm_device *, const struct swarm_key *);

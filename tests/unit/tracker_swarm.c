@@ -108,6 +108,20 @@ static void the_last_piece_makes_a_holder_complete(void **state)
     swarm_free(s);
 }
 
+static void no_new_pieces_confirm_what_is_known(void **state)
+{
+    struct swarm *s = swarm_new(1);
+    struct swarm_key key = content(1, 3);
+    struct swarm_device *d = connected(s, 1);
+    assert_null(swarm_add(s, d, &key, NULL, 0));
+    assert_int_equal(health(s, key).partial, 0);
+    hold(s, d, key, 0x80);
+    swarm_forget(s, d);
+    assert_null(swarm_add(s, d, &key, NULL, 0));
+    assert_int_equal(health(s, key).partial, 1);
+    swarm_free(s);
+}
+
 static void one_root_with_two_sizes_is_two_contents(void **state)
 {
     struct swarm *s = swarm_new(1);
@@ -621,6 +635,7 @@ int main(void)
         cmocka_unit_test(distributed_copies_are_the_rarest_and_the_share_that_has_more),
         cmocka_unit_test(an_empty_file_counts_its_holders),
         cmocka_unit_test(the_last_piece_makes_a_holder_complete),
+        cmocka_unit_test(no_new_pieces_confirm_what_is_known),
         cmocka_unit_test(one_root_with_two_sizes_is_two_contents),
         cmocka_unit_test(bad_bitfields_and_pieces_are_refused),
         cmocka_unit_test(one_device_cannot_announce_maps_without_bound),
