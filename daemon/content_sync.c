@@ -253,6 +253,22 @@ static int rename_data(struct content *content, const char *from, const char *to
     return renameat(fd, from_name, fd, to_name) < 0 ? -errno : 0;
 }
 
+/* Puts the map file's bits in the place of those in memory. The kernel does that in one step, and both say the same: who
+ * reads a bit meanwhile does not notice. */
+static int replace_bits(struct content *content, int fd)
+{
+    size_t size = content->map_size;
+    void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, STORE_HEADER);
+
+    if (map == MAP_FAILED)
+        return -errno;
+    if (mremap(map, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, content->map) != MAP_FAILED)
+        return 0;
+    int error = errno;
+    munmap(map, size);
+    return -error;
+}
+
 int content_restore_map(struct content *content)
 {
     if (content->has_map)
@@ -264,10 +280,8 @@ int content_restore_map(struct content *content)
     int result = rename_data(content, SUFFIX_DATA, SUFFIX_PART);
     if (result == 0)
         result = store_sync_folder(content->store, content->root);
-    /* Readers of the bits find the same in the same place, before and after. */
-    if (result == 0 && mmap(content->map, content->map_size, PROT_READ | PROT_WRITE,
-                            MAP_SHARED | MAP_FIXED, fd, STORE_HEADER) == MAP_FAILED)
-        result = -errno;
+    if (result == 0)
+        result = replace_bits(content, fd);
     if (result < 0) {
         rename_data(content, SUFFIX_PART, SUFFIX_DATA);
         close(fd);

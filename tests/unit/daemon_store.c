@@ -415,6 +415,34 @@ static void without_its_hashes_an_unsynced_block_is_dropped(void **state)
     help_unmake(&made);
 }
 
+static void a_lost_hash_file_can_be_fetched_again(void **state)
+{
+    struct made made = help_make(MANY, 20);
+    struct store *store = help_open(*state);
+    struct content *content = help_get(store, &made, true);
+    char *path = help_path(*state, &made, "hash");
+
+    help_set_hashes(content, &made);
+    assert_int_equal(help_put(content, &made, 0, 16), 0);
+    assert_int_equal(help_put(content, &made, 20, 4), 0);
+    content_release(content);
+    store_close(store);
+    assert_int_equal(unlink(path), 0);
+    free(path);
+    store = help_open(*state);
+    content = help_get(store, &made, false);
+    assert_int_equal(content_present_blocks(content), 20); /* they were synced */
+    assert_false(content_has_piece_layer(content));
+    assert_false(content_has_leaves(content, 1));
+    help_set_hashes(content, &made);
+    assert_int_equal(help_verify(content, &made), 20);
+    help_put_all(content, &made);
+    assert_int_equal(help_verify(content, &made), made.g.blocks);
+    content_release(content);
+    store_close(store);
+    help_unmake(&made);
+}
+
 /* --- a full disk --------------------------------------------------------------------------------------- */
 static void a_full_disk_hurts_only_the_writer(void **state)
 {
@@ -497,6 +525,7 @@ int main(void)
         TEST(whatever_is_present_after_kill_9_is_right),
         TEST(after_power_loss_unsynced_blocks_count_only_if_they_are_whole),
         TEST(without_its_hashes_an_unsynced_block_is_dropped),
+        TEST(a_lost_hash_file_can_be_fetched_again),
         TEST(a_full_disk_hurts_only_the_writer),
         TEST(a_directory_of_others_is_refused),
     };
