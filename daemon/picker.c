@@ -249,8 +249,11 @@ void picker_ask(struct picker *picker, struct picker_source *source, struct piec
     if (urgent && request->late < picker->next_late)
         picker->next_late = request->late;
     pipeline_asked(source->pipe, now, urgent, &request->stamp);
-    if (piece->requests[index] != NULL)
+    request->second = piece->requests[index] != NULL;
+    if (request->second) {
         picker->duplicates++;
+        picker->seconds++;
+    }
     request->next = piece->requests[index];
     piece->requests[index] = request;
     LIST_INSERT_HEAD(&source->requests, request, of_source);
@@ -277,6 +280,8 @@ static void unlink_request(struct picker *picker, struct request *request)
     LIST_REMOVE(request, of_source);
     request->source->in_flight--;
     picker->in_flight--;
+    if (request->second)
+        picker->seconds--;
 }
 
 static void recycle(struct picker *picker, struct request *request)

@@ -11,7 +11,9 @@
 #define ASKED_MOST 3 /* sources asked for one block at the same time, a reader waiting */
 #define SECOND_EVERY                                                                               \
     (50 * NS_PER_MS) /* how often a source with nothing to do looks for second requests … */
-#define SECOND_LAST  (5 * NS_PER_MS) /* … and when only the last blocks are left */
+#define SECOND_LAST (5 * NS_PER_MS) /* … and when only the last blocks are left */
+#define SECONDS_MOST                                                                               \
+    32 /* second requests in the background under way at once: what they may waste */
 #define SERVER_TAKES 48 /* blocks that a server has in hand, beside what is in its queue */
 #define FASTER_BY    3 /* a source that many times slower is not asked for what will be read next */
 
@@ -384,8 +386,10 @@ static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t
     struct piece *piece;
     uint32_t asked = 0;
 
-    if (now < source->second_after || picker->source_count < 2)
+    if (now < source->second_after || picker->source_count < 2 || picker->seconds >= SECONDS_MOST)
         return 0;
+    if (most > SECONDS_MOST - picker->seconds)
+        most = SECONDS_MOST - picker->seconds;
     source->second_after = now + (last ? SECOND_LAST : SECOND_EVERY);
     TAILQ_FOREACH(piece, &picker->full, entry) {
         if (piece->asked == 0 || !picker_source_has(source, piece->number))

@@ -27,6 +27,7 @@ struct request {
     int64_t late; /* from when on it may be asked for elsewhere */
     uint32_t index;
     uint8_t urgency;
+    bool second; /* others had been asked before */
 };
 
 /* A piece with something under way, or begun and to be finished. */
@@ -83,6 +84,7 @@ struct picker {
     int64_t next_late;  /* the earliest late demand that another source could answer */
     uint64_t late_seen; /* the version at which late ones were looked for */
     uint32_t in_flight;
+    uint32_t seconds; /* second requests under way */
     uint64_t asked, duplicates, spare;
 };
 

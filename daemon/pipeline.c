@@ -175,11 +175,10 @@ void pipeline_answered(struct pipeline *pipe, int64_t now, const struct pipeline
     delay = pipeline_delay(pipe);
     if (stamp->alone || (delay != 0 && took < delay))
         note_delay(pipe, now, took);
-    if (delay != 0) {
-        int64_t off = max_time(took - delay, 0);
-
-        pipe->spread += (off - pipe->spread) / 16;
-    }
+    if (pipe->usual == 0)
+        pipe->usual = took;
+    pipe->spread += (llabs(took - pipe->usual) - pipe->spread) / 16;
+    pipe->usual += (took - pipe->usual) / 8;
     note_rate(pipe, now, stamp);
     if (pipe->fast_start) {
         if (!stamp->thin && pipe->window < LIMIT_QUEUED_BLOCKS)

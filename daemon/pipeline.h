@@ -25,8 +25,8 @@ struct pipeline {
     /* Delay: the minimum over two spans, 0 for none. */
     int64_t delay_now, delay_before;
     int64_t delay_since;
-    int64_t spread; /* smoothed deviation of answer times from the lowest */
-    bool draining;  /* the window is small for a moment so that the delay shows */
+    int64_t usual, spread; /* answer times, smoothed, and their deviation from that */
+    bool draining;         /* the window is small for a moment so that the delay shows */
     int64_t drain_end;
 
     /* Fast start. */
