@@ -1,0 +1,353 @@
+/* The steps that attempts have in common: between threads and home again, passwords, certificates.
+ *
+ * Owns the attempts under way and bounds how many there are. Certificates are dated to the second, so one that is
+ * issued in the second of a log out would be void with those before it: it waits that second. */
+#include "tracker/attempt.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "crypto/password.h"
+#include "crypto/random.h"
+
+#define ATTEMPTS_MAX  512 /* under way in the whole tracker: each holds up to 10 KiB */
+#define PASSWORDS_MAX 128 /* jobs on the password pool: about 1.5 s of work on two cores */
+#define BUSY_MEMBER   8   /* of which of one member; a stranger has one */
+#define BUSY_RETRY    (2 * NS_PER_S)
+#define WAIT_LONGEST  2 /* seconds; if more is to wait, the clock has been set back */
+
+/* --- life --------------------------------------------------------------------------------- */
+
+void attempt_wipe(char **secret, size_t size)
+{
+    if (*secret != NULL) {
+        secret_wipe(*secret, size);
+        free(*secret);
+        *secret = NULL;
+    }
+}
+
+void attempt_free(struct attempt *a)
+{
+    struct session *s = a->session;
+    s->server->attempts--;
+    s->busy--;
+    attempt_wipe(&a->password, a->password_size);
+    attempt_wipe(&a->new_password, a->new_password_size);
+    timer_free(a->timer);
+    free(a->request);
+    free(a->certificate);
+    free(a->devices);
+    secret_wipe(a, sizeof *a);
+    free(a);
+    session_release(s);
+}
+
+/* NULL if there are too many: then the answer has been given. */
+struct attempt *attempt_new(struct session *s, uint32_t id, bool password)
+{
+    struct server *server = s->server;
+    if (s->busy >= (session_is_member(s) ? BUSY_MEMBER : 1) || server->attempts >= ATTEMPTS_MAX ||
+        (password && workers_backlog(server->passwords) >= PASSWORDS_MAX)) {
+        session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BUSY, "too many log ins at once",
+                      BUSY_RETRY);
+        return NULL;
+    }
+    struct attempt *a = xcalloc(1, sizeof *a);
+    a->session = s;
+    a->id = id;
+    snprintf(a->from, sizeof a->from, "%s", s->from);
+    if (session_is_member(s)) {
+        memcpy(a->name, s->account, sizeof a->name);
+        memcpy(a->device, s->device, sizeof a->device);
+    }
+    s->busy++;
+    server->attempts++;
+    session_keep(s);
+    return a;
+}
+
+void attempt_fault(struct attempt *a, Tracker__FaultCode code, const char *why)
+{
+    session_fault(a->session, a->id, code, why,
+                  code == TRACKER__FAULT_CODE__FAULT_BUSY ? BUSY_RETRY : 0);
+    attempt_free(a);
+}
+
+/* While the threads end no step is begun any more: the attempt is over then. */
+static bool is_stopping(struct attempt *a)
+{
+    if (!a->session->server->stopping)
+        return false;
+    attempt_fault(a, TRACKER__FAULT_CODE__FAULT_INTERNAL, "the tracker is stopping");
+    return true;
+}
+
+struct attempt *attempt_of_storage(struct storage_job *job)
+{
+    return (struct attempt *)(void *)((char *)job - offsetof(struct attempt, storage));
+}
+
+struct attempt *attempt_of_work(struct job *job)
+{
+    return (struct attempt *)(void *)((char *)job - offsetof(struct attempt, work));
+}
+
+static struct attempt *of_mail(struct mail *mail)
+{
+    return (struct attempt *)(void *)((char *)mail - offsetof(struct attempt, mail));
+}
+
+/* Goes on with what follows, or ends with the fault that the step has left. */
+static void go_home(struct attempt *a)
+{
+    if (a->fault != ATTEMPT_OK) {
+        if (a->fault == TRACKER__FAULT_CODE__FAULT_BAD_INVITE)
+            throttle_bad(a->session->server->throttle, a->session->source_key, clock_now());
+        if (a->fault != TRACKER__FAULT_CODE__FAULT_INTERNAL)
+            server_log_refusal(a->session->server, a->from, "refused %s: %s", a->name, a->why);
+        attempt_fault(a, a->fault, a->why);
+        return;
+    }
+    a->home(a);
+}
+
+static void stored(struct storage_job *job)
+{
+    struct attempt *a = attempt_of_storage(job);
+    if (job->failed && a->fault == ATTEMPT_OK) {
+        a->fault = TRACKER__FAULT_CODE__FAULT_INTERNAL;
+        a->why = "the tracker cannot write to its database";
+    }
+    go_home(a);
+}
+
+void attempt_to_storage(struct attempt *a, void (*run)(struct storage_job *, struct storage *),
+                        bool writes, void (*home)(struct attempt *))
+{
+    if (is_stopping(a))
+        return;
+    a->home = home;
+    a->storage = (struct storage_job){.run = run, .done = stored, .writes = writes};
+    storage_queue_post(a->session->server->queue, &a->storage);
+}
+
+static void deliver(struct mail *mail, void *owner)
+{
+    go_home(of_mail(mail));
+}
+
+/* Called by a worker's function as its last act. */
+void attempt_worker_done(struct attempt *a)
+{
+    a->mail = (struct mail){.deliver = deliver};
+    loop_post(a->session->server->loop, &a->mail);
+}
+
+void attempt_to_worker(struct attempt *a, struct workers *workers, void (*run)(struct job *),
+                       void (*home)(struct attempt *))
+{
+    if (is_stopping(a))
+        return;
+    a->home = home;
+    a->work = (struct job){.run = run};
+    workers_post(workers, &a->work, false);
+}
+
+void attempt_fail(struct attempt *a, Tracker__FaultCode code, const char *why)
+{
+    a->fault = code;
+    a->why = why;
+}
+
+void attempt_audit(struct storage *storage, const struct attempt *a, const char *what)
+{
+    static const uint8_t none[DEVICE_ID_SIZE];
+    struct storage_event event = {.when = wall_seconds(),
+                                  .what = what,
+                                  .account = a->name,
+                                  .device =
+                                      memcmp(a->device, none, sizeof none) == 0 ? NULL : a->device,
+                                  .source = a->from};
+    storage_audit(storage, &event);
+}
+
+/* --- what requests hold -------------------------------------------------------------------------- */
+
+bool attempt_password_is_sound(const ProtobufCBinaryData *password)
+{
+    return password->len >= LIMIT_PASSWORD_MIN && password->len <= LIMIT_PASSWORD;
+}
+
+bool attempt_take_request(struct attempt *a, const ProtobufCBinaryData *password,
+                          const char *request, const char *machine)
+{
+    size_t request_size = strlen(request);
+    if (request_size == 0 || request_size > CSR_PEM_MAX) {
+        attempt_fault(a, TRACKER__FAULT_CODE__FAULT_BAD_REQUEST_KEY,
+                      "the certificate request is missing or too long");
+        return false;
+    }
+    if (machine[0] != '\0' && !name_is_valid(machine, strlen(machine))) {
+        attempt_fault(a, TRACKER__FAULT_CODE__FAULT_BAD_NAME,
+                      "the machine's name is not a good one");
+        return false;
+    }
+    snprintf(a->machine, sizeof a->machine, "%s", machine);
+    a->password_size = password->len;
+    a->password = xmalloc(password->len + 1);
+    if (password->len > 0)
+        memcpy(a->password, password->data, password->len);
+    a->request_size = request_size;
+    a->request = xstrdup(request);
+    return true;
+}
+
+/* --- passwords ---------------------------------------------------------------------------------- */
+
+void attempt_look_run(struct storage_job *job, struct storage *storage)
+{
+    struct attempt *a = attempt_of_storage(job);
+    a->known = storage_account_get(storage, a->name, &a->account);
+}
+
+bool attempt_is_throttled(struct session *s, uint32_t id, const char *name)
+{
+    int64_t wait = throttle_try(s->server->throttle, name, s->source_key, clock_now());
+    if (wait <= 0)
+        return false;
+    server_log_refusal(s->server, s->from, "too many tries for %s", name);
+    session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BUSY, "too many tries; wait a moment", wait);
+    return true;
+}
+
+static void login_failed(struct attempt *a)
+{
+    struct server *server = a->session->server;
+    throttle_bad(server->throttle, a->session->source_key, clock_now());
+    server_log_refusal(server, a->from, "wrong name or password for %s", a->name);
+    attempt_fault(a, TRACKER__FAULT_CODE__FAULT_WRONG_PASSWORD, "wrong name or password");
+}
+
+void attempt_verify_run(struct job *job)
+{
+    struct attempt *a = attempt_of_work(job);
+    memcpy(a->verified, a->account.password, sizeof a->verified);
+    bool good = password_verify(a->known ? a->account.password : NULL, a->password,
+                                a->password_size, &a->upgrade);
+    if (!good) {
+        a->home = login_failed;
+    } else if (a->new_password != NULL) {
+        if (!password_hash(a->record, a->new_password, a->new_password_size))
+            attempt_fail(a, TRACKER__FAULT_CODE__FAULT_INTERNAL,
+                         "the password cannot be hashed now");
+    } else if (a->upgrade && !password_hash(a->record, a->password, a->password_size)) {
+        a->record[0] = '\0'; /* next time, then */
+    }
+    attempt_wipe(&a->password, a->password_size);
+    attempt_wipe(&a->new_password, a->new_password_size);
+    attempt_worker_done(a);
+}
+
+/* --- certificates ----------------------------------------------------------------------------------- */
+
+void attempt_sign_run(struct job *job)
+{
+    struct attempt *a = attempt_of_work(job);
+    const struct server *server = a->session->server;
+    const char *why = NULL;
+    struct certificate *certificate =
+        ca_issue_device(server->authority.ca, server->authority.ca_key, a->request, a->request_size,
+                        a->name, server->certificate_lifetime, &why);
+    if (certificate != NULL)
+        a->certificate = certificate_to_pem(certificate);
+    certificate_free(certificate);
+    if (a->certificate == NULL)
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_BAD_REQUEST_KEY,
+                     why == NULL ? "no certificate" : why);
+    attempt_worker_done(a);
+}
+
+void attempt_answer(struct attempt *a)
+{
+    Tracker__Credentials message = TRACKER__CREDENTIALS__INIT;
+    const struct member_account *account = members_account(a->session->server->members, a->name);
+    message.certificate = a->certificate;
+    message.account = a->name;
+    message.device = (ProtobufCBinaryData){.len = sizeof a->device, .data = a->device};
+    message.admin = account != NULL && account->admin;
+    struct session *s = a->session;
+    session_answer(s, a->id, TRACKER__TRACKER_TYPE__TRACKER_CREDENTIALS, &message.base);
+    /* It logged in as somebody else over its own link: that link is the old account's. */
+    if (session_is_open(s) && session_is_member(s) && strcmp(s->account, a->name) != 0) {
+        s->ending = true;
+        channel_finish(s->channel, "the device is another account's now");
+    }
+    attempt_free(a);
+}
+
+static void sign(struct attempt *a)
+{
+    attempt_to_worker(a, a->session->server->crypto, attempt_sign_run, attempt_answer);
+}
+
+static void waited(void *arg)
+{
+    struct attempt *a = arg;
+    struct attempt **at = &a->session->server->waiting_attempts;
+    while (*at != a)
+        at = &(*at)->next_waiting;
+    *at = a->next_waiting;
+    sign(a);
+}
+
+void accounts_stop(struct server *server)
+{
+    while (server->waiting_attempts != NULL)
+        waited(server->waiting_attempts);
+}
+
+/* The rows are written: the mirror follows, then the certificate. */
+void attempt_issue(struct attempt *a)
+{
+    struct server *server = a->session->server;
+    struct swarm_device *peer = swarm_device_find(server->swarm, a->device);
+    struct session *connected = peer == NULL ? NULL : swarm_owner(peer);
+    if (connected != NULL && connected != a->session && strcmp(connected->account, a->name) != 0)
+        session_end(connected, "the device is another account's now");
+    members_set_account(server->members, &a->account);
+    members_set_device(server->members, &a->row);
+    throttle_good(server->throttle, a->name);
+    int64_t wait = a->row.void_before * NS_PER_S - clock_wall();
+    if (wait > 0 && !server->stopping) {
+        a->timer = timer_new(server->loop, waited, a);
+        timer_set(a->timer, wait);
+        a->next_waiting = server->waiting_attempts;
+        server->waiting_attempts = a;
+        return;
+    }
+    sign(a);
+}
+
+bool attempt_row_make(struct storage *storage, struct attempt *a)
+{
+    int64_t now = wall_seconds();
+    struct storage_device *row = &a->row;
+    if (!storage_device_get(storage, a->device, row)) {
+        *row = (struct storage_device){.created = now};
+        memcpy(row->id, a->device, sizeof row->id);
+    }
+    if (row->disabled) {
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_DISABLED, "this device has been disabled");
+        return false;
+    }
+    if (row->account[0] != '\0' && strcmp(row->account, a->name) != 0)
+        row->void_before = now + 1;
+    if (row->void_before > now + WAIT_LONGEST)
+        row->void_before = now;
+    memcpy(row->account, a->name, sizeof row->account);
+    memcpy(row->machine, a->machine, sizeof row->machine);
+    row->last_seen = now;
+    row->logged_out = false;
+    return true;
+}
