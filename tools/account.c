@@ -237,7 +237,9 @@ int account_passwd(const struct ctl *ctl)
         secret_clear(&old);
     }
     client_free(client);
-    return finish(ctl, good, "The password has been changed.");
+    return finish(
+        ctl, good,
+        "The password has been changed. Other devices of this account have to log in again.");
 }
 
 /* --- whoami ------------------------------------------------------------------------------------ */

@@ -15,8 +15,8 @@
 #include "tools/text.h"
 #include "tools/verbs.h"
 
-#define USES_MAX  1000000
-#define FIRST_ROW 256 /* of values that getopt_long returns for long options */
+#define USES_MAX  100000 /* the tracker takes no more */
+#define FIRST_ROW 256    /* of values that getopt_long returns for long options */
 
 static const char *take_home(struct ctl *ctl, const char *value)
 {
@@ -68,7 +68,7 @@ static const char *take_admin(struct ctl *ctl, const char *value)
 
 static const char *take_uses(struct ctl *ctl, const char *value)
 {
-    return number_parse(value, 1, USES_MAX, &ctl->uses) ? NULL : "is not a number from 1 on";
+    return number_parse(value, 1, USES_MAX, &ctl->uses) ? NULL : "is not a number from 1 to 100000";
 }
 
 static const char *take_expires(struct ctl *ctl, const char *value)

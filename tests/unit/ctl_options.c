@@ -87,7 +87,7 @@ static void values_are_checked(void **state)
     assert_true(ctl.admin);
     done(&ctl);
     assert_false(parse(&ctl, "invite", "--uses", "0", NULL));
-    assert_string_equal(said, "p2pctl: --uses: '0' is not a number from 1 on\n");
+    assert_string_equal(said, "p2pctl: --uses: '0' is not a number from 1 to 100000\n");
     assert_false(parse(&ctl, "invite", "--expires", "soon", NULL));
     assert_false(parse(&ctl, "invite", "--expires", NULL));
     assert_string_equal(said, "p2pctl: option '--expires' needs an argument: TIME\n");

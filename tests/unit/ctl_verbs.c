@@ -410,7 +410,7 @@ static void passwd_sends_the_old_and_the_new_one(void **state)
     local__password__free_unpacked(asked, NULL);
     answer_done(p);
     assert_int_equal(play_end(p), 0);
-    assert_string_equal(p->out_text, "The password has been changed.\n");
+    assert_non_null(strstr(p->out_text, "The password has been changed."));
     unlink(old);
     unlink(new);
     free(old);

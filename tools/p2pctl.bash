@@ -1,0 +1,81 @@
+# Completion of p2pctl for bash: commands, options, paths inside the swarm (asked of p2pd), files.
+
+_p2pctl_options() {
+    case $1 in
+    register) echo "--email --password-file --json" ;;
+    login) echo "--password-file --json" ;;
+    whoami) echo "--tracker --json" ;;
+    passwd) echo "--password-file --new-password-file --json" ;;
+    invite) echo "--admin --uses --expires --json" ;;
+    status) echo "--watch --json" ;;
+    ls) echo "--long --json" ;;
+    logout | start | stop | peers | health | get | pin | unpin) echo "--json" ;;
+    esac
+}
+
+# Paths inside the swarm that begin with $1; directories end in "/".
+_p2pctl_swarm_paths() {
+    local directory=${1%/*}/ home=$2 line kind=''
+    p2pctl ${home:+--home "$home"} ls --json -- "$directory" 2>/dev/null |
+        sed -n 's/^ *"kind": "\(.*\)",\{0,1\}$/\1/p; s/^ *"name": "\(.*\)",\{0,1\}$/n\1/p' |
+        while IFS= read -r line; do
+            case $line in
+            n*)
+                line=$directory${line#n}
+                [ "$kind" != directory ] || line=$line/
+                [[ $line != "$1"* ]] || printf '%s\n' "$line"
+                ;;
+            *) kind=$line ;;
+            esac
+        done
+}
+
+_p2pctl() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb='' home='' i
+    local verbs="register login logout whoami passwd invite start stop status peers health get pin unpin ls help"
+
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+        --home)
+            home=${COMP_WORDS[i + 1]/#\~/$HOME}
+            ((i++))
+            ;;
+        --email | --password-file | --new-password-file | --uses | --expires) ((i++)) ;;
+        -*) ;;
+        *) [ -n "$verb" ] || verb=${COMP_WORDS[i]} ;;
+        esac
+    done
+    case $previous in
+    --home)
+        compopt -o dirnames
+        return
+        ;;
+    --password-file | --new-password-file)
+        compopt -o default
+        return
+        ;;
+    --email | --uses | --expires) return ;;
+    esac
+    if [[ $current == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$(_p2pctl_options "$verb") --home --help --version" -- "$current")
+        return
+    fi
+    case $verb in
+    '' | help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current") ;;
+    status | peers | health | get | pin | unpin | ls)
+        compopt -o filenames
+        if [[ $current == /* ]]; then
+            mapfile -t COMPREPLY < <(
+                _p2pctl_swarm_paths "$current" "$home"
+                compgen -f -- "$current"
+            )
+        else
+            mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        fi
+        [[ ${#COMPREPLY[@]} -ne 1 || ${COMPREPLY[0]} != */ ]] || compopt -o nospace
+        ;;
+    esac
+}
+
+complete -F _p2pctl p2pctl
