@@ -87,7 +87,8 @@ struct client {
     struct request_list lists[2]; /* by enum request_patience */
     size_t count;
     uint32_t next_id;
-    bool stopping;
+    bool stopping; /* everything is refused */
+    bool ending;   /* the loop ends once the table is empty */
     struct timer *connect, *deadline, *sweep, *stop;
 };
 
@@ -246,7 +247,7 @@ void client_remove(struct client *client, struct request *r)
     r->in_table = false;
     client->count--;
     unlist(r);
-    if (client->stopping && client->count == 0)
+    if (client->ending && client->count == 0)
         timer_set(client->stop, 0);
 }
 
@@ -803,18 +804,30 @@ static bool is_any(const struct request *r)
     return true;
 }
 
-/* Everything is answered now, but for the sealing of files whose close nobody waits for. */
-static void deliver_stop(struct mail *mail, void *owner)
+static void deliver_refuse(struct mail *mail, void *owner)
 {
     struct client *client = owner;
-    int64_t pause = STOP_NS;
 
     free(mail);
     client->stopping = true;
     finish_all(client, is_not_sealing);
-    if (client->count == 0 || client->state != CLIENT_LIVE)
-        pause = 0;
-    timer_set(client->stop, pause);
+}
+
+static void deliver_stop(struct mail *mail, void *owner)
+{
+    struct client *client = owner;
+
+    free(mail);
+    client->ending = true;
+    timer_set(client->stop, client->count == 0 || client->state != CLIENT_LIVE ? 0 : STOP_NS);
+}
+
+static void post(struct client *client, void (*deliver)(struct mail *, void *))
+{
+    struct mail *mail = xcalloc(1, sizeof(*mail));
+
+    mail->deliver = deliver;
+    loop_post(client->loop, mail);
 }
 
 struct client *client_new(struct fs *fs)
@@ -844,13 +857,15 @@ void client_start(struct client *client)
     loop_start(client->loop);
 }
 
+void client_refuse(struct client *client)
+{
+    post(client, deliver_refuse);
+}
+
 void client_stop(struct client *client)
 {
-    struct mail *mail = xcalloc(1, sizeof(*mail));
-
     CHECK_OBJECT(client, CLIENT_MAGIC);
-    mail->deliver = deliver_stop;
-    loop_post(client->loop, mail);
+    post(client, deliver_stop);
     loop_join(client->loop);
     finish_all(client, is_any);
     channel_free(client->channel);

@@ -50,6 +50,7 @@ struct invalidator {
     pthread_mutex_t lock; /* of the names, held for memory operations only */
     struct seen *seen[SEEN_BUCKETS];
     unsigned seen_count;
+    bool finishing, ended; /* atomic */
 };
 
 struct invalidate_mail {
@@ -70,13 +71,19 @@ static struct invalidate_mail *new_mail(uint64_t ino, const char *name,
     return m;
 }
 
+static bool is_finishing(struct invalidator *invalidator)
+{
+    return __atomic_load_n(&invalidator->finishing, __ATOMIC_ACQUIRE);
+}
+
 static void deliver_inode(struct mail *mail, void *owner)
 {
     struct invalidate_mail *m = (struct invalidate_mail *)mail;
     struct invalidator *invalidator = owner;
 
     /* -ENOENT: the kernel does not know it; fine. A negative offset: attributes only. */
-    fuse_lowlevel_notify_inval_inode(invalidator->fs->session, m->ino, -1, 0);
+    if (!is_finishing(invalidator))
+        fuse_lowlevel_notify_inval_inode(invalidator->fs->session, m->ino, -1, 0);
     free(m);
 }
 
@@ -85,6 +92,10 @@ static void deliver_entry(struct mail *mail, void *owner)
     struct invalidate_mail *m = (struct invalidate_mail *)mail;
     struct invalidator *invalidator = owner;
 
+    if (is_finishing(invalidator)) {
+        free(m);
+        return;
+    }
     fuse_lowlevel_notify_inval_entry(invalidator->fs->session, m->ino, m->name, strlen(m->name));
     /* The directory's own times and size. */
     fuse_lowlevel_notify_inval_inode(invalidator->fs->session, m->ino, -1, 0);
@@ -123,10 +134,12 @@ static void deliver_all(struct mail *mail, void *owner)
 {
     struct invalidator *invalidator = owner;
 
+    free(mail);
+    if (is_finishing(invalidator))
+        return;
     if (!begin_epoch(invalidator->fs->session))
         forget_root(invalidator);
     fuse_lowlevel_notify_inval_inode(invalidator->fs->session, FUSE_ROOT_ID, -1, 0);
-    free(mail);
 }
 
 static void deliver_readahead(struct mail *mail, void *owner)
@@ -167,10 +180,30 @@ void invalidator_start(struct invalidator *invalidator)
     loop_start(invalidator->loop);
 }
 
-void invalidator_stop(struct invalidator *invalidator)
+static void deliver_end(struct mail *mail, void *owner)
 {
-    if (invalidator == NULL)
-        return;
+    struct invalidator *invalidator = owner;
+
+    free(mail);
+    __atomic_store_n(&invalidator->ended, true, __ATOMIC_RELEASE);
+}
+
+void invalidator_finish(struct invalidator *invalidator)
+{
+    struct mail *mail = xcalloc(1, sizeof(*mail));
+
+    __atomic_store_n(&invalidator->finishing, true, __ATOMIC_RELEASE);
+    mail->deliver = deliver_end;
+    loop_post(invalidator->loop, mail);
+}
+
+bool invalidator_has_ended(struct invalidator *invalidator)
+{
+    return __atomic_load_n(&invalidator->ended, __ATOMIC_ACQUIRE);
+}
+
+void invalidator_free(struct invalidator *invalidator)
+{
     loop_stop(invalidator->loop);
     loop_join(invalidator->loop);
     loop_free(invalidator->loop);

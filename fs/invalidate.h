@@ -2,6 +2,7 @@
 #ifndef FS_INVALIDATE_H
 #define FS_INVALIDATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct fs;
@@ -9,8 +10,12 @@ struct invalidator;
 
 struct invalidator *invalidator_new(struct fs *);
 void invalidator_start(struct invalidator *); /* after the session is mounted */
-/* After the session was unmounted, before it is destroyed. NULL is fine. */
-void invalidator_stop(struct invalidator *);
+/* Asks the thread to end; what was not carried out is dropped. It may still wait for a directory's lock, so the kernel's
+ * requests must be answered until invalidator_has_ended. */
+void invalidator_finish(struct invalidator *);
+bool invalidator_has_ended(struct invalidator *);
+/* After invalidator_finish, before the session is unmounted: nothing may be written to a device that is closed. */
+void invalidator_free(struct invalidator *);
 
 /* Any thread; carried out in order, later. */
 void invalidate_inode(struct invalidator *, uint64_t ino); /* its attributes */

@@ -4,9 +4,9 @@
  * the daemon is probed, the mount is made. Then the fork; then, in the child, the threads (a fork would not copy them);
  * the parent stays until the kernel has greeted the child, so that a script's next command finds a mount that answers.
  *
- * End: libfuse's loop returns (unmounted, or a signal). Nobody reads requests any more; the client answers all it holds,
- * so that readers get their EIO and the files are closed; only then the session is unmounted, which closes the device
- * and with it whatever the kernel still has queued. */
+ * End: libfuse's loop returns (unmounted, or a signal). From then on everything is refused: what the client holds, so
+ * that readers get their EIO and close their files, and what still comes, which is read here until the invalidator has
+ * ended (it may wait for a lock that only an answer frees). With both threads gone the session is unmounted. */
 #include "fs/mount.h"
 
 #define FUSE_USE_VERSION 312
@@ -45,6 +45,7 @@
     2048 /* reads and writes that the kernel has under way: one parked read of each of 2,000 */
 #define CONGESTION      1536
 #define DISK_THREADS    2
+#define REFUSE_POLL_MS  5 /* between looks at whether the invalidator has ended */
 #define REQUEST_TIMEOUT "/proc/sys/fs/fuse/max_request_timeout"
 #define LOG_NAME        "p2pfs.log"
 
@@ -327,6 +328,28 @@ static bool go_into_background(const char *home)
 
 /* --- run ------------------------------------------------------------------------------------------------- */
 
+/* Reads what still comes from the kernel, for the client to refuse, until the invalidator has ended. */
+static void refuse_requests(struct fs *fs)
+{
+    struct pollfd device = {.fd = fuse_session_fd(fs->session), .events = POLLIN};
+    struct fuse_buf buffer = {.mem = NULL};
+    int result = 1;
+
+    invalidator_finish(fs->invalidator);
+    while (!invalidator_has_ended(fs->invalidator)) {
+        if (result < 0 || poll(&device, 1, REFUSE_POLL_MS) <= 0) {
+            usleep(REFUSE_POLL_MS * 1000);
+            continue;
+        }
+        result = fuse_session_receive_buf(fs->session, &buffer);
+        if (result > 0)
+            fuse_session_process_buf(fs->session, &buffer);
+        else if (result == -EINTR || result == -EAGAIN)
+            result = 0;
+    }
+    free(buffer.mem);
+}
+
 static void serve(struct fs *fs)
 {
     struct fuse_loop_config *config = fuse_loop_cfg_create();
@@ -344,9 +367,11 @@ static void serve(struct fs *fs)
     notify_service_manager("STOPPING=1");
     fuse_loop_cfg_destroy(config);
     workers_free(fs->disk);
+    client_refuse(fs->client);
+    refuse_requests(fs);
     client_stop(fs->client);
+    invalidator_free(fs->invalidator);
     fuse_session_unmount(fs->session);
-    invalidator_stop(fs->invalidator);
     files_free(fs->files);
 }
 

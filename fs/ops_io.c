@@ -162,21 +162,19 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 /* --- read ------------------------------------------------------------------------------------------------ */
 
-/* Answers from what is present; false (and no answer) if something is missing. */
-static bool reply_present(fuse_req_t req, struct handle *h, struct content *content, size_t size,
-                          uint64_t offset)
+/* As content_read, into this thread's buffer. */
+static ssize_t read_present(const struct content *content, size_t size, uint64_t offset)
 {
-    void *buffer = buffer_here();
-    ssize_t length = content_read(content, buffer, size < BUFFER_SIZE ? size : BUFFER_SIZE, offset);
+    return content_read(content, buffer_here(), size < BUFFER_SIZE ? size : BUFFER_SIZE, offset);
+}
 
-    if (length == -EAGAIN)
-        return false;
-    if (length < 0) {
+/* What read_present gave, -EAGAIN apart. The last that is done with a handle: RELEASE may follow at once. */
+static void reply_read(fuse_req_t req, ssize_t length)
+{
+    if (length < 0)
         fuse_reply_err(req, (int)-length);
-        return true;
-    }
-    fuse_reply_buf(req, buffer, (size_t)length);
-    return true;
+    else
+        fuse_reply_buf(req, buffer_here(), (size_t)length);
 }
 
 static void tell_failure(struct request *r, int error)
@@ -198,7 +196,10 @@ static void on_read(struct request *r, struct answer *a)
     int error = a->error;
 
     if (error == 0 && r->req != NULL) {
-        if (reply_present(r->req, r->handle, f->content, r->size, r->offset)) {
+        ssize_t length = read_present(f->content, r->size, r->offset);
+
+        if (length != -EAGAIN) {
+            reply_read(r->req, length);
             r->req = NULL;
         } else if (r->tries++ < TRIES) {
             /* p2pd came back with another map file, most likely; with the new one the read is sent again. */
@@ -243,10 +244,14 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
     struct handle *h = handle_of(fi);
     struct content *content = file_content(h->file);
     struct request *r;
+    ssize_t length;
 
-    if (reply_present(req, h, content, size, (uint64_t)offset)) {
-        file_was_read(h, content, (uint64_t)offset, size);
+    length = read_present(content, size, (uint64_t)offset);
+    if (length != -EAGAIN) {
+        if (length > 0)
+            file_was_read(h, content, (uint64_t)offset, (size_t)length);
         content_release(content);
+        reply_read(req, length);
         return;
     }
     content_release(content);

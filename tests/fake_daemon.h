@@ -73,6 +73,7 @@ struct fake_want {
 struct fake_client {
     struct fake *fake;
     struct channel *channel;
+    int fd; /* the channel's */
 };
 
 struct fake {
@@ -87,11 +88,10 @@ struct fake {
     struct fake_want wants[FAKE_WANTS];
     const char *account;
     int seal_error, begin_error; /* 0, or what the next Seal, WriteBegin gets */
-    unsigned seal_delay_ms;
-    bool deaf;  /* asked, but does not answer */
-    bool remap; /* a new map file when it comes back */
-    unsigned
-        crash_after_type; /* dies after carrying out a request of that type, before it answers */
+    int seal_delay_ms;
+    int deaf;             /* asked, but does not answer */
+    int remap;            /* a new map file when it comes back */
+    int crash_after_type; /* dies after carrying out a request of that type, before it answers */
     /* Atomic counts: */
     unsigned asked[FAKE_TYPES];
     unsigned waiting; /* Wants without answer */
@@ -237,6 +237,11 @@ static inline void fake_add_file_here(struct fake *fake, void *arg)
     fake_new_map(n);
     for (uint64_t i = 0; f->present && i < n->blocks; i++)
         fake_fill(n, i);
+}
+
+static inline void fake_add_plain_here(struct fake *fake, void *arg)
+{
+    fake_new(fake, 1, arg, LOCAL__KIND__KIND_FILE, 0644);
 }
 
 static inline uint64_t fake_add_file(struct fake *fake, uint64_t parent, const char *name,
@@ -470,7 +475,7 @@ static inline void fake_on_seal(struct fake_client *c, uint32_t id, const Local_
     struct stat st;
 
     if (c->fake->seal_delay_ms > 0)
-        usleep(c->fake->seal_delay_ms * 1000);
+        usleep((unsigned)c->fake->seal_delay_ms * 1000);
     if (c->fake->seal_error != 0) {
         fake_error(c, id, c->fake->seal_error);
         c->fake->seal_error = 0;
@@ -752,6 +757,7 @@ static inline void fake_accept(evutil_socket_t fd, short what, void *arg)
             struct fake_client *c = &fake->clients[i];
 
             c->fake = fake;
+            c->fd = client;
             c->channel = channel_new(fake->loop, stream_unix(fake->loop, client), &fake_events, c);
             channel_trust(c->channel);
             return;
@@ -785,8 +791,11 @@ static inline void fake_crash_here(struct fake *fake, void *arg)
         fake->listen_fd = -1;
     }
     for (unsigned i = 0; i < FAKE_CLIENTS; i++)
-        if (fake->clients[i].channel != NULL)
+        if (fake->clients[i].channel != NULL) {
+            /* The test's children have copies of it: closing ours would not end the connection. */
+            shutdown(fake->clients[i].fd, SHUT_RDWR);
             fake_closed(&fake->clients[i], false, "");
+        }
 }
 
 static inline void fake_crash(struct fake *fake)
@@ -797,6 +806,48 @@ static inline void fake_crash(struct fake *fake)
 static inline void fake_listen(struct fake *fake)
 {
     fake_do(fake, fake_listen_here, NULL);
+}
+
+/* A copy of an entry as it is now; all zero if there is none. */
+struct fake_look {
+    uint64_t parent;
+    const char *name;
+    struct fake_node node;
+};
+
+static inline void fake_look_here(struct fake *fake, void *arg)
+{
+    struct fake_look *look = arg;
+    struct fake_node *n = fake_child(fake, look->parent, look->name);
+
+    look->node = n != NULL ? *n : (struct fake_node){.used = false};
+}
+
+static inline struct fake_node fake_look(struct fake *fake, uint64_t parent, const char *name)
+{
+    struct fake_look look = {.parent = parent, .name = name};
+
+    fake_do(fake, fake_look_here, &look);
+    return look.node;
+}
+
+/* Sets one of its switches. */
+struct fake_switch {
+    int *at, value;
+};
+
+static inline void fake_set_here(struct fake *fake, void *arg)
+{
+    struct fake_switch *s = arg;
+
+    *s->at = s->value;
+}
+
+static inline void fake_set(struct fake *fake, int *at, int value)
+{
+    struct fake_switch s = {at, value};
+
+    fake_do(fake, fake_set_here, &s);
 }
 
 struct fake_invalid {
