@@ -213,7 +213,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
     fs->live(fs);
 }
 
-static void say(enum fuse_log_level level, const char *format, va_list arguments)
+__attribute__((format(printf, 2, 0))) static void say(enum fuse_log_level level, const char *format,
+                                                      va_list arguments)
 {
     char text[512];
     int length = vsnprintf(text, sizeof(text), format, arguments);
