@@ -349,6 +349,7 @@ static void server_stop(struct server *server)
     loop_join(server->loop);
     while (server->links != NULL)
         serve_closed(server->links, true, "");
+    workers_drain(handshakes);
     event_free(server->listener);
     close(server->fd);
     loop_free(server->loop);
@@ -511,8 +512,8 @@ static void daemon_up(void)
 static void daemon_down(void)
 {
     download_stop(world->daemon.download);
-    while (workers_backlog(workers) > 0)
-        sched_yield();
+    workers_drain(handshakes);
+    workers_drain(workers);
     download_free(world->daemon.download);
     content_release(world->content);
     store_close(world->daemon.store);
@@ -549,9 +550,19 @@ static void world_end(void)
     world = NULL;
 }
 
+/* A server's bad habits, the numbers among them given as N or left 0. */
+static struct script scripted(struct script script)
+{
+    script.made = &world->made;
+    script.wrong = script.wrong != 0 ? script.wrong : -1;
+    script.stall_at = script.stall_at != 0 ? script.stall_at : -1;
+    script.vanish_after = script.vanish_after != 0 ? script.vanish_after : -1;
+    return script;
+}
+
 static struct script good(void)
 {
-    return (struct script){.made = &world->made, .wrong = -1, .stall_at = -1, .vanish_after = -1};
+    return scripted((struct script){0});
 }
 
 static uint64_t want(uint64_t handle, uint64_t offset, uint64_t size, int64_t wait)
@@ -618,9 +629,7 @@ static void several_servers_share_the_work(void **state)
 {
     world_begin(SIZE);
     for (unsigned i = 0; i < SERVERS; i++)
-        server_start(&servers[i], i, good());
-    servers[1].script.has_from = 0;
-    servers[1].script.has_to = 128;
+        server_start(&servers[i], i, scripted((struct script){.has_to = i == 1 ? 128 : 0}));
     assert_int_equal(get_all(), 0);
     assert_int_equal(help_verify(world->content, &world->made), world->made.g.blocks);
     assert_true(doubly_sent() <= 100);
@@ -673,8 +682,7 @@ static void a_bad_block_bans_its_sender_and_comes_from_another(void **state)
     bool named = false;
 
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
-    servers[0].script.wrong = 100;
+    server_start(&servers[0], 0, scripted((struct script){.wrong = 100}));
     assert_int_equal(wait_for(&world->answer[want(1, 100 * BLOCK_SIZE, 4096, 2 * NS_PER_S)]), -EIO);
     assert_int_equal(servers[0].goodbye, PEER__FAREWELL__FAREWELL_BANNED);
     server_start(&servers[1], 1, good());
@@ -699,9 +707,9 @@ static void wrong_hashes_ban_their_sender(void **state)
 {
     for (unsigned layer = 0; layer < 2; layer++) {
         world_begin(SIZE);
-        server_start(&servers[0], 0, good());
-        servers[0].script.wrong_layer = layer == 1;
-        servers[0].script.wrong_leaves = layer == 0;
+        server_start(
+            &servers[0], 0,
+            scripted((struct script){.wrong_layer = layer == 1, .wrong_leaves = layer == 0}));
         assert_int_equal(wait_for(&world->answer[want(1, 0, 4096, NS_PER_S)]), -EIO);
         assert_int_equal(servers[0].goodbye, PEER__FAREWELL__FAREWELL_BANNED);
         server_start(&servers[1], 1, good());
@@ -716,14 +724,12 @@ static void a_server_that_stalls_delays_a_reader_less_than_a_second(void **state
     int64_t begin;
 
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
+    server_start(&servers[0], 0, scripted((struct script){.stall_at = 320}));
     assert_int_equal(read_at(1, 0, 4096), 0); /* warm */
     server_start(&servers[1], 1, good());
     download_peers(world->daemon.download, peers_of(world->made.root), true);
     while (servers[1].opens == 0)
         usleep(1000);
-    servers[0].script.stall_at = 320;
-    servers[1].script.stall_at = -1;
     begin = clock_now();
     assert_int_equal(read_at(1, 300 * BLOCK_SIZE, 64 * BLOCK_SIZE), 0);
     print_message("[          ] %lld ms with one of two servers stalled\n",
@@ -735,9 +741,8 @@ static void a_server_that_stalls_delays_a_reader_less_than_a_second(void **state
 static void a_server_that_vanishes_is_replaced_at_once(void **state)
 {
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
+    server_start(&servers[0], 0, scripted((struct script){.vanish_after = 20}));
     server_start(&servers[1], 1, good());
-    servers[0].script.vanish_after = 20;
     assert_int_equal(get_all(), 0);
     assert_int_equal(help_verify(world->content, &world->made), world->made.g.blocks);
     world_end();
@@ -746,10 +751,8 @@ static void a_server_that_vanishes_is_replaced_at_once(void **state)
 static void a_server_that_lies_about_its_pieces_is_seen_through(void **state)
 {
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
+    server_start(&servers[0], 0, scripted((struct script){.has_to = 16, .claims_all = true}));
     server_start(&servers[1], 1, good());
-    servers[0].script.has_to = 16;
-    servers[0].script.claims_all = true;
     assert_int_equal(get_all(), 0);
     assert_int_equal(help_verify(world->content, &world->made), world->made.g.blocks);
     world_end();
@@ -759,8 +762,7 @@ static void a_server_that_refuses_is_not_asked_over_and_over(void **state)
 {
     world_begin(SIZE);
     world->says_complete = true;
-    server_start(&servers[0], 0, good());
-    servers[0].script.refuses = true;
+    server_start(&servers[0], 0, scripted((struct script){.refuses = true}));
     assert_int_equal(wait_for(&world->answer[want(1, 0, 4096, NS_PER_S)]), -EIO);
     assert_int_equal(servers[0].opens, 1);
     world_end();
@@ -769,8 +771,7 @@ static void a_server_that_refuses_is_not_asked_over_and_over(void **state)
 static void hashes_behind_their_blocks_are_waited_for(void **state)
 {
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
-    servers[0].script.hashes_last = true;
+    server_start(&servers[0], 0, scripted((struct script){.hashes_last = true}));
     assert_int_equal(get_all(), 0);
     assert_int_equal(help_verify(world->content, &world->made), world->made.g.blocks);
     assert_int_equal(doubly_sent(), 0);
@@ -780,9 +781,8 @@ static void hashes_behind_their_blocks_are_waited_for(void **state)
 static void hashes_that_never_come_are_asked_of_another(void **state)
 {
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
+    server_start(&servers[0], 0, scripted((struct script){.no_hashes = true}));
     server_start(&servers[1], 1, good());
-    servers[0].script.no_hashes = true;
     assert_int_equal(get_all(), 0);
     assert_int_equal(help_verify(world->content, &world->made), world->made.g.blocks);
     world_end();
@@ -791,8 +791,7 @@ static void hashes_that_never_come_are_asked_of_another(void **state)
 static void an_unasked_block_ends_the_link(void **state)
 {
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
-    servers[0].script.unasked = true;
+    server_start(&servers[0], 0, scripted((struct script){.unasked = true}));
     server_start(&servers[1], 1, good());
     assert_int_equal(get_all(), 0);
     assert_int_equal(help_verify(world->content, &world->made), world->made.g.blocks);
@@ -802,8 +801,7 @@ static void an_unasked_block_ends_the_link(void **state)
 static void a_choked_link_goes_on_when_it_is_unchoked(void **state)
 {
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
-    servers[0].script.choked = true;
+    server_start(&servers[0], 0, scripted((struct script){.choked = true}));
     assert_int_equal(get_all(), 0);
     assert_int_equal(help_verify(world->content, &world->made), world->made.g.blocks);
     world_end();
@@ -814,8 +812,7 @@ static void a_restart_goes_on_where_it_was(void **state)
     uint64_t before;
 
     world_begin(SIZE);
-    server_start(&servers[0], 0, good());
-    servers[0].script.has_to = 320;
+    server_start(&servers[0], 0, scripted((struct script){.has_to = 320}));
     assert_int_equal(read_at(1, 0, 100 * BLOCK_SIZE), 0);
     download_handle_closed(world->daemon.download, 1);
     before = content_present_blocks(world->content);
@@ -869,7 +866,7 @@ static void a_rate_limit_is_obeyed(void **state)
     double rate;
 
     world_begin(SIZE);
-    world->daemon.settings.rate_down = 4 << 20;
+    __atomic_store_n(&world->daemon.settings.rate_down, 4 << 20, __ATOMIC_RELAXED);
     server_start(&servers[0], 0, good());
     begin = clock_now();
     assert_int_equal(get_all(), 0);
