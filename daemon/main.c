@@ -83,8 +83,10 @@ static int parse_options(struct options *options, int argc, char **argv)
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
+    static char name[] = "p2pd";
     int c;
 
+    argv[0] = name; /* what getopt puts before its messages */
     while ((c = getopt_long(argc, argv, "n", table, NULL)) != -1) {
         switch (c) {
         case 'H':

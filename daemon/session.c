@@ -178,6 +178,11 @@ static void on_up(void *arg, const Tracker__Welcome *welcome)
     struct session *s = arg;
     struct wanted *wanted, *next;
 
+    if (welcome->account[0] == '\0') {
+        s->void_certificate = true;
+        timer_set(s->redial, 0); /* the link must not be freed within its own callback */
+        return;
+    }
     if (s->failures > 0)
         log_info("the tracker is back");
     s->failures = 0;
@@ -220,10 +225,29 @@ static void on_down(void *arg, const char *why)
 static const struct tracker_link_events link_events = {
     .up = on_up, .push = on_push, .down = on_down};
 
+/* The tracker takes our certificate for nobody's: logged out from elsewhere, the password changed, the account disabled. */
+static void give_up_certificate(struct session *s)
+{
+    static const char why[] =
+        "this device has been logged out at the tracker; log in again (p2pctl login)";
+
+    if (s->failures == 0)
+        log_warning("%s", why);
+    s->failures++;
+    tell_state(s, SESSION_AWAY, why);
+    drop_link(s);
+    timer_set(s->redial, REDIAL_MAX_NS);
+}
+
 static void dial(void *arg)
 {
     struct session *s = arg;
 
+    if (s->void_certificate) {
+        s->void_certificate = false;
+        give_up_certificate(s);
+        return;
+    }
     if (s->credentials == NULL || s->link != NULL)
         return;
     s->link = tracker_link_new(s->loop, s->daemon->handshakes, &s->credentials->url,

@@ -31,8 +31,9 @@ struct session {
     struct credentials *credentials; /* NULL: nobody is logged in */
     struct tracker_link *link;       /* NULL while we wait to dial again */
     struct timer *redial;
-    unsigned failures; /* in a row */
-    char *swarm;       /* its name, from Welcome */
+    unsigned failures;     /* in a row */
+    char *swarm;           /* its name, from Welcome */
+    bool void_certificate; /* the tracker says Welcome to nobody: `redial` acts on it */
     /* the catalogue */
     bool catalogue_known; /* local has said where it stands */
     uint8_t generation[16];

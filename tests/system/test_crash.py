@@ -1,5 +1,6 @@
 """kill -9 of daemon and tracker, in mid-stream."""
 import hashlib
+import json
 import os
 import threading
 import time
@@ -32,8 +33,7 @@ class Crash(SwarmTest):
         for i in range(1, 6):
             wait_for("the reader to get on", lambda: progress[0] > i * SIZE // 8 or errors, 60)
             self.assertEqual([], errors)
-            pid = int(ben.ctl("status", "--json").stdout.split('"pid": ')[1].split(",")[0].split("}")[0].strip())
-            os.kill(pid, 9)
+            os.kill(json.loads(ben.ctl("status", "--json").stdout)["pid"], 9)
         reader.join(120)
         self.assertFalse(reader.is_alive(), "the reader hangs")
         self.assertEqual([], errors)

@@ -32,6 +32,7 @@ class Parked(SwarmTest):
         self.ann.write("absent", pattern(self.size, 1))
         self.ann.write("present", pattern(1 << 20, 2))
         self.ben.await_file("absent", self.size)
+        self.ben.await_file("present", 1 << 20)
         self.assertEqual(1 << 20, len(self.ben.read("present")))
         self.ann.daemon.kill()
         self.ann.fs.kill(signal.SIGTERM)

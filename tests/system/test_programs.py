@@ -41,7 +41,7 @@ class Programs(SwarmTest):
         source = os.path.join(self.directory, "source")
         self.make_tree(source, SMALL_FILES)
         archive = os.path.join(self.directory, "source.tar")
-        self.run("tar", "cf", archive, "-C", self.directory, "source")
+        self.run("tar", "--format=posix", "-cf", archive, "-C", self.directory, "source")
         self.run("tar", "xf", archive, "-C", ann.mount, timeout=600)
         expected = self.listing(source)
         wait_for("the whole tree at ben's", lambda: len(self.listing(ben.path("source"))) == len(expected), 30)

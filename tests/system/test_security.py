@@ -57,6 +57,9 @@ class Strangers(SwarmTest):
         self.assertFalse(handshake(port, None, foreign), "another CA's certificate at a peer")
         own = os.path.join(ben.home, "device.crt"), os.path.join(ben.home, "device.key")
         self.assertTrue(handshake(port, None, own), "a member's certificate at a peer")
+        # A device has one connection to the tracker, the newest; so its own daemon must be out of the way.
+        ben.unmount()
+        ben.daemon.stop()
         self.assertTrue(handshake(tracker.port, None, own), "a member's certificate at the tracker")
 
     def test_another_swarms_member_is_refused_by_peers_and_tracker(self):
