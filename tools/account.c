@@ -166,6 +166,18 @@ int account_login(const struct ctl *ctl)
     return enter(ctl, false);
 }
 
+/* Connected to a p2pd where somebody is logged in, or NULL: the reason has been said. */
+static struct client *open_logged_in(const struct ctl *ctl)
+{
+    struct client *client = ctl_open(ctl, false);
+
+    if (client == NULL || *client_account(client) != '\0')
+        return client;
+    log_error("nobody is logged in here; 'p2pctl login URL NAME' first");
+    client_free(client);
+    return NULL;
+}
+
 /* --- requests that are answered with Done ------------------------------------------------------ */
 
 static int finish(const struct ctl *ctl, bool good, const char *said)
@@ -187,7 +199,7 @@ int account_logout(const struct ctl *ctl)
         .answer = &local__done__descriptor,
         .timeout_ns = LIMIT_CTL_TRACKER_NS,
     };
-    struct client *client = ctl_open(ctl, false);
+    struct client *client = open_logged_in(ctl);
     bool good = client != NULL && ctl_ask(client, &request) != NULL;
 
     client_free(client);
@@ -222,14 +234,12 @@ int account_passwd(const struct ctl *ctl)
         .prompt = "New password",
         .fresh = true,
     };
-    struct client *client = ctl_open(ctl, false);
+    struct client *client = open_logged_in(ctl);
     bool good = false;
 
     if (client == NULL)
         return CTL_FAILED;
-    if (*client_account(client) == '\0') {
-        log_error("nobody is logged in here; 'p2pctl login URL NAME' first");
-    } else if (ask_password(&old, ctl, "Present password of", client_account(client), false)) {
+    if (ask_password(&old, ctl, "Present password of", client_account(client), false)) {
         if (secret_get(&fresh, &new_source)) {
             good = send_passwords(client, &old, &fresh);
             secret_clear(&fresh);
@@ -326,16 +336,14 @@ int account_whoami(const struct ctl *ctl)
         .answer = &local__account__descriptor,
         .timeout_ns = ctl->tracker ? LIMIT_CTL_TRACKER_NS : LIMIT_CTL_ANSWER_NS,
     };
-    struct client *client = ctl_open(ctl, false);
+    struct client *client = open_logged_in(ctl);
     int status = CTL_FAILED;
 
     if (client == NULL)
         return CTL_FAILED;
     message.ask_tracker = ctl->tracker;
     const Local__Account *account = ctl_ask(client, &request);
-    if (account != NULL && *account->name == '\0') {
-        log_error("nobody is logged in here; 'p2pctl login URL NAME' first");
-    } else if (account != NULL) {
+    if (account != NULL) {
         status = CTL_DONE;
         if (ctl->json)
             json_print(json_from_message(&account->base), true);
@@ -358,7 +366,7 @@ int account_invite(const struct ctl *ctl)
         .answer = &local__text__descriptor,
         .timeout_ns = LIMIT_CTL_TRACKER_NS,
     };
-    struct client *client = ctl_open(ctl, false);
+    struct client *client = open_logged_in(ctl);
 
     if (client == NULL)
         return CTL_FAILED;

@@ -81,25 +81,28 @@ static void show(struct fetch *f, const Local__Progress *p)
 
 static void print_result(const struct fetch *f, const struct ctl *ctl)
 {
-    char size[NUMBER_TEXT_MAX], rate[NUMBER_TEXT_MAX], time[NUMBER_TEXT_MAX];
+    char bytes[NUMBER_TEXT_MAX], rate[NUMBER_TEXT_MAX], took[NUMBER_TEXT_MAX];
     int64_t ns = clock_now() - f->began;
     uint64_t fetched = f->size - (f->first_have < f->size ? f->first_have : f->size);
-    double seconds = (double)(ns > 0 ? ns : 1) / (double)NS_PER_S;
 
     if (ctl->json) {
-        json_t *object = json_pack("{s:b, s:f}", "done", 1, "seconds", seconds);
+        json_t *object =
+            json_pack("{s:b, s:I}", "done", 1, "milliseconds", (json_int_t)(ns / NS_PER_MS));
         if (f->any) {
             json_object_set_new(object, "files", json_integer(f->files));
             json_object_set_new(object, "size", json_integer((json_int_t)f->size));
             json_object_set_new(object, "fetched", json_integer((json_int_t)fetched));
         }
         json_print(object, true);
-    } else if (f->any && fetched > 0) {
-        printf("%s here, %s", bytes_format(size, f->size), bytes_format(rate, fetched));
-        printf(" of it fetched in %s (%s/s)\n", duration_format(time, (uint64_t)(seconds + 0.5)),
-               bytes_format(rate, (uint64_t)((double)fetched / seconds)));
+    } else if (fetched == 0) {
+        puts("All of it is here.");
+    } else if (ns < NS_PER_S) {
+        printf("Fetched %s; all of it is here.\n", bytes_format(bytes, fetched));
     } else {
-        puts(f->any ? "All of it was here already." : "All of it is here.");
+        double seconds = (double)ns / (double)NS_PER_S;
+        printf("Fetched %s in %s (%s/s); all of it is here.\n", bytes_format(bytes, fetched),
+               duration_format(took, (uint64_t)(seconds + 0.5)),
+               bytes_format(rate, (uint64_t)((double)fetched / seconds)));
     }
 }
 

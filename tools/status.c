@@ -65,13 +65,13 @@ static void print_heading(FILE *to, const Local__Status *s)
     fprintf(to, "\nstore      %s used, %s free%s%s\n", bytes_format(a, s->store_bytes),
             bytes_format(b, s->store_free), *store != '\0' ? ": " : "", store);
     fprintf(to,
-            "traffic    in %s/s on %" PRIu32 " link%s, out %s/s on %" PRIu32
-            " link%s; since the start in %s, out %s",
+            "traffic    in %s/s on %" PRIu32 " link%s, out %s/s on %" PRIu32 " link%s\n"
+            "           since the start: in %s, out %s",
             bytes_format(a, s->rate_in), s->links_in, s->links_in == 1 ? "" : "s",
             bytes_format(b, s->rate_out), s->links_out, s->links_out == 1 ? "" : "s",
             bytes_format(c, s->total_in), bytes_format(d, s->total_out));
     if (s->wasted_in > 0)
-        fprintf(to, ", wasted %s", bytes_format(a, s->wasted_in));
+        fprintf(to, ", came in vain %s", bytes_format(a, s->wasted_in));
     fprintf(to, "\np2pd       %s, pid %" PRIu32 ", up %s\n", s->version, s->pid,
             duration_format(a, s->uptime));
     for (size_t i = 0; i < s->n_mounts; i++) {
@@ -121,8 +121,8 @@ static void file_row(struct table *table, const Local__FileStatus *file)
         table_cell(table, "%u%%", progress_percent(file->have, attr->size));
     else
         table_cell(table, "%s", "");
-    table_cell(table, "%s%s", is_file ? state_name(attr->state) : "",
-               attr->pinned ? ", pinned" : "");
+    table_cell(table, "%s%s%s", is_file ? state_name(attr->state) : "",
+               is_file && attr->pinned ? ", " : "", attr->pinned ? "pinned" : "");
     rate_cell(table, file->rate_in);
     rate_cell(table, file->rate_out);
     count_cell(table, file->peers);

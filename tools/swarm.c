@@ -56,9 +56,11 @@ static void peer_row(struct table *table, const Local__Peer *peer, bool with_hav
     else
         table_cell(table, "%s", "");
     table_cell(table, "%s", bytes_format(text, peer->total));
-    if (peer->rtt_us > 0)
+    if (peer->rtt_us >= 1000)
         table_cell(table, "%" PRIu64 ".%" PRIu64 " ms", peer->rtt_us / 1000,
                    peer->rtt_us % 1000 / 100);
+    else if (peer->rtt_us > 0)
+        table_cell(table, "%" PRIu64 " us", peer->rtt_us);
     else
         table_cell(table, "%s", "");
     table_cell(table, "%" PRIu32, peer->files);
