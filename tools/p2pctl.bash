@@ -65,14 +65,8 @@ _p2pctl() {
     '' | help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current") ;;
     status | peers | health | get | pin | unpin | ls)
         compopt -o filenames
-        if [[ $current == /* ]]; then
-            mapfile -t COMPREPLY < <(
-                _p2pctl_swarm_paths "$current" "$home"
-                compgen -f -- "$current"
-            )
-        else
-            mapfile -t COMPREPLY < <(compgen -f -- "$current")
-        fi
+        [[ $current != /* ]] || mapfile -t COMPREPLY < <(_p2pctl_swarm_paths "$current" "$home")
+        [ ${#COMPREPLY[@]} -ne 0 ] || mapfile -t COMPREPLY < <(compgen -f -- "$current")
         [[ ${#COMPREPLY[@]} -ne 1 || ${COMPREPLY[0]} != */ ]] || compopt -o nospace
         ;;
     esac
