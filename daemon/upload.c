@@ -5,8 +5,8 @@
  * mail.
  *
  * In a closed group nobody is choked: links take turns by TCP, demanded blocks overtake the rest on
- * each. settings.rate_up is a token bucket of a tenth of a second, refilled as time goes by; links
- * that found it empty are pumped again when it is not. */
+ * each. settings.rate_up is a token bucket of a tenth of a second, refilled as time goes by; once a
+ * link has found it empty nobody takes from it until `refill` fires and gives each a turn. */
 #include "daemon/upload_internal.h"
 
 #include <stdlib.h>
@@ -21,9 +21,10 @@
 #include "daemon/credentials.h"
 #include "daemon/local.h"
 #include "daemon/store.h"
-#include "proto/peer.pb-c.h"
 
 #define TICK_NS NS_PER_S
+/* How long the end waits for links to take their farewell. */
+#define STOP_PATIENCE_NS (NS_PER_S / 4)
 /* Certificates are dated back by this much (crypto/identity.h), so that clocks may differ. */
 #define BACKDATED_S 3600
 
@@ -65,57 +66,99 @@ void upload_buffer_put(struct upload_buffer *buffer)
  * ---------------------------------------------------------------------------------------------------
  */
 
-static void pump_all(struct upload *u)
+/* What one job may take at a tenth of a second's worth of the rate: a block is always let through,
+ * and what was too much is waited out. */
+static uint32_t share(uint64_t rate)
 {
-    for (struct serve_link *link = u->links; link != NULL; link = serve_link_next(link))
-        serve_link_pump(link); /* never frees a link: channels end from the loop only */
+    uint64_t blocks = rate / 10 / BLOCK_SIZE;
+
+    if (blocks == 0)
+        return 1;
+    return blocks > UPLOAD_JOB_BLOCKS ? UPLOAD_JOB_BLOCKS : (uint32_t)blocks;
 }
 
-static void refill_due(void *arg)
+static void fill_bucket(struct upload *u, uint64_t rate)
 {
-    pump_all(arg);
-}
-
-bool upload_may_send(struct upload *u, uint32_t bytes)
-{
-    uint64_t rate = u->daemon->settings.rate_up;
-    int64_t now = clock_now();
-
-    if (rate == 0)
-        return true;
-    int64_t most = (int64_t)(rate / 10) + (int64_t)sizeof(((struct upload_buffer *)0)->bytes);
+    int64_t now = clock_now(), most = (int64_t)(rate / 10);
     int64_t passed = now - u->tokens_at < NS_PER_S ? now - u->tokens_at : NS_PER_S;
+
     u->tokens += (int64_t)((double)rate * (double)passed / (double)NS_PER_S);
     u->tokens_at = now;
     if (u->tokens > most)
         u->tokens = most;
-    if (u->tokens >= 0) {
+}
+
+uint32_t upload_allows(struct upload *u, uint32_t most)
+{
+    uint64_t rate = u->daemon->settings.rate_up;
+
+    if (rate == 0)
+        return most;
+    if (timer_pending(u->refill))
+        return 0; /* others wait already: everyone gets their turn when it fires */
+    fill_bucket(u, rate);
+    if (u->tokens >= 0)
+        return most < share(rate) ? most : share(rate);
+    timer_set(u->refill,
+              (int64_t)((double)-u->tokens * (double)NS_PER_S / (double)rate) + NS_PER_MS);
+    return 0;
+}
+
+void upload_spend(struct upload *u, uint32_t bytes)
+{
+    if (u->daemon->settings.rate_up != 0)
         u->tokens -= bytes; /* may go below 0: the debt is waited out */
-        return true;
+}
+
+/* Gives every link a turn. Whoever finds the bucket empty is the first one next time. True if any
+ * took one. */
+static bool deal(struct upload *u, bool demanded)
+{
+    bool taken = false;
+
+    for (unsigned i = u->link_count; i > 0; i--) {
+        struct serve_link *link = u->links;
+        taken |= serve_link_turn(link, demanded);
+        if (timer_pending(u->refill))
+            return false;
+        serve_link_to_end(link);
     }
-    if (!timer_pending(u->refill))
-        timer_set(u->refill,
-                  (int64_t)((double)-u->tokens * (double)NS_PER_S / (double)rate) + NS_PER_MS);
-    return false;
+    return taken;
+}
+
+/* There are tokens again: demanded blocks first, then the rest, one job for each link in turns,
+ * until they are used up. No link is freed meanwhile: channels end from the loop only. */
+static void refill_due(void *arg)
+{
+    struct upload *u = arg;
+
+    while (deal(u, true))
+        ;
+    while (deal(u, false))
+        ;
 }
 
 /* --- who may come
  * -------------------------------------------------------------------------------------------------------
  */
 
-const char *upload_refuses(struct upload *u, const struct certificate_subject *subject)
+const char *upload_refuses(struct upload *u, const struct certificate_subject *subject,
+                           Peer__Farewell *farewell)
 {
     struct revoked *revoked;
     struct serve_link *link;
     unsigned of_device = 0;
 
+    *farewell = PEER__FAREWELL__FAREWELL_UNKNOWN;
     if (u->credentials == NULL)
         return "nobody is logged in here";
     if (memcmp(subject->device, u->credentials->device, DEVICE_ID_SIZE) == 0)
         return "it is this very device";
     HASH_FIND(hh, u->revoked, subject->device, DEVICE_ID_SIZE, revoked);
+    *farewell = PEER__FAREWELL__FAREWELL_REVOKED;
     if (revoked != NULL && subject->not_before + BACKDATED_S <= revoked->at)
         return "its certificate has been revoked";
+    *farewell = PEER__FAREWELL__FAREWELL_BUSY;
     if (u->link_count >= LIMIT_PEER_LINKS)
         return "too many links";
     for (link = u->links; link != NULL; link = serve_link_next(link))
@@ -212,9 +255,8 @@ static void deliver_holding(struct mail *raw, void *owner)
     struct upload *u = owner;
     struct upload_mail *mail = (struct upload_mail *)raw;
 
-    for (struct serve_link *link = u->stopping ? NULL : u->links; link != NULL;
-         link = serve_link_next(link))
-        serve_link_holding_changed(link, mail->content);
+    if (!u->stopping)
+        serve_holding_changed(u, mail->content);
     content_release(mail->content);
     free(mail);
 }
@@ -255,22 +297,23 @@ void upload_dial_back(struct upload *u, const uint8_t device[16], char **address
  * ------------------------------------------------------------------------------------------------------------------
  */
 
+struct file_sum {
+    struct upload_file_status status; /* begins with the root */
+    UT_hash_handle hh;
+};
+
 static void add_file(void *arg, const uint8_t *root, uint64_t rate)
 {
-    struct upload_status *status = arg;
+    struct file_sum **sums = arg, *sum;
 
-    for (size_t i = 0; i < status->file_count; i++) {
-        if (memcmp(status->files[i].root, root, HASH_SIZE) == 0) {
-            status->files[i].rate += rate;
-            status->files[i].links++;
-            return;
-        }
+    HASH_FIND(hh, *sums, root, HASH_SIZE, sum);
+    if (sum == NULL) {
+        sum = xcalloc(1, sizeof *sum);
+        memcpy(sum->status.root, root, HASH_SIZE);
+        HASH_ADD(hh, *sums, status.root, HASH_SIZE, sum);
     }
-    status->files = xrealloc(status->files, (status->file_count + 1) * sizeof *status->files);
-    struct upload_file_status *file = &status->files[status->file_count++];
-    memcpy(file->root, root, HASH_SIZE);
-    file->rate = rate;
-    file->links = 1;
+    sum->status.rate += rate;
+    sum->status.links++;
 }
 
 static void deliver_ask_status(struct mail *raw, void *owner)
@@ -278,6 +321,7 @@ static void deliver_ask_status(struct mail *raw, void *owner)
     struct upload *u = owner;
     struct upload_mail *mail = (struct upload_mail *)raw;
     struct upload_status *status = xcalloc(1, sizeof *status);
+    struct file_sum *sums = NULL, *sum, *next;
 
     status->cookie = mail->cookie;
     status->rate = u->rate;
@@ -286,7 +330,13 @@ static void deliver_ask_status(struct mail *raw, void *owner)
     for (struct serve_link *link = u->stopping ? NULL : u->links; link != NULL;
          link = serve_link_next(link)) {
         serve_link_status(link, &status->links[status->link_count++]);
-        serve_link_files(link, add_file, status);
+        serve_link_files(link, add_file, &sums);
+    }
+    status->files = xcalloc(HASH_COUNT(sums) + 1, sizeof *status->files);
+    HASH_ITER(hh, sums, sum, next) {
+        status->files[status->file_count++] = sum->status;
+        HASH_DEL(sums, sum);
+        free(sum);
     }
     local_upload_status(u->daemon->local, status);
     free(mail);
@@ -328,6 +378,17 @@ static void on_tick(void *arg)
     timer_set(u->tick, TICK_NS);
 }
 
+static void stop_due(void *arg)
+{
+    loop_stop(((struct upload *)arg)->loop);
+}
+
+void upload_link_gone(struct upload *u)
+{
+    if (u->stopping && u->links == NULL && timer_pending(u->stop_timer))
+        timer_set(u->stop_timer, 0);
+}
+
 struct upload *upload_new(struct daemon *daemon, const char **fault)
 {
     struct upload *u = xcalloc(1, sizeof *u);
@@ -343,6 +404,7 @@ struct upload *upload_new(struct daemon *daemon, const char **fault)
     }
     u->tick = timer_new(u->loop, on_tick, u);
     u->refill = timer_new(u->loop, refill_due, u);
+    u->stop_timer = timer_new(u->loop, stop_due, u);
     u->tokens_at = clock_now();
     return u;
 }
@@ -370,12 +432,26 @@ void upload_start(struct upload *u)
     loop_start(u->loop);
 }
 
+/* The last words of the links may take a moment. */
+static void deliver_stop(struct mail *mail, void *owner)
+{
+    struct upload *u = owner;
+
+    free(mail);
+    u->stopping = true;
+    listener_stop(u->listener);
+    greeting_close_all(u);
+    close_links(u, NULL, PEER__FAREWELL__FAREWELL_STOPPING, "p2pd is stopping");
+    timer_set(u->stop_timer, u->links == NULL ? 0 : STOP_PATIENCE_NS);
+}
+
 void upload_stop(struct upload *u)
 {
-    loop_stop(u->loop);
+    struct mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->deliver = deliver_stop;
+    loop_post(u->loop, mail);
     loop_join(u->loop);
-    u->stopping = true;
-    greeting_close_all(u);
     while (u->links != NULL)
         serve_link_free(u->links);
 }
@@ -387,6 +463,7 @@ void upload_free(struct upload *u)
     listener_free(u->listener);
     timer_free(u->tick);
     timer_free(u->refill);
+    timer_free(u->stop_timer);
     loop_free(u->loop);
     HASH_ITER(hh, u->revoked, revoked, next) {
         HASH_DEL(u->revoked, revoked);

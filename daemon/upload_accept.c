@@ -42,8 +42,10 @@
 #include "proto/message.h"
 #include "proto/peer.pb-c.h"
 
-#define ACCEPT_REST_NS NS_PER_S
-#define HELLO_MAX      1024 /* bytes of a packed Hello */
+#define ACCEPT_REST_NS   NS_PER_S
+#define HELLO_MAX        1024 /* bytes of a packed Hello */
+#define DIALS_MAX        32   /* dial-backs under way */
+#define PROTOCOL_VERSION 1
 
 /* --- greetings
  * ------------------------------------------------------------------------------------------------
@@ -67,7 +69,7 @@ struct greeting {
 static void greeting_free(struct greeting *g)
 {
     DL_DELETE(g->upload->greetings, g);
-    g->upload->greeting_count--;
+    *(g->dialled ? &g->upload->dial_count : &g->upload->greeting_count) -= 1;
     stream_free(g->stream);
     timer_free(g->timer);
     for (size_t i = 0; g->addresses != NULL && g->addresses[i] != NULL; i++)
@@ -76,15 +78,16 @@ static void greeting_free(struct greeting *g)
     free(g);
 }
 
-static struct greeting *greeting_new(struct upload *u, void (*timeout)(void *))
+static struct greeting *greeting_new(struct upload *u, void (*timeout)(void *), bool dialled)
 {
     struct greeting *g = xcalloc(1, sizeof *g);
 
     g->upload = u;
+    g->dialled = dialled;
     g->timer = timer_new(u->loop, timeout, g);
     g->need = FRAME_HEADER_SIZE;
     DL_APPEND(u->greetings, g);
-    u->greeting_count++;
+    *(dialled ? &u->dial_count : &u->greeting_count) += 1;
     return g;
 }
 
@@ -108,6 +111,35 @@ static void give_up(struct greeting *g, const char *why)
     greeting_free(g);
 }
 
+/* A frame that is small and the first thing on the stream, so it is taken whole. */
+static bool send_first(struct greeting *g, unsigned type, const ProtobufCMessage *message)
+{
+    uint8_t bytes[FRAME_HEADER_SIZE + 512];
+    size_t size = protobuf_c_message_get_packed_size(message);
+    struct frame frame = {.message_size = (uint32_t)size, .type = (uint16_t)type};
+
+    CHECK(size <= sizeof bytes - FRAME_HEADER_SIZE);
+    frame_encode(bytes, &frame);
+    protobuf_c_message_pack(message, bytes + FRAME_HEADER_SIZE);
+    return stream_write(g->stream, bytes, FRAME_HEADER_SIZE + size) ==
+               (ssize_t)(FRAME_HEADER_SIZE + size) &&
+           stream_flush(g->stream) != STREAM_FAILED;
+}
+
+/* Gives up on a member, who is told why. */
+static void refuse(struct greeting *g, Peer__Farewell farewell, const char *why)
+{
+    Peer__Goodbye bye = PEER__GOODBYE__INIT;
+    char text[LIMIT_REASON];
+
+    snprintf(text, sizeof text, "%s", why);
+    bye.code = farewell;
+    bye.text = text;
+    if (!g->dialled)
+        (void)send_first(g, PEER__PEER_TYPE__PEER_GOODBYE, &bye.base);
+    give_up(g, why);
+}
+
 /* The frame is whole. Who is it, and what for? */
 static void decide(struct greeting *g, const struct frame *frame)
 {
@@ -116,16 +148,21 @@ static void decide(struct greeting *g, const struct frame *frame)
     const Peer__Hello *hello = NULL;
     const char *fault = NULL;
     Peer__Role role = PEER__ROLE__ROLE_UNKNOWN;
+    Peer__Farewell farewell = PEER__FAREWELL__FAREWELL_PROTOCOL;
+    struct certificate_subject subject;
 
     if (frame->type == PEER__PEER_TYPE__PEER_HELLO && frame->payload_size == 0) {
         hello = message_unpack(&arena, &peer__hello__descriptor, g->bytes + FRAME_HEADER_SIZE,
                                frame->message_size);
         if (hello == NULL)
             fault = "a malformed Hello";
-        else if (hello->oldest > 1 || hello->version < 1)
-            fault = "it speaks another version of the protocol";
         else
             role = hello->role;
+        if (hello != NULL &&
+            (hello->oldest > PROTOCOL_VERSION || hello->version < PROTOCOL_VERSION)) {
+            fault = "it speaks another version of the protocol";
+            farewell = PEER__FAREWELL__FAREWELL_VERSION;
+        }
         message_done(&arena);
     } else {
         fault = "its first message is not a Hello";
@@ -133,8 +170,12 @@ static void decide(struct greeting *g, const struct frame *frame)
     if (fault == NULL && role != PEER__ROLE__ROLE_FETCHER &&
         (role != PEER__ROLE__ROLE_SERVER || g->dialled))
         fault = "its Hello names no role that fits";
+    /* Once more: it may have been revoked, or brought its friends, since the handshake. */
+    if (fault == NULL)
+        fault = tls_peer(g->stream, &subject) ? upload_refuses(u, &subject, &farewell)
+                                              : "it shows no certificate";
     if (fault != NULL) {
-        give_up(g, fault);
+        refuse(g, farewell, fault);
         return;
     }
     struct stream *stream = g->stream;
@@ -183,28 +224,19 @@ static void on_readable(void *arg)
     }
 }
 
-/* Our Hello as the server who dialled. It is small and the first thing on the stream, so it is
- * taken whole. */
+/* Our Hello as the server who dialled. */
 static bool send_hello(struct greeting *g)
 {
     Peer__Hello hello = PEER__HELLO__INIT;
     char agent[] = "p2pd " P2P_VERSION;
-    uint8_t bytes[FRAME_HEADER_SIZE + 256];
 
-    hello.version = 1;
-    hello.oldest = 1;
+    hello.version = PROTOCOL_VERSION;
+    hello.oldest = PROTOCOL_VERSION;
     hello.role = PEER__ROLE__ROLE_SERVER;
     hello.agent = agent;
     hello.device.data = g->expected;
     hello.device.len = sizeof g->expected;
-    size_t size = peer__hello__get_packed_size(&hello);
-    CHECK(size <= sizeof bytes - FRAME_HEADER_SIZE);
-    struct frame frame = {.message_size = (uint32_t)size, .type = PEER__PEER_TYPE__PEER_HELLO};
-    frame_encode(bytes, &frame);
-    peer__hello__pack(&hello, bytes + FRAME_HEADER_SIZE);
-    return stream_write(g->stream, bytes, FRAME_HEADER_SIZE + size) ==
-               (ssize_t)(FRAME_HEADER_SIZE + size) &&
-           stream_flush(g->stream) != STREAM_FAILED;
+    return send_first(g, PEER__PEER_TYPE__PEER_HELLO, &hello.base);
 }
 
 static void on_ready(void *arg)
@@ -216,15 +248,17 @@ static void on_ready(void *arg)
         give_up(g, "it shows no certificate");
         return;
     }
-    const char *no = upload_refuses(g->upload, &subject);
+    Peer__Farewell farewell;
+    const char *no = upload_refuses(g->upload, &subject, &farewell);
     if (no == NULL && g->dialled && memcmp(subject.device, g->expected, DEVICE_ID_SIZE) != 0)
         no = "another device answers there";
     if (no != NULL) {
-        give_up(g, no);
+        refuse(g, farewell, no);
         return;
     }
     memcpy(g->remote.account, subject.account, sizeof g->remote.account);
     memcpy(g->remote.device, subject.device, sizeof g->remote.device);
+    g->remote.valid_until = subject.not_after;
     timer_set(g->timer, LIMIT_HELLO_NS);
     if (g->dialled && !send_hello(g))
         give_up(g, "the Hello could not be sent");
@@ -300,16 +334,19 @@ static void dial_next(struct greeting *g, const char *why)
 
 void upload_dial(struct upload *u, const uint8_t device[DEVICE_ID_SIZE], char **addresses)
 {
-    struct greeting *g = greeting_new(u, on_timeout);
+    struct greeting *g, *other;
+    bool too_many = u->dial_count >= DIALS_MAX;
 
-    g->dialled = true;
+    /* Any member may have us dial: one try for each device, and a few in all. */
+    DL_FOREACH(u->greetings, other)
+        too_many |= other->dialled && memcmp(other->expected, device, DEVICE_ID_SIZE) == 0;
+    g = greeting_new(u, on_timeout, true);
     memcpy(g->expected, device, DEVICE_ID_SIZE);
     g->addresses = addresses;
-    if (u->greeting_count > LIMIT_HALF_OPEN) {
+    if (too_many)
         greeting_free(g);
-        return;
-    }
-    dial_next(g, "no address can be dialled");
+    else
+        dial_next(g, "no address can be dialled");
 }
 
 /* --- the listener
@@ -361,7 +398,7 @@ static void welcome(struct upload *u, int fd, const struct sockaddr_storage *add
         close(fd);
         return;
     }
-    struct greeting *g = greeting_new(u, on_timeout);
+    struct greeting *g = greeting_new(u, on_timeout, false);
     snprintf(g->source, sizeof g->source, "%s", source);
     snprintf(g->remote.address, sizeof g->remote.address,
              strchr(source, ':') != NULL ? "[%s]:%u" : "%s:%u", source, port);
@@ -519,6 +556,12 @@ uint16_t listener_port(const struct listener *l)
 void listener_start(struct listener *l)
 {
     CHECK(event_add(l->event, NULL) == 0);
+}
+
+void listener_stop(struct listener *l)
+{
+    CHECK(event_del(l->event) == 0);
+    timer_cancel(l->rest);
 }
 
 void listener_free(struct listener *l)

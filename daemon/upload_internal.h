@@ -19,6 +19,7 @@
 #include "crypto/identity.h"
 #include "crypto/merkle.h"
 #include "proto/limits.h"
+#include "proto/peer.pb-c.h"
 
 struct channel;
 struct credentials;
@@ -26,6 +27,7 @@ struct greeting;
 struct listener;
 struct serve_link;
 struct stream;
+struct watched;
 
 /* Blocks that one read job takes at most: 256 KiB, enough for full TLS records and long writes,
  * small enough to stay in the processor's cache between reading, hashing and encrypting. */
@@ -37,6 +39,7 @@ struct upload_buffer {
     struct upload *upload;
     struct serve_link *link; /* whose urgent frames hold it, else NULL */
     uint32_t users;          /* frames that are still queued */
+    uint32_t lent;           /* bytes of theirs, all together */
     uint8_t bytes[UPLOAD_JOB_BLOCKS * BLOCK_SIZE];
 };
 #define UPLOAD_SPARE_BUFFERS 32
@@ -55,9 +58,10 @@ struct upload {
     struct listener *listener;
     struct greeting
         *greetings; /* connections whose first frame has not come; doubly linked by utlist */
-    unsigned greeting_count;
-    struct serve_link *links; /* doubly linked by utlist */
+    unsigned greeting_count, dial_count; /* accepted ones; those that dial back */
+    struct serve_link *links;            /* doubly linked by utlist; pumped in this order */
     unsigned link_count;
+    struct watched *watched; /* upload_link.c: who is told what comes of which content */
     struct revoked *revoked;
     struct upload_buffer *spare;
     unsigned spare_count;
@@ -67,8 +71,9 @@ struct upload {
     int64_t rate_at;
     /* the token bucket of settings.rate_up */
     int64_t tokens, tokens_at;
-    struct timer *refill;
-    bool stopping;
+    struct timer *refill; /* pending: links wait for tokens */
+    struct timer *stop_timer;
+    bool stopping; /* nobody is let in, nothing is begun */
 };
 
 /* Who is at the other end. */
@@ -76,6 +81,7 @@ struct remote {
     char account[65];
     uint8_t device[DEVICE_ID_SIZE];
     char address[LIMIT_ADDRESS];
+    int64_t valid_until; /* its certificate, seconds since 1970 */
 };
 
 /* --- upload_accept.c --- */
@@ -85,18 +91,22 @@ struct listener *listener_new(struct upload *, const char *home, const char *lis
                               const char **fault);
 uint16_t listener_port(const struct listener *);
 void listener_start(struct listener *); /* on the thread */
+void listener_stop(struct listener *);  /* on the thread: nobody is accepted any more */
 void listener_free(struct listener *);
 void greeting_close_all(struct upload *);
 void upload_dial(struct upload *, const uint8_t device[DEVICE_ID_SIZE], char **addresses);
 
 /* --- upload.c --- */
-/* NULL if that device may be served, else why not: revoked, too many links. */
-const char *upload_refuses(struct upload *, const struct certificate_subject *);
+/* NULL if that device may be served; else why not, and what to tell it. */
+const char *upload_refuses(struct upload *, const struct certificate_subject *,
+                           Peer__Farewell *farewell);
 struct upload_buffer *upload_buffer_get(struct upload *);
 void upload_buffer_put(struct upload_buffer *);
-/* Takes so many bytes from the rate limit's bucket. False: not now; links are pumped again when
- * there is room. */
-bool upload_may_send(struct upload *, uint32_t bytes);
+/* How many blocks, at most `most`, the rate limit allows to be read for one link now. 0: none; links
+ * get their turns when there is room. What is read is taken from the bucket by upload_spend. */
+uint32_t upload_allows(struct upload *, uint32_t most);
+void upload_spend(struct upload *, uint32_t bytes);
+void upload_link_gone(struct upload *); /* a link has left the list */
 
 /* --- upload_link.c --- */
 /* A link whose fetcher has said Hello; answers that if `answer` (else ours has gone out). Owns the
@@ -105,7 +115,10 @@ void serve_link_new(struct upload *, struct stream *, const struct remote *, boo
 void serve_link_close(struct serve_link *, int farewell,
                       const char *why); /* says Goodbye, then ends */
 void serve_link_pump(struct serve_link *);
-void serve_link_holding_changed(struct serve_link *, struct content *);
+/* One read job, of demanded blocks only if `demanded`. False: there is nothing to do, or no room. */
+bool serve_link_turn(struct serve_link *, bool demanded);
+/* Tells all fetchers that have this content open. */
+void serve_holding_changed(struct upload *, struct content *);
 void serve_link_tick(struct serve_link *, int64_t now);
 void serve_link_free(struct serve_link *); /* at once */
 const struct remote *serve_link_remote(const struct serve_link *);
@@ -114,5 +127,6 @@ void serve_link_status(const struct serve_link *, struct upload_link_status *);
 void serve_link_files(const struct serve_link *,
                       void (*each)(void *arg, const uint8_t *root, uint64_t rate), void *arg);
 struct serve_link *serve_link_next(const struct serve_link *);
+void serve_link_to_end(struct serve_link *); /* of the list */
 
 #endif

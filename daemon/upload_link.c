@@ -14,8 +14,11 @@
  * (READ_AHEAD bytes), so that it neither piles up nor runs dry.
  *
  * L1  what is read or queued of a class is less than READ_AHEAD or URGENT_AHEAD, plus one job.
- * L2  a file with jobs under way is not freed: jobs hold a content reference and name the file by
- * number and generation. */
+ * L2  whatever keeps the pump from going on ends in a call of it: a job in its `done`, a full bulk
+ * queue in `drained`, full urgent frames in frame_sent, an empty bucket in upload.c's refill.
+ * L3  a file may be closed while jobs for it are under way: they hold a reference on the content and
+ * name the file by number and generation.
+ * L4  a file that is neither complete nor being opened is watched (struct watched). */
 #include "daemon/upload_internal.h"
 
 #include <errno.h>
@@ -44,22 +47,40 @@
 #define READ_AHEAD (2 * UPLOAD_JOB_BLOCKS * BLOCK_SIZE)
 /* The same for demanded blocks: more, as they are not sent in turns with others, but bounded. */
 #define URGENT_AHEAD (1u << 20)
-/* Jobs under way for one link, of all kinds. */
-#define JOBS_MAX 64
+/* Jobs under way for one link. Opening waits in a list beyond that, hash requests are refused. */
+#define READS_MAX  64
+#define HASHES_MAX 32
+#define OPENS_MAX  8
+/* Answers to hash requests that wait for a fetcher who does not read. */
+#define HASHES_AHEAD (2u << 20)
 /* Urgent jobs are small, so that the first block of a demand does not wait for the reading of the
  * last. */
 #define URGENT_JOB_BLOCKS 4
+/* Clocks differ. */
+#define CERTIFICATE_GRACE_S 300
 /* Have messages about one file: gathered for so long. */
 #define HAVE_DELAY_NS (20 * NS_PER_MS)
 
 struct served {
     uint32_t file;       /* the fetcher's number */
     uint32_t generation; /* tells a number's users apart */
-    struct content *content;
-    uint8_t *told; /* pieces that the fetcher was told of; NULL: all */
-    bool changed;  /* in the hands of have_timer */
-    bool opening;
+    struct serve_link *link;
+    struct content *content;                /* NULL while it is being opened */
+    uint8_t *told;                          /* pieces that the fetcher was told of; NULL: all */
+    bool changed;                           /* in the hands of have_timer */
+    bool waiting;                           /* in link->waiting */
+    struct served *prev, *next;             /* there */
+    struct served *watch_prev, *watch_next; /* in the list of struct watched */
+    uint8_t root[HASH_SIZE];                /* what is being opened */
+    uint64_t size;
     uint64_t sent, rate_sent, rate;
+    UT_hash_handle hh;
+};
+
+/* A content of which more may come, and those who have it open. */
+struct watched {
+    struct content *content; /* theirs */
+    struct served *files;
     UT_hash_handle hh;
 };
 
@@ -72,9 +93,11 @@ struct serve_link {
     struct served *files;
     struct request_queue *queue;
     struct timer *have_timer;
+    struct served *waiting; /* files to be opened, in order */
     uint32_t generation;
-    uint32_t jobs;                         /* under way */
+    uint32_t reads, hashings, openings;    /* jobs under way */
     uint32_t bulk_reading, urgent_reading; /* bytes */
+    uint32_t urgent_queued; /* bytes of blocks lent to the channel as urgent frames */
     uint64_t sent, rate_sent, rate;
     int64_t pinged;
     bool leaving;
@@ -83,18 +106,53 @@ struct serve_link {
 
 static void release(struct serve_link *link)
 {
-    if (link->jobs > 0 || !link->dead)
+    if (!link->dead || link->reads + link->hashings + link->openings > 0)
         return;
     link->magic = 0;
     free(link);
 }
 
+static void watch(struct served *f)
+{
+    struct upload *u = f->link->upload;
+    struct watched *watched;
+
+    HASH_FIND_PTR(u->watched, &f->content, watched);
+    if (watched == NULL) {
+        watched = xcalloc(1, sizeof *watched);
+        watched->content = f->content;
+        HASH_ADD_PTR(u->watched, content, watched);
+    }
+    DL_APPEND2(watched->files, f, watch_prev, watch_next);
+}
+
+/* The fetcher knows all there is to know. */
+static void unwatch(struct served *f)
+{
+    struct upload *u = f->link->upload;
+    struct watched *watched;
+
+    if (f->told == NULL)
+        return;
+    free(f->told);
+    f->told = NULL;
+    HASH_FIND_PTR(u->watched, &f->content, watched);
+    CHECK(watched != NULL);
+    DL_DELETE2(watched->files, f, watch_prev, watch_next);
+    if (watched->files == NULL) {
+        HASH_DEL(u->watched, watched);
+        free(watched);
+    }
+}
+
 static void file_free(struct serve_link *link, struct served *f)
 {
+    unwatch(f);
+    if (f->waiting)
+        DL_DELETE(link->waiting, f);
     HASH_DEL(link->files, f);
     request_queue_cancel(link->queue, (struct block_run){.file = f->file});
     content_release(f->content);
-    free(f->told);
     free(f);
 }
 
@@ -114,6 +172,7 @@ void serve_link_free(struct serve_link *link)
     link->have_timer = NULL;
     channel_free(link->channel);
     link->channel = NULL;
+    upload_link_gone(link->upload);
     release(link);
 }
 
@@ -146,18 +205,23 @@ static void reject(struct serve_link *link, struct block_run run, Peer__Reason r
     say(link, PEER__PEER_TYPE__PEER_REJECT, &message.base);
 }
 
-void serve_link_close(struct serve_link *link, int farewell, const char *why)
+static void say_goodbye(struct serve_link *link, int farewell, const char *why)
 {
     Peer__Goodbye bye = PEER__GOODBYE__INIT;
     char text[LIMIT_REASON];
 
-    if (link->leaving)
-        return;
     snprintf(text, sizeof text, "%s", why);
     bye.code = (Peer__Farewell)farewell;
     bye.text = text;
     say(link, PEER__PEER_TYPE__PEER_GOODBYE, &bye.base);
     link->leaving = true;
+}
+
+void serve_link_close(struct serve_link *link, int farewell, const char *why)
+{
+    if (link->leaving)
+        return;
+    say_goodbye(link, farewell, why);
     channel_finish(link->channel, why);
 }
 
@@ -186,6 +250,8 @@ static void frame_sent(void *payload, void *arg)
 
     if (--buffer->users > 0)
         return;
+    if (link != NULL)
+        link->urgent_queued -= buffer->lent;
     upload_buffer_put(buffer);
     /* Only the bulk queue tells when it runs low; demanded blocks that wait go on here. */
     if (link != NULL && !link->dead)
@@ -200,6 +266,9 @@ static void send_blocks(struct serve_link *link, struct served *f, const struct 
 
     job->buffer->users = job->good;
     job->buffer->link = job->urgent ? link : NULL;
+    job->buffer->lent = job->good * BLOCK_SIZE;
+    if (job->urgent)
+        link->urgent_queued += job->buffer->lent;
     for (uint32_t i = 0; i < job->good; i++) {
         Peer__Block message = PEER__BLOCK__INIT;
         message.file = job->run.file;
@@ -222,7 +291,7 @@ static void read_done(struct mail *mail, void *owner)
 
     (void)owner;
     CHECK_OBJECT(link, SERVE_LINK_MAGIC);
-    link->jobs--;
+    link->reads--;
     *(job->urgent ? &link->urgent_reading : &link->bulk_reading) -= job->run.count * BLOCK_SIZE;
     struct served *f = link->dead ? NULL : file_of(link, job->run.file);
     if (f == NULL || f->generation != job->generation || link->leaving)
@@ -272,7 +341,7 @@ static void read_start(struct serve_link *link, struct served *f, struct block_r
     job->generation = f->generation;
     job->urgent = urgent;
     job->buffer = upload_buffer_get(link->upload);
-    link->jobs++;
+    link->reads++;
     *(urgent ? &link->urgent_reading : &link->bulk_reading) += run.count * BLOCK_SIZE;
     workers_post(link->upload->daemon->workers, &job->job, urgent);
 }
@@ -281,27 +350,35 @@ static void read_start(struct serve_link *link, struct served *f, struct block_r
 static bool class_is_full(const struct serve_link *link, bool urgent)
 {
     if (urgent)
-        return link->urgent_reading + channel_queued(link->channel, CHANNEL_URGENT) >= URGENT_AHEAD;
+        return link->urgent_reading + link->urgent_queued >= URGENT_AHEAD;
     return link->bulk_reading + channel_queued(link->channel, CHANNEL_BULK) >= READ_AHEAD;
 }
 
-void serve_link_pump(struct serve_link *link)
+bool serve_link_turn(struct serve_link *link, bool demanded)
 {
     struct block_run run;
     enum urgency urgency;
 
-    while (!link->leaving && request_queue_blocks(link->queue) > 0 && link->jobs < JOBS_MAX) {
-        bool demanded = request_queue_has(link->queue, URGENT_DEMAND);
-        if (class_is_full(link, demanded))
-            return;
-        uint32_t most = demanded ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS;
-        if (!upload_may_send(link->upload, most * BLOCK_SIZE))
-            return;
-        CHECK(request_queue_pop(link->queue, URGENT_BACKGROUND, most, &run, &urgency));
-        struct served *f = file_of(link, run.file);
-        CHECK(f != NULL && f->content != NULL); /* closing a file cancels its requests */
-        read_start(link, f, run, urgency == URGENT_DEMAND);
-    }
+    if (link->leaving || request_queue_blocks(link->queue) == 0 || link->reads >= READS_MAX)
+        return false;
+    bool urgent = request_queue_has(link->queue, URGENT_DEMAND);
+    if ((demanded && !urgent) || class_is_full(link, urgent))
+        return false;
+    uint32_t most = upload_allows(link->upload, urgent ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS);
+    if (most == 0)
+        return false;
+    CHECK(request_queue_pop(link->queue, URGENT_BACKGROUND, most, &run, &urgency));
+    struct served *f = file_of(link, run.file);
+    CHECK(f != NULL && f->content != NULL); /* closing a file cancels its requests */
+    upload_spend(link->upload, run.count * BLOCK_SIZE);
+    read_start(link, f, run, urgency == URGENT_DEMAND);
+    return true;
+}
+
+void serve_link_pump(struct serve_link *link)
+{
+    while (serve_link_turn(link, false))
+        ;
 }
 
 static const char *on_request(struct serve_link *link, const uint8_t *bytes, size_t size)
@@ -389,7 +466,7 @@ static void hashes_done(struct mail *mail, void *owner)
 
     (void)owner;
     CHECK_OBJECT(link, SERVE_LINK_MAGIC);
-    link->jobs--;
+    link->hashings--;
     if (link->dead)
         release(link);
     else if (!link->leaving && job->error == 0)
@@ -439,7 +516,8 @@ static const char *on_hash_request(struct serve_link *link, const uint8_t *bytes
         reject(link, run, PEER__REASON__REASON_NO_FILE, true);
     } else if (!hash_range_is_good(content_geometry(f->content), m->layer, m->first, m->count)) {
         fault = "a HashRequest outside the file";
-    } else if (link->jobs >= JOBS_MAX) {
+    } else if (link->hashings >= HASHES_MAX ||
+               channel_queued(link->channel, CHANNEL_URGENT) >= HASHES_AHEAD) {
         reject(link, run, PEER__REASON__REASON_BUSY, true);
     } else if (m->layer == PEER__LAYER__LAYER_PIECES) {
         uint8_t *hashes = xmalloc((size_t)m->count * HASH_SIZE);
@@ -457,7 +535,7 @@ static const char *on_hash_request(struct serve_link *link, const uint8_t *bytes
         job->run = run;
         job->layer = m->layer;
         job->hashes = xmalloc((size_t)m->count * HASH_SIZE);
-        link->jobs++;
+        link->hashings++;
         workers_post(link->upload->daemon->workers, &job->job, true);
     }
     message_done(&arena);
@@ -487,12 +565,12 @@ static void opened(struct serve_link *link, struct served *f, struct content *co
     uint8_t *wire = NULL;
 
     f->content = content;
-    f->opening = false;
     message.file = f->file;
     message.complete = content_complete(content);
     if (!message.complete) {
         f->told = xmalloc(bytes + 1);
         content_pieces(content, f->told);
+        watch(f);
         wire = xmalloc(bytes + 1);
         bitmap_to_wire(wire, f->told, bytes);
     }
@@ -500,6 +578,8 @@ static void opened(struct serve_link *link, struct served *f, struct content *co
                  wire, wire == NULL ? 0 : bytes);
     free(wire);
 }
+
+static void open_next(struct serve_link *);
 
 static void open_done(struct mail *mail, void *owner)
 {
@@ -509,7 +589,7 @@ static void open_done(struct mail *mail, void *owner)
 
     (void)owner;
     CHECK_OBJECT(link, SERVE_LINK_MAGIC);
-    link->jobs--;
+    link->openings--;
     struct served *f = link->dead ? NULL : file_of(link, job->file);
     if (f == NULL || f->generation != job->generation || link->leaving) {
         content_release(job->content);
@@ -523,6 +603,8 @@ static void open_done(struct mail *mail, void *owner)
     }
     if (link->dead)
         release(link);
+    else
+        open_next(link);
     free(job);
 }
 
@@ -533,6 +615,27 @@ static void open_run(struct job *raw)
     job->content =
         store_get(job->link->upload->daemon->store, job->root, job->size, false, &job->error);
     loop_post(job->link->upload->loop, &job->mail);
+}
+
+/* A few at a time, whatever the fetcher opens and closes: jobs outlive their file. */
+static void open_next(struct serve_link *link)
+{
+    while (link->waiting != NULL && link->openings < OPENS_MAX && !link->leaving) {
+        struct served *f = link->waiting;
+        struct open_job *job = xcalloc(1, sizeof *job);
+
+        DL_DELETE(link->waiting, f);
+        f->waiting = false;
+        job->job.run = open_run;
+        job->mail.deliver = open_done;
+        job->link = link;
+        job->file = f->file;
+        job->generation = f->generation;
+        memcpy(job->root, f->root, HASH_SIZE);
+        job->size = f->size;
+        link->openings++;
+        workers_post(link->upload->daemon->workers, &job->job, true);
+    }
 }
 
 static const char *open_file(struct serve_link *link, const Peer__Open *m)
@@ -548,7 +651,7 @@ static const char *open_file(struct serve_link *link, const Peer__Open *m)
     struct served *f = xcalloc(1, sizeof *f);
     f->file = m->file;
     f->generation = ++link->generation;
-    f->opening = true;
+    f->link = link;
     HASH_ADD(hh, link->files, file, sizeof f->file, f);
     struct content *content = store_find(link->upload->daemon->store, m->root.data);
     if (content != NULL && content_geometry(content)->size == m->size) {
@@ -556,16 +659,11 @@ static const char *open_file(struct serve_link *link, const Peer__Open *m)
         return NULL;
     }
     content_release(content);
-    struct open_job *job = xcalloc(1, sizeof *job);
-    job->job.run = open_run;
-    job->mail.deliver = open_done;
-    job->link = link;
-    job->file = m->file;
-    job->generation = f->generation;
-    memcpy(job->root, m->root.data, HASH_SIZE);
-    job->size = m->size;
-    link->jobs++;
-    workers_post(link->upload->daemon->workers, &job->job, true);
+    memcpy(f->root, m->root.data, HASH_SIZE);
+    f->size = m->size;
+    f->waiting = true;
+    DL_APPEND(link->waiting, f);
+    open_next(link);
     return NULL;
 }
 
@@ -591,37 +689,37 @@ static const char *on_close(struct serve_link *link, const uint8_t *bytes, size_
     return m == NULL ? "a malformed Close" : NULL;
 }
 
-/* Tells the fetcher of pieces that have come since. (Lost ones it learns of by a Reject.) */
+/* Tells the fetcher of pieces that have come since. Lost ones it learns of by a Reject; they are
+ * told of once more if they come again. */
 static void tell_have(struct serve_link *link, struct served *f)
 {
     Peer__Have message = PEER__HAVE__INIT;
-    uint32_t pieces = content_geometry(f->content)->pieces, list[LIMIT_HAVE_PIECES];
+    uint32_t list[LIMIT_HAVE_PIECES];
+    size_t bytes = bitmap_bytes(content_geometry(f->content)->pieces);
 
-    f->changed = false;
-    if (f->told == NULL)
-        return;
     message.file = f->file;
     message.pieces = list;
     if (content_complete(f->content)) {
         message.complete = true;
-        free(f->told);
-        f->told = NULL;
+        unwatch(f);
         say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
         return;
     }
-    for (uint32_t i = (uint32_t)bitmap_next_clear(f->told, 0, pieces); i < pieces;
-         i = (uint32_t)bitmap_next_clear(f->told, i + 1, pieces)) {
-        if (!content_has_piece(f->content, i))
-            continue;
-        bitmap_set(f->told, i);
-        list[message.n_pieces++] = i;
-        if (message.n_pieces == LIMIT_HAVE_PIECES) {
-            say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
-            message.n_pieces = 0;
+    uint8_t *now = xmalloc(bytes);
+    content_pieces(f->content, now);
+    for (size_t i = 0; i < bytes; i++) {
+        for (unsigned fresh = now[i] & ~(unsigned)f->told[i]; fresh != 0; fresh &= fresh - 1) {
+            list[message.n_pieces++] = (uint32_t)i * 8 + (uint32_t)__builtin_ctz(fresh);
+            if (message.n_pieces == LIMIT_HAVE_PIECES) {
+                say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
+                message.n_pieces = 0;
+            }
         }
     }
     if (message.n_pieces > 0)
         say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
+    free(f->told);
+    f->told = now;
 }
 
 static void have_due(void *arg)
@@ -632,21 +730,27 @@ static void have_due(void *arg)
     if (link->leaving)
         return;
     HASH_ITER(hh, link->files, f, next) {
-        if (f->changed)
+        if (f->changed && f->told != NULL)
             tell_have(link, f);
+        f->changed = false;
     }
 }
 
-void serve_link_holding_changed(struct serve_link *link, struct content *content)
+void serve_holding_changed(struct upload *u, struct content *content)
 {
-    struct served *f, *next;
+    struct watched *watched;
+    struct served *f;
 
-    HASH_ITER(hh, link->files, f, next) {
-        if (f->content != content || f->told == NULL || f->changed)
+    HASH_FIND_PTR(u->watched, &content, watched);
+    if (watched == NULL)
+        return;
+    DL_FOREACH2(watched->files, f, watch_next)
+    {
+        if (f->changed)
             continue;
         f->changed = true;
-        if (!timer_pending(link->have_timer))
-            timer_set(link->have_timer, HAVE_DELAY_NS);
+        if (!timer_pending(f->link->have_timer))
+            timer_set(f->link->have_timer, HAVE_DELAY_NS);
     }
 }
 
@@ -668,13 +772,21 @@ static const char *on_ping(struct serve_link *link, const uint8_t *bytes, size_t
     return m == NULL ? "a malformed Ping" : NULL;
 }
 
-static const char *on_frame(void *arg, const struct frame *frame, const uint8_t *message,
-                            void *payload)
+static void *on_payload(void *arg, const struct frame *frame, const uint8_t *message,
+                        const char **fault)
 {
-    struct serve_link *link = arg;
+    (void)arg;
+    (void)message;
+    if (!(frame->flags & FRAME_MAY_SKIP))
+        *fault = "a payload where none belongs";
+    return NULL; /* something newer: read and thrown away */
+}
+
+static const char *dispatch(struct serve_link *link, const struct frame *frame,
+                            const uint8_t *message)
+{
     size_t size = frame->message_size;
 
-    (void)payload;
     switch (frame->type) {
     case PEER__PEER_TYPE__PEER_OPEN:
         return on_open(link, message, size);
@@ -697,6 +809,25 @@ static const char *on_frame(void *arg, const struct frame *frame, const uint8_t 
     }
 }
 
+static const char *on_frame(void *arg, const struct frame *frame, const uint8_t *message,
+                            void *payload)
+{
+    struct serve_link *link = arg;
+    const char *fault = dispatch(link, frame, message);
+
+    (void)payload;
+    if (fault == NULL)
+        return NULL;
+    if (frame->type == PEER__PEER_TYPE__PEER_GOODBYE) {
+        link->leaving = true;
+    } else {
+        log_info("%s at %s breaks the protocol: %s", link->remote.account, link->remote.address,
+                 fault);
+        say_goodbye(link, PEER__FAREWELL__FAREWELL_PROTOCOL, fault);
+    }
+    return fault;
+}
+
 static void on_idle(void *arg)
 {
     serve_link_pump(arg);
@@ -713,6 +844,7 @@ static void on_closed(void *arg, bool orderly, const char *why)
 
 static const struct channel_events events = {
     .frame = on_frame,
+    .payload = on_payload,
     .idle = on_idle,
     .drained = on_idle,
     .closed = on_closed,
@@ -763,7 +895,10 @@ void serve_link_tick(struct serve_link *link, int64_t now)
         f->rate_sent = f->sent;
     }
     int64_t silent = now - channel_last_heard(link->channel);
-    if (silent > LIMIT_PEER_IDLE_NS) {
+    if (clock_wall() / NS_PER_S > link->remote.valid_until + CERTIFICATE_GRACE_S) {
+        /* A revocation may have been missed; whoever is still a member comes again with a new one. */
+        serve_link_close(link, PEER__FAREWELL__FAREWELL_IDLE, "the certificate has ended");
+    } else if (silent > LIMIT_PEER_IDLE_NS) {
         serve_link_close(link, PEER__FAREWELL__FAREWELL_IDLE, "idle");
     } else if (silent > LIMIT_PEER_IDLE_NS / 3 && !link->leaving &&
                now - link->pinged > LIMIT_PEER_IDLE_NS / 3) {
@@ -781,6 +916,12 @@ const struct remote *serve_link_remote(const struct serve_link *link)
 struct serve_link *serve_link_next(const struct serve_link *link)
 {
     return link->next;
+}
+
+void serve_link_to_end(struct serve_link *link)
+{
+    DL_DELETE(link->upload->links, link);
+    DL_APPEND(link->upload->links, link);
 }
 
 void serve_link_status(const struct serve_link *link, struct upload_link_status *status)
