@@ -10,6 +10,7 @@ Everything is started in the foreground with its messages in a file, and taken d
 failed: mounts first, then processes. A program that printed a sanitizer's report, a failed assertion or an `unexpected`
 word fails the test even if it ended with 0 (see SUSPICIOUS).
 """
+import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -77,6 +78,40 @@ def libtorrent_root(path):
     return info.files().root(0).to_bytes().hex()
 
 
+class Keys:
+    """RSA keys are made once for all tests of a file, as each costs up to a second: a tracker's data directory before anybody
+    has registered, and devices' keys. Whoever needs keys of their own says so."""
+
+    def __init__(self):
+        self.directory = tempfile.mkdtemp(prefix="p2pfs-keys-")
+        atexit.register(shutil.rmtree, self.directory, ignore_errors=True)
+
+    def tracker(self, data):
+        """True if `data` was filled."""
+        template = os.path.join(self.directory, "tracker")
+        if os.path.exists(template):
+            shutil.copytree(template, data)
+            os.chmod(data, 0o700)
+            return True
+        return False
+
+    def keep_tracker(self, data):
+        shutil.copytree(data, os.path.join(self.directory, "tracker"))
+
+    def device(self, name, home):
+        kept, key = os.path.join(self.directory, f"{name}.key"), os.path.join(home, "device.key")
+        if not os.path.exists(key) and os.path.exists(kept):
+            shutil.copy2(kept, key)
+
+    def keep_device(self, name, home):
+        kept, key = os.path.join(self.directory, f"{name}.key"), os.path.join(home, "device.key")
+        if not os.path.exists(kept):
+            shutil.copy2(key, kept)
+
+
+KEYS = Keys()
+
+
 class Process:
     """A program that runs until it is told to stop; its messages are in `log`."""
 
@@ -131,11 +166,16 @@ class Process:
 
 
 class Tracker(Process):
-    def __init__(self, test, name="tracker", registration="invite"):
+    def __init__(self, test, name="tracker", registration="invite", own_keys=False):
         self.data = os.path.join(test.directory, name)
         self.port = 0
         self.registration = registration
         super().__init__(test, name, [])
+        if not own_keys and not KEYS.tracker(self.data):
+            self.start()
+            self.stop()
+            KEYS.keep_tracker(self.data)
+            self.port = 0
 
     def start(self):
         self.arguments = [f"{BIN}/p2ptracker", "serve", "--data", self.data, "--listen", f"127.0.0.1:{self.port}",
@@ -173,7 +213,10 @@ class Member:
         return self.test.run(f"{BIN}/p2pctl", *arguments, env=self.env, check=check, **more)
 
     def register(self, tracker, *options):
-        return self.ctl("register", tracker.invite(*options), self.name)
+        KEYS.device(self.name, self.home)
+        done = self.ctl("register", tracker.invite(*options), self.name)
+        KEYS.keep_device(self.name, self.home)
+        return done
 
     def mounted(self):
         with open("/proc/self/mounts") as mounts:

@@ -64,7 +64,7 @@ class Strangers(SwarmTest):
 
     def test_another_swarms_member_is_refused_by_peers_and_tracker(self):
         ann, = self.members("ann")
-        other = self.tracker(name="other")
+        other = self.tracker(name="other", own_keys=True)
         eve = self.member(other, "eve", mounted=False)
         own = os.path.join(eve.home, "device.crt"), os.path.join(eve.home, "device.key")
         self.assertFalse(handshake(peer_port(ann), None, own))
