@@ -6,12 +6,12 @@
  *   3  incomplete: the copies become the synced bits; fdatasync the map (and the folder, once)
  *      complete:   rename .part to .data, fsync the folder, delete the map
  * A bit that is set between 1 and 3 is for the next time. Many contents are taken through each step together, and the
- * file system is synced instead of file after file: ten thousand small files cost two syncs in every 256.
+ * file system is synced instead of file after file: ten thousand small files cost a few syncs.
  *
  * If step 2 fails nobody knows what is on disk, and the kernel forgets the pages: all blocks not yet synced are lost.
  *
  * Descriptors are opened when needed and pinned while used; of those not pinned FDS_MAX stay open. So any number of
- * contents can be in use at once.
+ * contents can be in use at once, and synced.
  *
  * Threads: any worker. Memory: the copies, 1/131072 of the contents' size at most. */
 #include "daemon/store_private.h"
@@ -24,6 +24,7 @@
 #include "base/file.h"
 #include "base/hex.h"
 #include "base/log.h"
+#include "base/mem.h"
 
 #define SYNC_MANY 16 /* from so many contents on the whole file system is synced at once */
 
@@ -68,16 +69,20 @@ static void close_all(const int fds[FD_COUNT])
 void content_take_fd(struct content *content, int which, int fd)
 {
     struct store *store = content->store;
+    int spare = fd;
 
     lock_take(&store->lock);
     if (content->fd[which] < 0) {
         content->fd[which] = fd;
         store->fds++;
-        fd = -1;
+        spare = -1;
+    } else if (which == FD_MAP) { /* of a map that was deleted when it was complete */
+        spare = content->fd[which];
+        content->fd[which] = fd;
     }
     lock_drop(&store->lock);
-    if (fd >= 0)
-        close(fd);
+    if (spare >= 0)
+        close(spare);
 }
 
 void content_close_fds(struct content *content)
@@ -90,25 +95,34 @@ void content_close_fds(struct content *content)
     close_all(fds);
 }
 
+static int open_suffix(struct content *content, const char *suffix)
+{
+    char name[NAME_SIZE];
+
+    store_file_name(name, content->root, suffix);
+    int fd = openat(content->store->fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    return fd < 0 ? -errno : fd;
+}
+
+/* The data's name may change meanwhile, and the map go: a sync does not wait for us. */
 static int open_fds(struct content *content, int fds[FD_COUNT])
 {
     bool incomplete = __atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE);
-    const char *suffixes[FD_COUNT] = {
-        [FD_DATA] = incomplete ? SUFFIX_PART : SUFFIX_DATA,
-        [FD_MAP] = incomplete ? SUFFIX_MAP : NULL,
-        [FD_HASH] =
-            __atomic_load_n(&content->has_hash_file, __ATOMIC_ACQUIRE) ? SUFFIX_HASH : NULL};
-    char name[NAME_SIZE];
-    int result = 0;
 
-    for (int i = 0; i < FD_COUNT; i++) {
-        fds[i] = -1;
-        if (suffixes[i] == NULL || result < 0)
-            continue;
-        store_file_name(name, content->root, suffixes[i]);
-        fds[i] = openat(content->store->fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-        if (fds[i] < 0)
-            result = -errno;
+    fds[FD_MAP] = fds[FD_HASH] = -1;
+    fds[FD_DATA] = -ENOENT;
+    for (int i = 0; i < 3 && fds[FD_DATA] == -ENOENT; i++)
+        fds[FD_DATA] = open_suffix(content, incomplete == (i % 2 == 0) ? SUFFIX_PART : SUFFIX_DATA);
+    int result = fds[FD_DATA] < 0 ? fds[FD_DATA] : 0;
+    if (result == 0 && incomplete) {
+        fds[FD_MAP] = open_suffix(content, SUFFIX_MAP);
+        if (fds[FD_MAP] < 0 && fds[FD_MAP] != -ENOENT)
+            result = fds[FD_MAP];
+    }
+    if (result == 0 && __atomic_load_n(&content->has_hash_file, __ATOMIC_ACQUIRE)) {
+        fds[FD_HASH] = open_suffix(content, SUFFIX_HASH);
+        if (fds[FD_HASH] < 0 && fds[FD_HASH] != -ENOENT)
+            result = fds[FD_HASH];
     }
     if (result < 0)
         close_all(fds);
@@ -134,7 +148,7 @@ int content_pin(struct content *content)
     int result = open_fds(content, fds);
     lock_take(&store->lock);
     for (int i = 0; i < FD_COUNT && result == 0; i++) {
-        content->fd[i] = fds[i];
+        content->fd[i] = fds[i] >= 0 ? fds[i] : -1;
         store->fds += fds[i] >= 0;
     }
     content->pins += result == 0;
@@ -300,7 +314,7 @@ struct round {
     uint8_t *pages; /* copies, in order of `which` */
     uint32_t *which;
     size_t count;
-    bool hashes, names, complete;
+    bool pinned, hashes, names, complete;
     int error;
 };
 
@@ -325,19 +339,12 @@ static void copy_pages(struct round *round, size_t max)
     }
 }
 
-/* Step 1. 1: there is something to do; 0: there is not; in both cases the content is pinned and busy. Or -errno. */
-static int begin(struct round *round)
+/* Step 1. Says whether there is something to do; the content is busy from now on. */
+static bool begin(struct round *round)
 {
     struct content *content = round->content;
     uint64_t pages = store_bits_size(content->geometry.blocks) / STORE_PAGE;
 
-    int result = content_pin(content);
-    if (result < 0) {
-        lock_take(&content->store->lock);
-        store_add_dirty(content->store, content);
-        lock_drop(&content->store->lock);
-        return result;
-    }
     content_busy(content);
     lock_take(&content->lock);
     size_t dirty = bitmap_count(content->dirty_pages, 0, pages);
@@ -348,7 +355,7 @@ static int begin(struct round *round)
     round->which = malloc(dirty * sizeof *round->which + 1);
     if (round->pages == NULL || round->which == NULL) {
         round->error = -ENOMEM;
-        return 1;
+        return true;
     }
     lock_take(&content->lock);
     copy_pages(round, dirty);
@@ -384,7 +391,13 @@ static void end(struct round *round)
                  __atomic_load_n(&content->hash_dirty, __ATOMIC_ACQUIRE);
     lock_drop(&content->lock);
     content_unbusy(content);
-    content_unpin(content, dirty);
+    if (round->pinned) {
+        content_unpin(content, dirty);
+    } else if (dirty) {
+        lock_take(&content->store->lock);
+        store_add_dirty(content->store, content);
+        lock_drop(&content->store->lock);
+    }
 }
 
 /* Step 2 failed. Busy. */
@@ -407,6 +420,10 @@ static void sync_data(struct round *round)
 {
     struct content *content = round->content;
 
+    round->error = content_pin(content);
+    round->pinned = round->error == 0;
+    if (round->error < 0)
+        return;
     if ((round->count > 0 || round->complete) && fdatasync(content->fd[FD_DATA]) < 0) {
         round->error = -errno;
         lose_unsynced(content);
@@ -433,18 +450,10 @@ static void note_synced(struct round *round, bool sync_files)
         round->error = store_sync_folder(content->store, content->root);
 }
 
-/* Step 3, complete, behind the rename. */
+/* Step 3, complete, behind the rename. A descriptor of the map stays open with the others: somebody may be using it. */
 static void forget_map(struct content *content)
 {
-    int fds[FD_COUNT] = {-1, -1, -1};
-
     __atomic_store_n(&content->has_map, false, __ATOMIC_RELEASE);
-    lock_take(&content->store->lock);
-    fds[0] = content->fd[FD_MAP];
-    content->fd[FD_MAP] = -1;
-    content->store->fds -= fds[0] >= 0;
-    lock_drop(&content->store->lock);
-    close_all(fds);
     store_unlink(content->store, content->root, SUFFIX_MAP);
 }
 
@@ -485,6 +494,10 @@ static int sync_rounds(struct store *store, struct round *rounds, size_t count)
                 sync_data(&rounds[i]);
             if (rounds[i].error < 0)
                 rounds[i].complete = false;
+            if (many && rounds[i].pinned) { /* or all of them would be open at once */
+                rounds[i].pinned = false;
+                content_unpin(rounds[i].content, false);
+            }
         }
     }
     for (size_t i = 0; i < count; i++)
@@ -502,25 +515,22 @@ static int sync_rounds(struct store *store, struct round *rounds, size_t count)
 
 int content_sync_many(struct store *store, struct content **list, size_t count)
 {
-    struct round rounds[SYNC_BATCH];
+    struct round *rounds = xmalloc((count + 1) * sizeof *rounds);
     size_t n = 0;
-    int result = 0;
 
     CHECK(count <= SYNC_BATCH);
     for (size_t i = 0; i < count; i++) {
         rounds[n] = (struct round){.content = list[i]};
-        int found = begin(&rounds[n]);
-        if (found > 0)
+        if (begin(&rounds[n]))
             n++;
-        else if (found == 0)
+        else
             end(&rounds[n]);
-        else if (result == 0)
-            result = found;
     }
-    int error = sync_rounds(store, rounds, n);
+    int result = sync_rounds(store, rounds, n);
     for (size_t i = 0; i < n; i++)
         end(&rounds[i]);
-    return result < 0 ? result : error;
+    free(rounds);
+    return result;
 }
 
 int content_sync(struct content *content)

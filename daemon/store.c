@@ -591,7 +591,7 @@ static size_t take_dirty(struct store *store, struct content **list, size_t max)
 
 static int sync_round(struct store *store)
 {
-    struct content *list[SYNC_BATCH];
+    struct content **list;
     int result = 0;
 
     lock_take(&store->lock);
@@ -600,6 +600,7 @@ static int sync_round(struct store *store)
     store->syncing = true;
     size_t left = store->dirty_count; /* what gets dirty from now on is for the next round */
     lock_drop(&store->lock);
+    list = xmalloc(SYNC_BATCH * sizeof *list);
 
     while (left > 0) {
         size_t count = take_dirty(store, list, left < SYNC_BATCH ? left : SYNC_BATCH);
@@ -612,6 +613,7 @@ static int sync_round(struct store *store)
         for (size_t i = 0; i < count; i++)
             content_release(list[i]);
     }
+    free(list);
 
     lock_take(&store->lock);
     store->syncing = false;

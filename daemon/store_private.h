@@ -32,10 +32,10 @@
 #define STORE_PAGE    4096
 #define STRETCH       16  /* blocks that are read and hashed in one go: 256 KiB stay in the cache */
 #define FDS_MAX       512 /* descriptors of contents that are not in use at the moment */
-#define IDLE_MAX      256 /* contents kept open without a reference */
+#define IDLE_MAX      2048        /* contents kept open without a reference */
 #define IDLE_MEMORY   (64u << 20) /* bytes they may take */
 #define LEAVES_MEMORY (64u << 20) /* bytes of block hashes in memory, all contents together */
-#define SYNC_BATCH    256         /* contents synced together */
+#define SYNC_BATCH    4096        /* contents synced together */
 #define NAME_SIZE     80          /* "HH/", 64 digits, a suffix */
 #define HASHES(n)     ((size_t)HASH_SIZE * (n))
 
@@ -224,7 +224,7 @@ void content_forget_leaves(struct content *);
 /* Opens the descriptors if they are not, and keeps them open until unpinned. */
 int content_pin(struct content *);
 void content_unpin(struct content *, bool dirty);
-/* Gives the content a descriptor that was opened on the side; closes it if it has one already. */
+/* Gives the content a descriptor that was opened on the side; closes it if it has one already (of a map: the old one). */
 void content_take_fd(struct content *, int which, int fd);
 void content_close_fds(struct content *);
 /* Only one thread is busy with a content's files at a time. */

@@ -71,13 +71,19 @@ static inline void help_unmake(struct made *made)
     free(made->layer);
 }
 
-static inline char *help_begin(void)
+static inline char *help_begin_in(const char *base)
 {
-    const char *base = getenv("TMPDIR");
-    char *directory = xasprintf("%s/p2p-store-XXXXXX", base != NULL ? base : "/tmp");
+    char *directory = xasprintf("%s/p2p-store-XXXXXX", base);
 
     assert_non_null(mkdtemp(directory));
     return directory;
+}
+
+static inline char *help_begin(void)
+{
+    const char *base = getenv("TMPDIR");
+
+    return help_begin_in(base != NULL ? base : "/tmp");
 }
 
 static inline void help_remove(int parent, const char *name)

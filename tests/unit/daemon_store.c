@@ -193,7 +193,9 @@ static void a_map_that_is_damaged_while_closed_makes_the_content_absent(void **s
 
 static void twenty_thousand_small_contents_need_few_descriptors(void **state)
 {
-    struct store *store = help_open(*state);
+    /* In memory: a disk that others keep busy would make this the slowest of all tests. */
+    char *directory = help_begin_in(access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    struct store *store = help_open(directory);
     struct content **kept = xcalloc(SMALL, sizeof *kept);
     size_t before = help_count_fds(), most = 0;
     int64_t start = clock_now();
@@ -226,12 +228,13 @@ static void twenty_thousand_small_contents_need_few_descriptors(void **state)
     store_close(store);
     assert_int_equal(help_count_fds(), before - 2); /* the store's directories */
     start = clock_now();
-    store = help_open(*state);
+    store = help_open(directory);
     print_message("scanned in %.0f ms\n", (double)(clock_now() - start) / 1e6);
     struct sum sum = sum_of(store);
     assert_int_equal(sum.count, SMALL);
     assert_int_equal(sum.complete, SMALL);
     store_close(store);
+    help_end(directory);
     free(kept);
 }
 
