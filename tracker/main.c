@@ -100,7 +100,7 @@ static void print_help(void)
            "--expires 7d.\n"
            "DIR/tracker.conf may set listen, public, registration, certificate-lifetime and name "
            "in a section\n"
-           "[tracker]. More in p2ptracker(1).\n",
+           "[tracker]. More in p2ptracker(8).\n",
            SWARM_PORT);
 }
 
