@@ -106,7 +106,7 @@ void catalogue_reset(struct catalogue *c, const char *swarm)
     journal_clear(c);
     tree_free_all(c);
     c->hidden.count = c->dirty.count = c->op_rows.count = 0;
-    c->generation_known = c->resyncing = false;
+    c->generation_known = c->resyncing = c->heard = false;
     memset(c->generation, 0, sizeof c->generation);
     c->seq = 0;
     c->working = NULL;

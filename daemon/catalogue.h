@@ -165,10 +165,11 @@ int catalogue_reopen_node(struct catalogue *, uint64_t ino, const uint8_t root[H
 /* --- the journal -------------------------------------------------------------------------------
  */
 /* The next operation to send, packed (tracker.Op, malloc'ed); NULL if there is none now: the
- * journal is empty or enough is under way (256, so that the tracker still remembers each of them
- * when it is sent again). */
+ * journal is empty, the first Changes of this connection has not come (another data base of the
+ * tracker would understand the numbers wrongly), or enough is under way (256, so that the tracker
+ * still remembers each of them when it is sent again). */
 uint8_t *catalogue_next_op(struct catalogue *, size_t *size);
-/* The connection is a new one: all that has no result is sent again. */
+/* The connection is a new one: all that has no result is sent again, once it has been heard. */
 void catalogue_resend(struct catalogue *);
 /* What the tracker refused for a reason that may pass (it is full) is sent once more. */
 void catalogue_retry(struct catalogue *);

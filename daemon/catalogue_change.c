@@ -185,7 +185,7 @@ int catalogue_publish(struct catalogue *c, uint64_t ino, const uint8_t root[HASH
         return -ENOENT;
     if (e->node.unconfirmed > UNCONFIRMED_MAX)
         return -EAGAIN;
-    if (!tree_is_attached(c, e)) {
+    if (!tree_is_linked(c, e)) {
         bool replaced = (e->flags & FLAG_REPLACED) != 0 ||
                         ((e->flags & FLAG_HIDDEN) != 0 && (e->flags & FLAG_REMOVED) == 0);
         if (!replaced) {
@@ -436,7 +436,7 @@ int catalogue_attr(struct catalogue *c, uint64_t ino, const uint32_t *mode, cons
     op.set_mtime = mtime != NULL;
     op.mode = mode != NULL ? *mode & 0777 : 0;
     op.mtime = mtime != NULL ? *mtime : 0;
-    if (tree_is_attached(c, e) && !is_private(e))
+    if (tree_is_linked(c, e) && !is_private(e))
         journal_add(c, &op, e, NULL, NULL);
     if (mode != NULL)
         e->node.mode = (uint16_t)op.mode;

@@ -265,7 +265,7 @@ static struct op *pick_op(struct catalogue *c)
 
 uint8_t *catalogue_next_op(struct catalogue *c, size_t *size)
 {
-    struct op *op = c->in_flight < WINDOW ? pick_op(c) : NULL;
+    struct op *op = c->heard && c->in_flight < WINDOW ? pick_op(c) : NULL;
 
     if (op == NULL)
         return NULL;
@@ -281,6 +281,7 @@ void catalogue_resend(struct catalogue *c)
 {
     c->ops_next = c->ops_first;
     c->in_flight = 0;
+    c->heard = false;
     for (size_t i = c->ops_first; i < c->ops_end; i++)
         if (c->ops[i] != NULL)
             c->ops[i]->sent = c->ops[i]->later = false;

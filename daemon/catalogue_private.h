@@ -120,6 +120,7 @@ struct catalogue {
     uint64_t seq;
     uint32_t series; /* grows with each from_scratch */
     bool resyncing;  /* between from_scratch and live */
+    bool heard;      /* the tracker has said on this connection which data base it has */
     unsigned bad;    /* bad entries in this series */
     char account[ACCOUNT_BYTES_MAX + 1];
     char *swarm;

@@ -384,7 +384,7 @@ void remote_absorb(struct catalogue *c, const Tracker__Entry *r)
         report(c, r->id, "it changed its kind");
         return;
     }
-    bool unchanged = r->seq == e->seq && e->pending == NULL &&
+    bool unchanged = r->seq == e->seq && !r->gone && e->pending == NULL &&
                      e->flags == (e->flags & FLAG_DIRTY) && tree_is_linked(c, e);
     e->seq = r->seq;
     e->series = c->series;
@@ -609,6 +609,7 @@ void catalogue_changes(struct catalogue *c, const Tracker__Changes *changes, int
     if (changes->generation.len == GENERATION_SIZE) {
         memcpy(c->generation, changes->generation.data, GENERATION_SIZE);
         c->generation_known = true;
+        c->heard = true;
     }
     for (size_t i = 0; i < changes->n_entries; i++) {
         const Tracker__Entry *r = changes->entries[i];
