@@ -45,7 +45,7 @@ class Commands(SwarmTest):
         self.fails([ctl, "login", tracker.url(), "ann", "--password-file", wrong], 1, "password", ann.env)
         self.fails([ctl, "login", tracker.url(), "nobody"], 1, "password", ann.env)
         self.fails([ctl, "login", "http://example.org", "ann"], 2, "address", ann.env)
-        self.fails([ctl, "whoami"], 1, "not logged in", ann.env)
+        self.fails([ctl, "whoami"], 1, "logged in", ann.env)
         os.chmod(wrong, 0o644)
         self.fails([ctl, "login", tracker.url(), "ann", "--password-file", wrong], 1, "others", ann.env)
         self.fails([ctl, "register", tracker.url(), "cleo"], 1, "invit", ann.env)
