@@ -18,11 +18,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <uthash.h>
+#include <utlist.h>
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/workers.h"
 #include "crypto/random.h"
 #include "daemon/download.h"
 #include "daemon/local.h"
@@ -32,6 +34,13 @@
 
 #define REDIAL_FIRST_NS (NS_PER_S / 2)
 #define REDIAL_MAX_NS   (30 * NS_PER_S)
+/* A connection that ends sooner counts as a failure: a tracker that throws us out at once is not
+ * dialled in a circle. */
+#define STEADY_NS (10 * NS_PER_S)
+/* Unanswered at a time: LIMIT_REQUESTS is for all requests together. */
+#define WANTS_AT_ONCE 256
+/* An operation that the tracker did not take, for a trouble of its own, is sent again so much later. */
+#define RESUBMIT_NS (5 * NS_PER_S)
 
 static void tell_state(struct session *s, enum session_state state, const char *trouble)
 {
@@ -119,19 +128,23 @@ static const char *on_push(void *arg, unsigned type, const uint8_t *message, siz
     case TRACKER__TRACKER_TYPE__TRACKER_REVOKED:
         return take_revoked(s, message, size);
     default:
-        return "the tracker sent an unknown message";
+        return tracker_link_unknown_push;
     }
 }
 
 /* --- wants
  * ---------------------------------------------------------------------------------------------- */
 
+static void ask_wanted(struct session *);
+
 static void want_answered(void *arg, const struct tracker_answer *answer)
 {
     struct session *s = arg;
 
+    s->wants_under_way--;
     if (answer->lost != NULL)
         return; /* asked again after the next connect */
+    ask_wanted(s);
     if (answer->fault != NULL)
         log_warning("the tracker gives no peers: %s", answer->fault->text);
     else if (answer->type == TRACKER__TRACKER_TYPE__TRACKER_PEERS)
@@ -146,8 +159,27 @@ static void send_want(struct session *s, struct wanted *wanted)
     want.root.len = sizeof wanted->root;
     want.size = wanted->size;
     want.count = LIMIT_PEERS;
+    s->wants_under_way++;
     tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_WANT, &want.base, want_answered,
                          s);
+}
+
+/* Sends what waits, as much as may be under way. */
+static void ask_wanted(struct session *s)
+{
+    while (s->to_ask != NULL && s->wants_under_way < WANTS_AT_ONCE && tracker_link_is_up(s->link)) {
+        struct wanted *wanted = s->to_ask;
+        DL_DELETE(s->to_ask, wanted);
+        wanted->to_ask = false;
+        send_want(s, wanted);
+    }
+}
+
+static void ask_for(struct session *s, struct wanted *wanted)
+{
+    if (!wanted->to_ask)
+        DL_APPEND(s->to_ask, wanted);
+    wanted->to_ask = true;
 }
 
 /* --- the connection
@@ -185,12 +217,13 @@ static void on_up(void *arg, const Tracker__Welcome *welcome)
     }
     if (s->failures > 0)
         log_info("the tracker is back");
-    s->failures = 0;
+    s->up_since = clock_now();
     free(s->swarm);
     s->swarm = xstrdup(welcome->swarm);
     session_announce_link_up(s, welcome->seen_as);
     HASH_ITER(hh, s->wanted, wanted, next)
-        send_want(s, wanted);
+        ask_for(s, wanted);
+    ask_wanted(s);
     if (s->catalogue_known)
         subscribe(s);
     session_account_link_up(s);
@@ -199,9 +232,14 @@ static void on_up(void *arg, const Tracker__Welcome *welcome)
 
 static void drop_link(struct session *s)
 {
+    struct tracker_link *link = s->link;
+
     session_announce_link_down(s);
-    tracker_link_free(s->link);
-    s->link = NULL;
+    timer_cancel(s->resubmit);
+    s->void_certificate = false;
+    s->up_since = 0;
+    s->link = NULL; /* who hears now that an answer is lost finds it down */
+    tracker_link_end(link, "the connection to the tracker was given up");
 }
 
 static void on_down(void *arg, const char *why)
@@ -209,6 +247,8 @@ static void on_down(void *arg, const char *why)
     struct session *s = arg;
     int64_t delay = REDIAL_FIRST_NS;
 
+    if (s->up_since != 0 && clock_now() - s->up_since >= STEADY_NS)
+        s->failures = 0;
     if (s->failures == 0)
         log_warning("the tracker is away: %s", why);
     for (unsigned i = 0; i < s->failures && delay < REDIAL_MAX_NS; i++)
@@ -220,6 +260,7 @@ static void on_down(void *arg, const char *why)
     tell_state(s, SESSION_AWAY, why);
     drop_link(s);
     timer_set(s->redial, delay);
+    session_account_link_down(s);
 }
 
 static const struct tracker_link_events link_events = {
@@ -237,6 +278,7 @@ static void give_up_certificate(struct session *s)
     tell_state(s, SESSION_AWAY, why);
     drop_link(s);
     timer_set(s->redial, REDIAL_MAX_NS);
+    session_account_link_down(s);
 }
 
 static void dial(void *arg)
@@ -250,7 +292,7 @@ static void dial(void *arg)
     }
     if (s->credentials == NULL || s->link != NULL)
         return;
-    s->link = tracker_link_new(s->loop, s->daemon->handshakes, &s->credentials->url,
+    s->link = tracker_link_new(s->loop, &s->pools, &s->credentials->url,
                                s->credentials->tracker_context, &link_events, s);
 }
 
@@ -317,8 +359,8 @@ static void deliver_want(struct mail *raw, void *owner)
         HASH_ADD(hh, s->wanted, root, HASH_SIZE, wanted);
     }
     wanted->size = mail->size;
-    if (tracker_link_is_up(s->link))
-        send_want(s, wanted);
+    ask_for(s, wanted);
+    ask_wanted(s);
     free(mail);
 }
 
@@ -335,9 +377,12 @@ static void deliver_unwant(struct mail *raw, void *owner)
 
     HASH_FIND(hh, s->wanted, mail->root, HASH_SIZE, wanted);
     if (wanted != NULL) {
+        bool asked = !wanted->to_ask;
+        if (!asked)
+            DL_DELETE(s->to_ask, wanted);
         HASH_DEL(s->wanted, wanted);
         free(wanted);
-        if (tracker_link_is_up(s->link)) {
+        if (asked && tracker_link_is_up(s->link)) {
             Tracker__Unwant unwant = TRACKER__UNWANT__INIT;
             unwant.root.data = mail->root;
             unwant.root.len = HASH_SIZE;
@@ -457,6 +502,8 @@ static void op_answered(void *arg, const struct tracker_answer *answer)
         return; /* local submits its journal again */
     if (answer->fault != NULL) {
         log_warning("the tracker does not take a change: %s", answer->fault->text);
+        if (!timer_pending(s->resubmit))
+            timer_set(s->resubmit, RESUBMIT_NS);
         return;
     }
     Tracker__Results *results = tracker__results__unpack(NULL, answer->size, answer->message);
@@ -495,6 +542,15 @@ void session_op(struct session *s, uint8_t *packed, size_t size)
     loop_post(s->loop, &mail->mail);
 }
 
+/* Told once more that it is connected, local submits its journal again. */
+static void resubmit_due(void *arg)
+{
+    struct session *s = arg;
+
+    if (tracker_link_is_up(s->link))
+        tell_state(s, SESSION_CONNECTED, NULL);
+}
+
 /* --- life
  * --------------------------------------------------------------------------------------------------
  */
@@ -508,6 +564,9 @@ struct session *session_new(struct daemon *daemon, struct credentials *credentia
     loop_set_owner(s->loop, s);
     s->credentials = credentials;
     s->redial = timer_new(s->loop, dial, s);
+    s->resubmit = timer_new(s->loop, resubmit_due, s);
+    s->pools.handshakes = daemon->handshakes;
+    s->pools.resolver = workers_new("resolver", 1);
     session_account_init(s);
     session_announce_init(s);
     return s;
@@ -545,7 +604,9 @@ void session_free(struct session *s)
 {
     struct wanted *wanted, *next;
 
+    workers_free(s->pools.resolver);
     timer_free(s->redial);
+    timer_free(s->resubmit);
     session_announce_down(s);
     loop_free(s->loop);
     session_announce_free(s);

@@ -48,6 +48,7 @@ struct account_flow {
     struct tracker_link *link; /* the temporary one */
     const char *note;
     bool preparing; /* a worker has the flow */
+    bool connecting; /* it waits for the kept connection, which is being made */
     bool abandoned; /* the session ends: free it when the worker gives it back */
 };
 
@@ -304,8 +305,8 @@ static void prepared(struct mail *mail, void *owner)
         finish(flow, EIO, fault, NULL);
         return;
     }
-    flow->link = tracker_link_new(s->loop, s->daemon->handshakes, &flow->url, flow->context,
-                                  &flow_events, flow);
+    flow->link =
+        tracker_link_new(s->loop, &s->pools, &flow->url, flow->context, &flow_events, flow);
 }
 
 static void prepare(struct job *job)
@@ -482,6 +483,8 @@ static void start_flow(struct account_flow *flow)
         finish(flow, 0, NULL, NULL);
     else if (tracker_link_is_up(s->link))
         start_online(flow);
+    else if (s->link != NULL)
+        flow->connecting = true; /* session_account_link_up or _down goes on */
     else if (verb == ACCOUNT_LOGOUT)
         logged_out(flow, "the tracker is away: it still lists this device until its certificate "
                          "ends, within a day");
@@ -503,10 +506,12 @@ static void deliver_account(struct mail *raw, void *owner)
     struct account_request *request = mail->request;
 
     free(mail);
-    if (s->flow != NULL) {
+    if (s->flow != NULL || s->stopping) {
         struct account_answer *answer = answer_new(s, request->cookie);
-        answer->error = EBUSY;
-        answer->text = xstrdup("another log in or the like is under way; try again in a moment");
+        answer->error = s->stopping ? ECANCELED : EBUSY;
+        answer->text =
+            xstrdup(s->stopping ? "p2pd is stopping"
+                                : "another log in or the like is under way; try again in a moment");
         account_request_free(request);
         local_account_answer(s->daemon->local, answer);
         return;
@@ -588,6 +593,18 @@ void session_account_link_up(struct session *s)
 {
     s->renewing = false;
     timer_set(s->renew_timer, 0);
+    if (s->flow != NULL && s->flow->connecting) {
+        s->flow->connecting = false;
+        start_online(s->flow);
+    }
+}
+
+void session_account_link_down(struct session *s)
+{
+    if (s->flow != NULL && s->flow->connecting) {
+        s->flow->connecting = false;
+        start_flow(s->flow);
+    }
 }
 
 void session_account_init(struct session *s)

@@ -19,6 +19,7 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "base/bitmap.h"
 #include "base/check.h"
@@ -33,6 +34,7 @@
 #define ANNOUNCE_DELAY_NS  (NS_PER_S / 2)
 #define ADDRESSES_LOOK_NS  (10 * NS_PER_S)
 #define ANNOUNCES_AT_ONCE  4            /* unanswered: the tracker sets the pace */
+#define LOADS_AT_ONCE      16           /* contents that workers open */
 #define ANNOUNCE_BYTES_MAX (256u << 10) /* of bitfields in one message */
 
 struct holding {
@@ -41,9 +43,10 @@ struct holding {
     struct content *content; /* while it changes; NULL for one that has been told whole */
     uint8_t *told;           /* pieces that the tracker knows of, NULL: none */
     bool complete, told_complete;
-    bool marked;  /* to be told */
-    bool loading; /* a worker opens the content */
+    bool marked;  /* to be told: in the list */
+    bool loading; /* a worker opens the content; then it is not in the list */
     bool dropped;
+    struct holding *prev, *next; /* in session->marked */
     UT_hash_handle hh;
 };
 
@@ -63,6 +66,8 @@ static struct holding *holding_of(struct session *s, const uint8_t *root, uint64
 
 static void holding_free(struct session *s, struct holding *h)
 {
+    if (h->marked)
+        DL_DELETE(s->marked, h);
     HASH_DEL(s->holdings, h);
     content_release(h->content);
     free(h->told);
@@ -71,7 +76,9 @@ static void holding_free(struct session *s, struct holding *h)
 
 static void mark(struct session *s, struct holding *h)
 {
-    h->marked = true;
+    if (!h->marked && !h->loading)
+        DL_APPEND(s->marked, h);
+    h->marked = !h->loading;
     if (tracker_link_is_up(s->link) && !timer_pending(s->announce_timer))
         timer_set(s->announce_timer, ANNOUNCE_DELAY_NS);
 }
@@ -80,7 +87,7 @@ static void mark(struct session *s, struct holding *h)
  * ---------------------------------------------------------------------------------- */
 
 /* Fills `message`, whose bitfield and list are malloc'ed (row_free). Returns the bytes it takes,
- * about. */
+ * about; 0 if there is nothing to tell. The content is let go: whoever changes it brings it along. */
 static size_t row_fill(struct holding *h, Tracker__Holding *message)
 {
     tracker__holding__init(message);
@@ -94,6 +101,8 @@ static size_t row_fill(struct holding *h, Tracker__Holding *message)
     if (h->content != NULL && content_complete(h->content))
         h->complete = true;
     if (h->complete) {
+        if (h->told_complete)
+            return 0;
         message->complete = true;
         h->told_complete = true;
         free(h->told);
@@ -113,6 +122,13 @@ static size_t row_fill(struct holding *h, Tracker__Holding *message)
         lost = had && !has;
         if (has && !had)
             added[message->n_added++] = i;
+    }
+    content_release(h->content);
+    h->content = NULL;
+    if (!lost && message->n_added == 0) {
+        free(added);
+        free(now);
+        return 0;
     }
     if (!lost && message->n_added * 2 < bytes + 16) {
         message->added = added;
@@ -154,6 +170,7 @@ static void loaded(struct mail *mail, void *owner)
     struct session *s = owner;
     struct holding *h;
 
+    s->loads_under_way--;
     HASH_FIND(hh, s->holdings, load->root, HASH_SIZE, h);
     if (h == NULL || s->stopping) {
         content_release(load->content);
@@ -165,6 +182,8 @@ static void loaded(struct mail *mail, void *owner)
         h->loading = false;
         mark(s, h);
     }
+    if (s->marked != NULL && tracker_link_is_up(s->link) && !timer_pending(s->announce_timer))
+        timer_set(s->announce_timer, 0);
     free(load);
 }
 
@@ -181,7 +200,10 @@ static void load_start(struct session *s, struct holding *h)
 {
     struct load *load = xcalloc(1, sizeof *load);
 
+    DL_DELETE(s->marked, h);
+    h->marked = false;
     h->loading = true;
+    s->loads_under_way++;
     load->job.run = load_run;
     load->mail.deliver = loaded;
     load->session = s;
@@ -203,7 +225,7 @@ static void announce_answered(void *arg, const struct tracker_answer *answer)
     s->announces_under_way--;
     if (answer->fault != NULL)
         log_warning("the tracker does not take an announce: %s", answer->fault->text);
-    if (!timer_pending(s->announce_timer))
+    if (s->marked != NULL && !timer_pending(s->announce_timer))
         timer_set(s->announce_timer, 0);
 }
 
@@ -214,30 +236,39 @@ static void send_announce(struct session *s, Tracker__Announce *announce)
                          announce_answered, s);
 }
 
-/* Sends one batch of marked rows. True if some are left. */
+/* Sends one batch of marked rows. True if some are left that could go now. */
 static bool announce_batch(struct session *s)
 {
     Tracker__Announce announce = TRACKER__ANNOUNCE__INIT;
     Tracker__Holding *rows = xcalloc(LIMIT_ANNOUNCE_FILES, sizeof *rows);
     Tracker__Holding **list = xcalloc(LIMIT_ANNOUNCE_FILES, sizeof *list);
+    uint8_t(*roots)[HASH_SIZE] = xcalloc(LIMIT_ANNOUNCE_FILES, HASH_SIZE);
     struct holding *h, *next;
-    size_t bytes = 0;
+    size_t bytes = 0, size;
     bool left = false;
 
-    HASH_ITER(hh, s->holdings, h, next) {
-        if (!h->marked || h->loading)
-            continue;
+    DL_FOREACH_SAFE(s->marked, h, next) {
         if (announce.n_holdings == LIMIT_ANNOUNCE_FILES || bytes > ANNOUNCE_BYTES_MAX) {
             left = true;
             break;
         }
         if (!h->dropped && !h->complete && h->content == NULL) {
+            if (s->loads_under_way == LOADS_AT_ONCE)
+                continue;
             load_start(s, h);
             continue;
         }
-        list[announce.n_holdings] = &rows[announce.n_holdings];
-        bytes += row_fill(h, &rows[announce.n_holdings++]);
+        Tracker__Holding *row = &rows[announce.n_holdings];
+        if ((size = row_fill(h, row)) > 0) {
+            memcpy(roots[announce.n_holdings], h->root, HASH_SIZE); /* h may go before it is sent */
+            row->root.data = roots[announce.n_holdings];
+            list[announce.n_holdings++] = row;
+            bytes += size;
+        }
+        DL_DELETE(s->marked, h);
         h->marked = false;
+        if (h->dropped)
+            holding_free(s, h);
     }
     announce.holdings = list;
     if (announce.n_holdings > 0)
@@ -246,10 +277,7 @@ static bool announce_batch(struct session *s)
         row_free(&rows[i]);
     free(rows);
     free(list);
-    HASH_ITER(hh, s->holdings, h, next) {
-        if (h->dropped && !h->marked)
-            holding_free(s, h);
-    }
+    free(roots);
     return left;
 }
 
@@ -401,7 +429,7 @@ void session_announce_link_up(struct session *s, const char *seen_as)
         free(h->told);
         h->told = NULL;
         h->told_complete = false;
-        h->marked = true;
+        mark(s, h);
     }
     timer_set(s->announce_timer, 0);
     timer_set(s->address_timer, ADDRESSES_LOOK_NS);

@@ -22,6 +22,8 @@ struct account_flow;
 struct wanted {
     uint8_t root[HASH_SIZE];
     uint64_t size;
+    bool to_ask; /* in session->to_ask */
+    struct wanted *prev, *next;
     UT_hash_handle hh;
 };
 
@@ -31,17 +33,24 @@ struct session {
     struct credentials *credentials; /* NULL: nobody is logged in */
     struct tracker_link *link;       /* NULL while we wait to dial again */
     struct timer *redial;
-    unsigned failures;     /* in a row */
-    char *swarm;           /* its name, from Welcome */
-    bool void_certificate; /* the tracker says Welcome to nobody: `redial` acts on it */
+    struct tracker_link_pools pools; /* its resolver is ours */
+    unsigned failures;               /* in a row */
+    int64_t up_since;                /* 0: the link is not up */
+    struct timer *resubmit;          /* the tracker did not take an operation: all are sent again */
+    char *swarm;                     /* its name, from Welcome */
+    bool void_certificate;           /* the tracker says Welcome to nobody: `redial` acts on it */
     /* the catalogue */
     bool catalogue_known; /* local has said where it stands */
     uint8_t generation[16];
     uint64_t seq;
     /* contents */
     struct wanted *wanted;
+    struct wanted *to_ask;    /* those whose Want has not gone out, in order */
+    unsigned wants_under_way; /* unanswered */
     struct holding *holdings;
-    bool holdings_listed; /* the store has been listed */
+    struct holding *marked;   /* those with something to tell, in order */
+    unsigned loads_under_way; /* contents that workers open for it */
+    bool holdings_listed;     /* the store has been listed */
     struct timer *announce_timer;
     unsigned announces_under_way;
     uint16_t port; /* where we accept peers, 0: not yet known */
@@ -64,6 +73,7 @@ void session_replace_credentials(
 void session_account_init(struct session *);
 void session_account_down(struct session *); /* at the end: flows are answered, timers freed */
 void session_account_link_up(struct session *);
+void session_account_link_down(struct session *); /* s->link is NULL */
 
 /* session_announce.c */
 void session_announce_init(struct session *);

@@ -36,6 +36,8 @@
 #define REQUEST_TIMEOUT_NS                                                                         \
     (60 * NS_PER_S) /* a tracker that is alive answers within seconds, a log in included */
 
+const char tracker_link_unknown_push[] = "the tracker sent an unknown message";
+
 enum state { RESOLVING, CONNECTING, GREETING, UP, DOWN };
 
 struct address {
@@ -94,7 +96,7 @@ static void unlink_channel(struct tracker_link *link)
     link->payload = NULL;
 }
 
-static void fail(struct tracker_link *link, const char *why)
+static void lose(struct tracker_link *link, const char *why)
 {
     CHECK(link->state != DOWN);
     link->state = DOWN;
@@ -110,6 +112,11 @@ static void fail(struct tracker_link *link, const char *why)
         free(request);
     }
     link->last = &link->first;
+}
+
+static void fail(struct tracker_link *link, const char *why)
+{
+    lose(link, why);
     link->events->down(link->arg, link->why);
 }
 
@@ -228,7 +235,8 @@ static const char *on_frame(void *arg, const struct frame *frame, const uint8_t 
         return on_welcome(link, frame, message);
     if (frame->flags & FRAME_ANSWER)
         return on_answer(link, frame, message);
-    return link->events->push(link->arg, frame->type, message, frame->message_size);
+    const char *fault = link->events->push(link->arg, frame->type, message, frame->message_size);
+    return fault == tracker_link_unknown_push && frame->flags & FRAME_MAY_SKIP ? NULL : fault;
 }
 
 static void on_closed(void *arg, bool orderly, const char *why)
@@ -352,7 +360,7 @@ static void resolve(struct job *job)
     loop_post(r->loop, &r->mail);
 }
 
-struct tracker_link *tracker_link_new(struct loop *loop, struct workers *resolvers,
+struct tracker_link *tracker_link_new(struct loop *loop, const struct tracker_link_pools *pools,
                                       const struct swarm_url *url, struct tls_context *context,
                                       const struct tracker_link_events *events, void *arg)
 {
@@ -362,13 +370,13 @@ struct tracker_link *tracker_link_new(struct loop *loop, struct workers *resolve
     link->magic = TRACKER_LINK_MAGIC;
     link->state = RESOLVING;
     link->loop = loop;
-    link->handshakes = resolvers;
+    link->handshakes = pools->handshakes;
     link->context = tls_context_share(context);
     link->events = events;
     link->arg = arg;
     link->last = &link->first;
+    /* No limit on resolving: another try would only wait behind this one. */
     link->timer = timer_new(loop, on_timer, link);
-    timer_set(link->timer, LIMIT_CONNECT_NS + LIMIT_HANDSHAKE_NS);
     link->resolution = r;
     r->job.run = resolve;
     r->mail.deliver = resolved;
@@ -376,7 +384,7 @@ struct tracker_link *tracker_link_new(struct loop *loop, struct workers *resolve
     r->link = link;
     snprintf(r->host, sizeof r->host, "%s", url->host);
     snprintf(r->port, sizeof r->port, "%u", url->port);
-    workers_post(resolvers, &r->job, false);
+    workers_post(pools->resolver, &r->job, false);
     return link;
 }
 
@@ -397,6 +405,13 @@ void tracker_link_free(struct tracker_link *link)
     tls_context_free(link->context);
     link->magic = 0;
     free(link);
+}
+
+void tracker_link_end(struct tracker_link *link, const char *why)
+{
+    if (link != NULL && link->state != DOWN)
+        lose(link, why);
+    tracker_link_free(link);
 }
 
 /* --- talking

@@ -20,12 +20,15 @@ struct workers;
 struct tracker_link_events {
     /* The tracker has said Welcome: requests may be sent. */
     void (*up)(void *arg, const Tracker__Welcome *);
-    /* A frame that answers nothing. NULL, or why the connection must end. */
+    /* A frame that answers nothing. NULL, or why the connection must end;
+     * tracker_link_unknown_push if the type is not known, so that what may be skipped is. */
     const char *(*push)(void *arg, unsigned type, const uint8_t *message, size_t size);
     /* It has ended, before or after `up`; all requests have been answered with `lost`. `why` is a
      * clause. The caller frees. */
     void (*down)(void *arg, const char *why);
 };
+
+extern const char tracker_link_unknown_push[];
 
 /* An answer. Exactly one of these: `lost`: the connection ended before (why); `fault`: the tracker
  * said no; else message. */
@@ -39,12 +42,20 @@ struct tracker_answer {
     size_t payload_size;
 };
 
+/* Where the work is done that must not hold up the loop. */
+struct tracker_link_pools {
+    struct workers *resolver;   /* names: may take as long as a dead name server makes it */
+    struct workers *handshakes; /* TLS */
+};
+
 /* Starts to connect. Takes a reference on the context. */
-struct tracker_link *tracker_link_new(struct loop *, struct workers *resolvers,
+struct tracker_link *tracker_link_new(struct loop *, const struct tracker_link_pools *,
                                       const struct swarm_url *, struct tls_context *,
                                       const struct tracker_link_events *, void *arg);
 void tracker_link_free(
     struct tracker_link *); /* no callback follows, not even `answered`; NULL is fine */
+/* The same, but requests that wait for an answer are answered with `lost` first. */
+void tracker_link_end(struct tracker_link *, const char *why);
 /* Sends a request; `answered` is called once, unless the link is freed first. It may be NULL. */
 void tracker_link_request(struct tracker_link *, unsigned type, const ProtobufCMessage *,
                           void (*answered)(void *arg, const struct tracker_answer *), void *arg);
