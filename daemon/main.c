@@ -220,6 +220,7 @@ static void set_limits(void)
     }
     (void)setrlimit(RLIMIT_CORE, &no_core); /* a core file would hold the key */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file over the size limit is an error of one write */
 }
 
 /* --- the store's hook and its regular sync
