@@ -112,10 +112,9 @@ static void set_timers(struct download *download)
     timer_set(download->due, next > now ? next - now : 0);
 }
 
-void download_settle(struct download *download)
+static void review_files(struct download *download)
 {
-    struct file *file;
-    struct link *link;
+    struct file *file, *next;
 
     while ((file = STAILQ_FIRST(&download->dirty_files)) != NULL) {
         STAILQ_REMOVE_HEAD(&download->dirty_files, of_dirty);
@@ -123,6 +122,22 @@ void download_settle(struct download *download)
         if (!download->stopping)
             file_review(file);
     }
+    if (!download->place)
+        return;
+    download->place = false;
+    HASH_ITER(hh, download->files, file, next) {
+        if (LIST_EMPTY(&file->fetches))
+            file_dirty(file);
+    }
+    if (!STAILQ_EMPTY(&download->dirty_files))
+        review_files(download);
+}
+
+void download_settle(struct download *download)
+{
+    struct link *link;
+
+    review_files(download);
     while ((link = STAILQ_FIRST(&download->dirty_links)) != NULL) {
         STAILQ_REMOVE_HEAD(&download->dirty_links, of_dirty);
         link->dirty = false;

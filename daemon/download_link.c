@@ -36,6 +36,8 @@
 #include "proto/channel.h"
 #include "proto/message.h"
 
+#define OPEN_BACKGROUND                                                                            \
+    256 /* files without a reader open at once: each is looked at when there is room */
 #define BUSY_PAUSE  (100 * NS_PER_MS) /* a server that is over a limit is left alone for so long */
 #define READER_NEAR NS_PER_S /* so long after a demand the link is kept short for the next one */
 
@@ -189,8 +191,10 @@ struct fetch *link_open(struct link *link, struct file *file)
     Peer__Open open = PEER__OPEN__INIT;
 
     CHECK(link->state == LINK_UP);
-    if (link->fetch_count >= LIMIT_OPEN_FILES - 1)
+    if (link->fetch_count >= (file->demanding ? LIMIT_OPEN_FILES - 1 : OPEN_BACKGROUND)) {
+        link->full = true;
         return NULL;
+    }
     fetch = xcalloc(1, sizeof(*fetch));
     fetch->link = link;
     fetch->file = file;
@@ -228,6 +232,10 @@ static void fetch_free(struct fetch *fetch)
     TAILQ_REMOVE(&link->fetches, fetch, of_link);
     link->fetch_count--;
     link->last_used = clock_now();
+    if (link->full && link->fetch_count <= OPEN_BACKGROUND - OPEN_BACKGROUND / 4) {
+        link->full = false;
+        link->download->place = true;
+    }
     file_dirty(fetch->file);
     free(fetch);
 }

@@ -164,6 +164,7 @@ struct link {
     bool greeted; /* its Hello came */
     bool choked;
     bool dirty;
+    bool full; /* a file found no place on it */
     STAILQ_ENTRY(link) of_dirty;
     int64_t since;     /* of this state */
     int64_t last_used; /* a file was open on it */
@@ -243,6 +244,7 @@ struct download {
 
     int64_t tokens, tokens_at; /* of settings.rate_down */
     uint64_t total, total_before, rate, wasted;
+    bool place; /* on a link that was full */
     bool started, stopping;
 };
 
@@ -298,6 +300,7 @@ struct link *link_adopt(struct download *, struct stream *, const uint8_t *hello
 /* Ends it at once; `farewell` is said if it is up. */
 void link_end(struct link *, Peer__Farewell farewell, const char *why);
 void link_free(struct link *);
+/* NULL: no more files on this link at the moment; then the file is reviewed again when there is a place. */
 struct fetch *link_open(struct link *, struct file *);
 void fetch_close(struct fetch *); /* says Close, frees */
 void link_fill(struct link *, int64_t now);
