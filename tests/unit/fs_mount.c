@@ -626,6 +626,27 @@ static void a_program_that_handles_its_signal_gets_eintr(void **state)
     assert_true(ends_with(pid, 2 * SECOND, EINTR));
 }
 
+/* As many as `parked_readers_hurt_nobody` has, all of them programs that handle the signal: it reaches a page-cache
+ * reader only because its parked read is answered. */
+static void ctrl_c_reaches_all_programs_that_handle_it(void **state)
+{
+    uint64_t ino = fake_add_file(fake, 1, "f", (uint64_t)READERS << 20, false);
+    static pid_t readers[READERS];
+    int64_t begin;
+
+    for (unsigned i = 0; i < READERS; i++)
+        readers[i] = reader("f", (uint64_t)i << 20, 5, (unsigned)ino, true);
+    wait_for_parked(READERS);
+    begin = clock_now();
+    for (unsigned i = 0; i < READERS; i++)
+        kill(readers[i], SIGINT);
+    for (unsigned i = 0; i < READERS; i++)
+        assert_true(ends_with(readers[i], SLOWER * 2 * SECOND, EINTR));
+    print_message("all interrupted after %.1f ms\n", (double)(clock_now() - begin) / 1e6);
+    assert_true(clock_now() - begin < SLOWER * 2 * SECOND);
+    assert_true(wait_until(nobody_waits, 2 * SECOND));
+}
+
 /* A signal that means nothing must not break a read. */
 static void a_harmless_signal_does_not_disturb(void **state)
 {
@@ -987,6 +1008,92 @@ static void changes_while_the_daemon_was_away_are_seen(void **state)
     assert_true(wait_until(has_expected_size, SECOND));
 }
 
+/* --- the command ---- */
+
+/* Runs the program; its exit status, and what it said in `said`. */
+static int command(const char *arguments, char *said, size_t size)
+{
+    char line[512];
+    FILE *pipe;
+    size_t length;
+
+    snprintf(line, sizeof(line), "%s %s 2>&1", program, arguments);
+    pipe = popen(line, "re");
+    assert_non_null(pipe);
+    length = fread(said, 1, size - 1, pipe);
+    said[length] = '\0';
+    return WEXITSTATUS(pclose(pipe));
+}
+
+static void what_cannot_be_mounted_is_told_in_one_line(void **state)
+{
+    char arguments[300], said[1000];
+    const char *const wrong[][2] = {{"%s/none", "No such file"},
+                                    {"%s/p2pfs", "not a directory"},
+                                    {"%s/mnt", "already mounted"}};
+
+    for (unsigned i = 0; i < 3; i++) {
+        char place[128];
+
+        snprintf(place, sizeof(place),
+                 i == 0   ? "%s/none"
+                 : i == 1 ? "%s/p2pfs"
+                          : "%s/mnt",
+                 directory);
+        snprintf(arguments, sizeof(arguments), "%s --home %s", place, directory);
+        assert_int_equal(command(arguments, said, sizeof(said)), 1);
+        assert_non_null(strcasestr(said, wrong[i][1]));
+        assert_ptr_equal(strchr(said, '\n'), said + strlen(said) - 1);
+        assert_memory_equal(said, "p2pfs: ", 7);
+    }
+    assert_int_equal(command("--nonsense", said, sizeof(said)), 2);
+    assert_int_equal(command("--help", said, sizeof(said)), 0);
+    assert_int_equal(command("--version", said, sizeof(said)), 0);
+}
+
+static void logged_out_here(struct fake *f, void *arg)
+{
+    f->account = "";
+}
+
+static void without_an_account_there_is_no_mount(void **state)
+{
+    char arguments[300], said[1000], other[128];
+
+    fake_do(fake, logged_out_here, NULL);
+    snprintf(other, sizeof(other), "%s/other", directory);
+    assert_int_equal(mkdir(other, 0700), 0);
+    snprintf(arguments, sizeof(arguments), "%s --home %s", other, directory);
+    assert_int_equal(command(arguments, said, sizeof(said)), 1);
+    assert_non_null(strstr(said, "not logged in: run p2pctl login URL NAME"));
+}
+
+static bool is_not_mounted(void)
+{
+    return !is_mounted();
+}
+
+/* As mount(8) calls it, in the background; p2pfs crashes; the next one finds a dead mount. */
+static void a_mount_left_by_a_crash_is_replaced(void **state)
+{
+    char arguments[300], said[1000], line[128];
+    struct stat st;
+
+    kill(p2pfs, SIGKILL);
+    assert_true(ended(p2pfs, 2 * SECOND) >= 0);
+    p2pfs = 0;
+    assert_int_equal(stat(mountpoint, &st), -1);
+    assert_int_equal(errno, ENOTCONN);
+    fake_add_file(fake, 1, "f", 10, true);
+    snprintf(arguments, sizeof(arguments), "swarm %s -o rw,noauto,nofail,home=%s", mountpoint,
+             directory);
+    assert_int_equal(command(arguments, said, sizeof(said)), 0);
+    assert_int_equal(stat(path("f"), &st), 0); /* it answers as soon as the command is back */
+    snprintf(line, sizeof(line), "fusermount3 -u %s", mountpoint);
+    assert_int_equal(system(line), 0);
+    assert_true(wait_until(is_not_mounted, 3 * SECOND));
+}
+
 #define MOUNTED(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 #define SHORT(test)   cmocka_unit_test_setup_teardown(test, set_up_short, tear_down)
 
@@ -1009,6 +1116,7 @@ int main(int argc, char **argv)
         SHORT(a_read_that_nobody_serves_fails_in_time),
         MOUNTED(parked_readers_hurt_nobody),
         MOUNTED(a_program_that_handles_its_signal_gets_eintr),
+        MOUNTED(ctrl_c_reaches_all_programs_that_handle_it),
         MOUNTED(a_harmless_signal_does_not_disturb),
         MOUNTED(a_close_elsewhere_does_not_disturb_a_reader),
         MOUNTED(a_killed_reader_does_not_take_others_with_it),
@@ -1022,6 +1130,9 @@ int main(int argc, char **argv)
         MOUNTED(writing_goes_on_over_a_crash),
         SHORT(a_daemon_that_is_gone_fails_requests_in_time),
         MOUNTED(a_missing_daemon_is_started),
+        MOUNTED(what_cannot_be_mounted_is_told_in_one_line),
+        MOUNTED(without_an_account_there_is_no_mount),
+        MOUNTED(a_mount_left_by_a_crash_is_replaced),
         MOUNTED(new_files_are_seen_at_once),
         MOUNTED(changes_from_elsewhere_are_seen),
         MOUNTED(changes_while_the_daemon_was_away_are_seen),
