@@ -127,8 +127,10 @@ static void on_create(struct request *r, struct answer *a)
             fuse_reply_err(r->req, error);
         return;
     }
+    f->busy++; /* if the caller is gone, so is the only handle: file_advance lets the file go, not that */
     if (r->req != NULL)
         reply_created(r, a->message, f);
+    f->busy--;
     file_advance(f);
 }
 
