@@ -355,7 +355,8 @@ static struct entry *load_row(struct catalogue *c, sqlite3_stmt *s)
     const char *owner = (const char *)sqlite3_column_text(s, 10);
     bool good = ino > INO_ROOT && ino < INT64_MAX && name != NULL && owner != NULL &&
                 strlen(name) <= NAME_BYTES_MAX && kind >= NODE_DIRECTORY && kind <= NODE_SYMLINK &&
-                size <= FILE_SIZE_MAX && id != 1 && (kind != NODE_SYMLINK || target != NULL) &&
+                size <= FILE_SIZE_MAX && id != 1 &&
+                (kind != NODE_SYMLINK || target != NULL || column_number(s, 2) == 0) &&
                 strlen(owner) <= ACCOUNT_BYTES_MAX;
 
     if (!good || (id != 0 && tree_find(c, BY_ID, id) != NULL))
@@ -371,7 +372,7 @@ static struct entry *load_row(struct catalogue *c, sqlite3_stmt *s)
     e->node.size = size;
     if (kind == NODE_FILE && sqlite3_column_bytes(s, 8) == HASH_SIZE)
         tree_set_content(c, e, sqlite3_column_blob(s, 8), size);
-    if (kind == NODE_SYMLINK)
+    if (kind == NODE_SYMLINK && target != NULL) /* one that was hidden from the start has none */
         tree_set_target(e, target);
     tree_set_owner(c, e, owner);
     tree_set_id(c, e, id);
@@ -755,7 +756,8 @@ static void all_written(struct catalogue *c)
             e->flags &= (uint8_t)~FLAG_DIRTY;
     }
     c->dirty.count = c->op_rows.count = 0;
-    each_new_op(c, NULL);
+    (void)each_new_op(c, NULL);
+    c->ops_new = 0;
     c->meta_dirty = c->working_dirty = c->dropped_dirty = false;
     if (c->dirty.room > 65536) { /* after a resync */
         free(c->dirty.items);

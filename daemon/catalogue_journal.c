@@ -94,6 +94,7 @@ void journal_put(struct catalogue *c, struct op *op)
     }
     c->ops[c->ops_end++] = op;
     c->ops_live++;
+    c->ops_new += !op->stored;
 }
 
 static void take_out(struct catalogue *c, size_t at)
@@ -104,6 +105,8 @@ static void take_out(struct catalogue *c, size_t at)
         c->in_flight--;
     if (op->stored)
         vector_add(&c->op_rows, op->message->op);
+    else
+        c->ops_new--;
     c->ops[at] = NULL;
     c->ops_live--;
     while (c->ops_first < c->ops_end && c->ops[c->ops_first] == NULL)

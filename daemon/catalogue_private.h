@@ -109,6 +109,7 @@ struct catalogue {
     /* the journal: operations in order; those with a result leave a NULL */
     struct op **ops;
     size_t ops_first, ops_end, ops_room, ops_live, ops_next, in_flight;
+    size_t ops_new;   /* without a row */
     bool ops_blocked; /* one was passed over that must go behind a later one */
 
     /* numbers, each reserved in the data base in advance */

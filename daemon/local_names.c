@@ -64,7 +64,7 @@ void names_fill(struct local *l, Local__Attr *a, const struct node *node)
     a->parent = node->parent == NULL ? 0 : node->parent->ino;
     a->name = text_of(node->name);
     a->pinned = node->pinned;
-    if (node->kind == NODE_SYMLINK)
+    if (node->kind == NODE_SYMLINK && node->target != NULL)
         a->size = a->local = strlen(node->target);
     if (node->kind == NODE_FILE) {
         a->size = node->size;
@@ -191,7 +191,7 @@ void names_readlink(struct local *l, struct client *cl, struct reply reply, cons
 {
     const struct node *node = visible(l, ((const Local__Node *)message)->ino);
 
-    if (node == NULL || node->kind != NODE_SYMLINK)
+    if (node == NULL || node->kind != NODE_SYMLINK || node->target == NULL)
         local_error(l, reply, node == NULL ? ENOENT : EINVAL, "%s", "");
     else
         names_send_text(l, reply, node->target);

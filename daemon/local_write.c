@@ -531,8 +531,10 @@ static void seal_done(struct local *l, struct task *task)
     uint64_t ino = w->ino;
     bool end = w->end;
     struct deferred *queue = working_free(l, w);
+    l->origin = seal->reply.client; /* its kernel learns it from the answer */
     int error =
         catalogue_publish(l->catalogue, ino, root, seal->size, seal->mtime, clock_wall(), &op);
+    l->origin = 0;
     if (error == 0 && m != NULL && !end) {
         io_opened(l, m, ino, seal->content);
     } else {
