@@ -1,6 +1,6 @@
-/* The download thread: its mail, readers' demands and handles, its timers.
+/* The download thread: its mail and its timers.
  *
- * Owns what download_private.h lists; this file the parts that readers see. Thread: "download"; the functions of download.h
+ * Owns what download_private.h lists. Thread: "download"; the functions of download.h
  * post mail and return. Memory: a demand, a handle, a known file, device and link are small structures; buffers of blocks are
  * bounded (download_verify.c); state of pieces exists for what is under way (picker.h).
  *
@@ -17,7 +17,6 @@
 #include "base/bitmap.h"
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/hex.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/stream.h"
@@ -185,36 +184,6 @@ static void on_due(void *arg)
 }
 
 /* --- housekeeping ------------------------------------------------------------------------------------------------------ */
-static uint64_t smooth(uint64_t rate, uint64_t bytes, int64_t span)
-{
-    uint64_t fresh = (uint64_t)((double)bytes * NS_PER_S / (double)span);
-
-    return rate == 0 ? fresh : (rate + fresh) / 2;
-}
-
-static void measure(struct download *download, int64_t now)
-{
-    int64_t span = now - download->second;
-    struct file *file, *next;
-    struct link *link;
-
-    if (span < NS_PER_S)
-        return;
-    download->second = now;
-    download->rate = smooth(download->rate, download->total - download->total_before, span);
-    download->total_before = download->total;
-    HASH_ITER(hh, download->files, file, next) {
-        file->rate = smooth(file->rate, file->bytes - file->bytes_before, span);
-        file->bytes_before = file->bytes;
-    }
-    TAILQ_FOREACH(link, &download->links, entry) {
-        link->rate = smooth(link->rate, link->bytes - link->bytes_before, span);
-        link->bytes_before = link->bytes;
-    }
-    if (download->rate == 0)
-        buffers_trim(download, BUFFERS_SPARE);
-}
-
 static void on_tick(void *arg)
 {
     struct download *download = arg;
@@ -223,7 +192,7 @@ static void on_tick(void *arg)
     int64_t now = clock_now();
 
     CHECK_OBJECT(download, DOWNLOAD_MAGIC);
-    measure(download, now);
+    status_measure(download, now);
     for (link = TAILQ_FIRST(&download->links); link != NULL; link = next_link) {
         next_link = TAILQ_NEXT(link, entry);
         link_tick(link, now);
@@ -238,144 +207,6 @@ static void on_tick(void *arg)
     for (link = TAILQ_FIRST(&download->links); link != NULL; link = TAILQ_NEXT(link, entry))
         link_fill(link, now);
     download_settle(download);
-}
-
-/* --- demands ------------------------------------------------------------------------------------------------------------ */
-static void log_expired(const struct demand *demand)
-{
-    const struct file *file = demand->file;
-    uint64_t block = bitmap_next_clear(content_present(file->content), demand->first,
-                                       demand->first + demand->count);
-    uint32_t piece = (uint32_t)(block / file->geometry->piece_blocks), links = 0, have = 0,
-             known = 0;
-    const struct holding *holding;
-    const struct fetch *fetch;
-    char root[2 * HASH_SIZE + 1];
-
-    LIST_FOREACH(fetch, &file->fetches, of_file)
-    {
-        links++;
-        if (!fetch->refused && picker_source_has(fetch->source, piece))
-            have++;
-    }
-    LIST_FOREACH(holding, &file->holdings, of_file)
-    known++;
-    hex_encode(root, file->root, HASH_SIZE);
-    log_warning("a reader of %.16s gives up on piece %u: %u of %u connected devices have it, %u "
-                "are known to hold "
-                "some of the file%s%s",
-                root, piece, have, links, known, file->download->trouble[0] != '\0' ? "; " : "",
-                file->download->trouble);
-}
-
-void demand_end(struct demand *demand, int error, bool tell)
-{
-    struct file *file = demand->file;
-    struct download *download = file->download;
-
-    if (error == -EIO)
-        log_expired(demand);
-    picker_demand_remove(&demand->wanted);
-    TAILQ_REMOVE(&file->demands, demand, of_file);
-    TAILQ_REMOVE(&download->expiry, demand, by_expiry);
-    HASH_DEL(download->demands, demand);
-    file_demands_changed(file);
-    if (tell)
-        local_demand_done(download->daemon->local, demand->request, error);
-    if (error != 0)
-        picker_trim(file->picker);
-    file_dirty(file);
-    free(demand);
-}
-
-static struct handle *handle_get(struct file *file, uint64_t id)
-{
-    struct download *download = file->download;
-    struct handle *handle;
-
-    HASH_FIND(hh, download->handles, &id, sizeof(id), handle);
-    if (handle != NULL)
-        return handle->file == file ? handle : NULL;
-    handle = xcalloc(1, sizeof(*handle));
-    handle->id = id;
-    handle->file = file;
-    readahead_init(&handle->ahead, file->geometry->size);
-    HASH_ADD(hh, download->handles, id, sizeof(handle->id), handle);
-    LIST_INSERT_HEAD(&file->handles, handle, of_file);
-    return handle;
-}
-
-/* The handle reads there: its windows move. */
-static void handle_reads(struct handle *handle, uint64_t offset, uint64_t size)
-{
-    struct file *file = handle->file;
-    struct readahead_range ranges[READAHEAD_CURSORS];
-    unsigned count;
-
-    if (!readahead_read(&handle->ahead, offset, size, clock_now()))
-        return;
-    count = readahead_windows(&handle->ahead, ranges);
-    for (unsigned i = 0; i < READAHEAD_CURSORS; i++) {
-        uint64_t first = 0, end = 0;
-
-        if (i < count && ranges[i].size > 0) {
-            first = ranges[i].offset / BLOCK_SIZE;
-            end = (ranges[i].offset + ranges[i].size + BLOCK_SIZE - 1) / BLOCK_SIZE;
-        }
-        picker_window_set(file->picker, &handle->windows[i], first, end - first);
-    }
-    if (file->download->daemon->settings.background && readahead_is_reading(&handle->ahead))
-        file_set_background(file);
-    picker_trim(file->picker);
-    file_dirty(file);
-}
-
-static void handle_free(struct handle *handle)
-{
-    struct file *file = handle->file;
-
-    for (unsigned i = 0; i < READAHEAD_CURSORS; i++)
-        picker_window_set(file->picker, &handle->windows[i], 0, 0);
-    picker_trim(file->picker);
-    LIST_REMOVE(handle, of_file);
-    HASH_DEL(file->download->handles, handle);
-    file_dirty(file);
-    free(handle);
-}
-
-static struct demand *demand_of(struct download *download, uint64_t request)
-{
-    struct demand *demand;
-
-    HASH_FIND(hh, download->demands, &request, sizeof(request), demand);
-    return demand;
-}
-
-static void demand_add(struct file *file, uint64_t request, uint64_t handle, uint64_t first,
-                       uint64_t count, int64_t wait)
-{
-    struct download *download = file->download;
-    struct demand *demand = xcalloc(1, sizeof(*demand)), *before;
-    int64_t now = clock_now();
-
-    demand->request = request;
-    demand->handle = handle;
-    demand->file = file;
-    demand->first = first;
-    demand->count = count;
-    demand->expires = wait < INT64_MAX - now ? now + wait : INT64_MAX;
-    HASH_ADD(hh, download->demands, request, sizeof(demand->request), demand);
-    TAILQ_INSERT_TAIL(&file->demands, demand, of_file);
-    before = TAILQ_LAST(&download->expiry, demand_expiry);
-    while (before != NULL && before->expires > demand->expires)
-        before = TAILQ_PREV(before, demand_expiry, by_expiry);
-    if (before != NULL)
-        TAILQ_INSERT_AFTER(&download->expiry, before, demand, by_expiry);
-    else
-        TAILQ_INSERT_HEAD(&download->expiry, demand, by_expiry);
-    picker_demand_add(file->picker, &demand->wanted, first, count, now);
-    file_demands_changed(file);
-    file_dirty(file);
 }
 
 /* --- mail ---------------------------------------------------------------------------------------------------------------- */

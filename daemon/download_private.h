@@ -4,7 +4,9 @@
  *   download_file.c    one content that is being fetched: what it needs, from whom, when it is done
  *   download_hashes.c  piece layers and block hashes: asked for in time, held against the tree
  *   download_verify.c  blocks on their way from a link into the store: buffers, jobs, verdicts
- *   download_link.c    one link on which we fetch: the protocol's fetching end
+ *   download_link.c    one link on which we fetch: its life, files and requests
+ *   download_server.c  what the server says on it
+ *   download_readers.c demands and handles
  *   download_peers.c   devices: who is known to hold what, dialling, bans
  *   download_status.c  what `status` and `peers` show
  *
@@ -252,7 +254,6 @@ struct download {
 void download_settle(struct download *);
 /* Input was handled, so this link may have room: jobs are posted, readers served, the rest filled. */
 void download_room(struct download *, struct link *);
-void demand_end(struct demand *, int error, bool tell);
 /* Whether blocks may be asked for now at all: room in the store, and in the rate limit. */
 bool download_may_ask(struct download *, int64_t now);
 /* How many by the rate limit. */
@@ -312,6 +313,24 @@ void fetch_raise(struct fetch *, uint64_t block);
 void fetch_cancel(struct fetch *, uint64_t block);
 void link_pause(struct link *, bool paused);
 
+void link_say(struct link *, Peer__PeerType, const ProtobufCMessage *);
+
+/* download_server.c */
+/* As the channel's callbacks of these names. */
+const char *link_message(struct link *, const struct frame *, const uint8_t *message);
+void *link_payload(struct link *, const struct frame *, const uint8_t *message, const char **fault);
+void link_payload_drop(struct link *); /* what was coming does not come */
+const char *link_hello(struct link *, const uint8_t *bytes, size_t size);
+
+/* download_readers.c */
+struct demand *demand_of(struct download *, uint64_t request); /* NULL: not known */
+void demand_add(struct file *, uint64_t request, uint64_t handle, uint64_t first, uint64_t count,
+                int64_t wait);
+void demand_end(struct demand *, int error, bool tell);
+struct handle *handle_get(struct file *, uint64_t id); /* NULL: it is another file's */
+void handle_reads(struct handle *, uint64_t offset, uint64_t size);
+void handle_free(struct handle *);
+
 /* download_peers.c */
 struct device *device_get(struct download *, const uint8_t id[DEVICE_ID_SIZE], const char *account);
 struct device *device_of(struct download *, const uint8_t id[DEVICE_ID_SIZE]);
@@ -327,6 +346,8 @@ void peers_arrived(struct download *, const Tracker__Peers *, bool answer);
 void holding_free(struct holding *);
 
 /* download_status.c */
+/* Once a second: rates of all there is. */
+void status_measure(struct download *, int64_t now);
 struct download_status *status_make(struct download *, const uint8_t *root, void *cookie);
 
 #endif

@@ -7,6 +7,36 @@
 #include "base/mem.h"
 #include "daemon/store.h"
 
+static uint64_t smooth(uint64_t rate, uint64_t bytes, int64_t span)
+{
+    uint64_t fresh = (uint64_t)((double)bytes * NS_PER_S / (double)span);
+
+    return rate == 0 ? fresh : (rate + fresh) / 2;
+}
+
+void status_measure(struct download *download, int64_t now)
+{
+    int64_t span = now - download->second;
+    struct file *file, *next;
+    struct link *link;
+
+    if (span < NS_PER_S)
+        return;
+    download->second = now;
+    download->rate = smooth(download->rate, download->total - download->total_before, span);
+    download->total_before = download->total;
+    HASH_ITER(hh, download->files, file, next) {
+        file->rate = smooth(file->rate, file->bytes - file->bytes_before, span);
+        file->bytes_before = file->bytes;
+    }
+    TAILQ_FOREACH(link, &download->links, entry) {
+        link->rate = smooth(link->rate, link->bytes - link->bytes_before, span);
+        link->bytes_before = link->bytes;
+    }
+    if (download->rate == 0)
+        buffers_trim(download, BUFFERS_SPARE);
+}
+
 static void show_file(struct file *file, struct download_file_status *out)
 {
     struct picker_counts counts;

@@ -1,4 +1,5 @@
-/* What picker.c (state and events) and picker_pick.c (choices) share. Not for others. */
+/* What picker.c (pieces, requests), picker_want.c (sources, what is wanted) and picker_pick.c
+ * (choices) share. Not for others. */
 #ifndef DAEMON_PICKER_PRIVATE_H
 #define DAEMON_PICKER_PRIVATE_H
 
