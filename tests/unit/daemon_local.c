@@ -547,7 +547,7 @@ static uint64_t copy_in(struct wire *w, uint64_t parent, const char *name, size_
                         unsigned seed)
 {
     uint8_t *data = xmalloc(size + 1), root[HASH_SIZE];
-    int fd;
+    int fd = -1;
     fill(data, size, seed);
     assert_int_equal(create(w, parent, name, &fd), 0);
     uint64_t ino = last.ino;
@@ -823,7 +823,7 @@ static void close_waits_for_a_silent_tracker_but_not_for_ever(void **state)
 static void a_refusal_reaches_the_one_who_closes(void **state)
 {
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
-    int fd;
+    int fd = -1;
     hold_lock();
     tracker.full = true;
     drop_lock();
@@ -841,7 +841,7 @@ static void a_new_version_replaces_the_old_one_and_old_readers_keep_theirs(void 
                 *other = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 8);
     uint64_t ino = copy_in(w, 1, "f", 40000, 1);
     uint8_t old[40000], read[40000];
-    int fd, old_fd;
+    int fd = -1, old_fd;
     fill(old, sizeof old, 1);
     assert_int_equal(open_file(other, ino), 0);
     old_fd = other->fds[0];
@@ -871,7 +871,7 @@ static void a_large_file_is_hashed_behind_its_writer(void **state)
     enum { STEP = 1 << 20, STEPS = 24 };
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
     uint8_t *data = xmalloc(STEP * STEPS), root[HASH_SIZE];
-    int fd;
+    int fd = -1;
     fill(data, STEP * STEPS, 5);
     assert_int_equal(create(w, 1, "f", &fd), 0);
     uint64_t ino = last.ino;
@@ -1035,7 +1035,7 @@ static void what_is_written_survives_a_restart_of_the_daemon(void **state)
 {
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
     uint8_t data[50000], root[HASH_SIZE], read[20000];
-    int fd, old_fd;
+    int fd = -1, old_fd;
     fill(data, sizeof data, 3);
     uint64_t sealed = copy_in(w, 1, "sealed", 20000, 4);
     uint8_t sealed_root[HASH_SIZE];
@@ -1089,7 +1089,7 @@ static void what_is_written_survives_a_restart_of_the_daemon(void **state)
 static void a_marked_file_whose_writer_died_is_published_an_unmarked_one_is_not(void **state)
 {
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
-    int marked, lost;
+    int marked = -1, lost = -1;
     assert_int_equal(create(w, 1, "marked", &marked), 0);
     uint64_t ino = last.ino;
     assert_int_equal(create(w, 1, "lost", &lost), 0);
@@ -1119,7 +1119,7 @@ static void a_marked_file_whose_writer_died_is_published_an_unmarked_one_is_not(
 static void a_file_that_is_removed_while_written_goes_on_for_its_writer(void **state)
 {
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
-    int fd;
+    int fd = -1;
     assert_int_equal(create(w, 1, "tmp", &fd), 0);
     uint64_t ino = last.ino;
     assert_int_equal(remove_name(w, TYPE(UNLINK), 1, "tmp"), 0);
@@ -1141,7 +1141,7 @@ static void a_file_that_is_removed_while_written_goes_on_for_its_writer(void **s
 static void a_file_is_renamed_while_it_is_written(void **state)
 {
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
-    int fd;
+    int fd = -1;
     assert_int_equal(create(w, 1, "before", &fd), 0);
     uint64_t ino = last.ino;
     Local__Rename rename = LOCAL__RENAME__INIT;
