@@ -3,7 +3,7 @@
  *
  *   upload.c         the thread: mail, links' roster, holdings' changes, status
  *   upload_accept.c  the listener and the first frame of what it accepts; dialling back
- *   upload_link.c    one link on which we serve: the protocol, its files, its queue
+ *   upload_link.c    one link on which we serve: see upload_link_private.h
  */
 #ifndef DAEMON_UPLOAD_INTERNAL_H
 #define DAEMON_UPLOAD_INTERNAL_H

@@ -1,0 +1,225 @@
+/* Blocks, for one fetcher.
+ *
+ * Owns the read jobs under way. Leaves reading and checking to the store (on workers). Protocol: proto/peer.proto, Request, Cancel,
+ * Block, Reject. Thread: "upload"; read_run alone runs on workers.
+ *
+ * A block's way: Request -> queue -> read job on a worker (content_get_many: read, verify) -> mail -> one Block frame each, the
+ * job's memory lent to the channel. Demanded blocks are read at once and overtake bulk in the channel; bulk is read only while
+ * little of it is queued in the channel (READ_AHEAD bytes), so that it neither piles up nor runs dry. */
+#include "daemon/upload_link_private.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/workers.h"
+#include "daemon/daemon.h"
+#include "daemon/request_queue.h"
+#include "daemon/store.h"
+#include "proto/channel.h"
+#include "proto/message.h"
+#include "proto/peer.pb-c.h"
+
+struct read_job {
+    struct job job;
+    struct mail mail;
+    struct serve_link *link;
+    struct content *content;
+    struct block_run run;
+    uint32_t generation;
+    bool urgent;
+    struct upload_buffer *buffer;
+    uint32_t good;
+    int error;
+};
+
+static void frame_sent(void *payload, void *arg)
+{
+    (void)payload;
+    struct upload_buffer *buffer = arg;
+    struct serve_link *link = buffer->link;
+
+    if (--buffer->users > 0)
+        return;
+    if (link != NULL)
+        link->urgent_queued -= buffer->lent;
+    upload_buffer_put(buffer);
+    /* Only the bulk queue tells when it runs low; demanded blocks that wait go on here. */
+    if (link != NULL && !link->dead)
+        serve_link_pump(link);
+}
+
+/* Queues the good blocks of a job; they hold the buffer from now on. */
+static void send_blocks(struct serve_link *link, struct served *f, const struct read_job *job)
+{
+    const struct geometry *geometry = content_geometry(f->content);
+    enum channel_class class = job->urgent ? CHANNEL_URGENT : CHANNEL_BULK;
+
+    job->buffer->users = job->good;
+    job->buffer->link = job->urgent ? link : NULL;
+    job->buffer->lent = job->good * BLOCK_SIZE;
+    if (job->urgent)
+        link->urgent_queued += job->buffer->lent;
+    for (uint32_t i = 0; i < job->good; i++) {
+        Peer__Block message = PEER__BLOCK__INIT;
+        message.file = job->run.file;
+        message.block = job->run.first + i;
+        uint32_t size = geometry_block_size(geometry, message.block);
+        f->sent += size;
+        link->sent += size;
+        link->upload->total += size;
+        channel_send_payload(link->channel, class, PEER__PEER_TYPE__PEER_BLOCK, 0, 0, &message.base,
+                             job->buffer->bytes + (size_t)i * BLOCK_SIZE, size, frame_sent,
+                             job->buffer);
+    }
+}
+
+static void read_done(struct mail *mail, void *owner)
+{
+    struct read_job *job =
+        (struct read_job *)(void *)((char *)mail - offsetof(struct read_job, mail));
+    struct serve_link *link = job->link;
+
+    (void)owner;
+    CHECK_OBJECT(link, SERVE_LINK_MAGIC);
+    link->reads--;
+    *(job->urgent ? &link->urgent_reading : &link->bulk_reading) -= job->run.count * BLOCK_SIZE;
+    struct served *f = link->dead ? NULL : serve_file_of(link, job->run.file);
+    if (f == NULL || f->generation != job->generation || link->leaving)
+        job->good = 0;
+    if (job->good > 0)
+        send_blocks(link, f, job);
+    else
+        upload_buffer_put(job->buffer);
+    if (f != NULL && f->generation == job->generation && job->good < job->run.count &&
+        !link->leaving) {
+        /* The block at fault is refused; those behind it are read again. */
+        struct block_run bad = {job->run.file, job->run.first + job->good, 1};
+        struct block_run rest = {job->run.file, bad.first + 1, job->run.count - job->good - 1};
+        serve_reject(link, bad,
+                     job->error == -EBADMSG ? PEER__REASON__REASON_CORRUPT
+                                            : PEER__REASON__REASON_NO_BLOCK,
+                     false);
+        if (!request_queue_push(link->queue, rest, job->urgent ? URGENT_DEMAND : URGENT_BACKGROUND))
+            serve_reject(link, rest, PEER__REASON__REASON_BUSY, false);
+    }
+    content_release(job->content);
+    free(job);
+    if (link->dead)
+        serve_release(link);
+    else
+        serve_link_pump(link);
+}
+
+static void read_run(struct job *raw)
+{
+    struct read_job *job = (struct read_job *)(void *)raw;
+
+    job->good = content_get_many(job->content, job->run.first, job->run.count, job->buffer->bytes,
+                                 &job->error);
+    loop_post(job->link->upload->loop, &job->mail);
+}
+
+static void read_start(struct serve_link *link, struct served *f, struct block_run run, bool urgent)
+{
+    struct read_job *job = xcalloc(1, sizeof *job);
+
+    job->job.run = read_run;
+    job->mail.deliver = read_done;
+    job->link = link;
+    job->content = content_share(f->content);
+    job->run = run;
+    job->generation = f->generation;
+    job->urgent = urgent;
+    job->buffer = upload_buffer_get(link->upload);
+    link->reads++;
+    *(urgent ? &link->urgent_reading : &link->bulk_reading) += run.count * BLOCK_SIZE;
+    workers_post(link->upload->daemon->workers, &job->job, urgent);
+}
+
+/* Whether so much is under way in a class that the next job waits. */
+static bool class_is_full(const struct serve_link *link, bool urgent)
+{
+    if (urgent)
+        return link->urgent_reading + link->urgent_queued >= URGENT_AHEAD;
+    return link->bulk_reading + channel_queued(link->channel, CHANNEL_BULK) >= READ_AHEAD;
+}
+
+bool serve_link_turn(struct serve_link *link, bool demanded)
+{
+    struct block_run run;
+    enum urgency urgency;
+
+    if (link->leaving || request_queue_blocks(link->queue) == 0 || link->reads >= READS_MAX)
+        return false;
+    bool urgent = request_queue_has(link->queue, URGENT_DEMAND);
+    if ((demanded && !urgent) || class_is_full(link, urgent))
+        return false;
+    uint32_t most = upload_allows(link->upload, urgent ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS);
+    if (most == 0)
+        return false;
+    CHECK(request_queue_pop(link->queue, URGENT_BACKGROUND, most, &run, &urgency));
+    struct served *f = serve_file_of(link, run.file);
+    CHECK(f != NULL && f->content != NULL); /* closing a file cancels its requests */
+    upload_spend(link->upload, run.count * BLOCK_SIZE);
+    read_start(link, f, run, urgency == URGENT_DEMAND);
+    return true;
+}
+
+void serve_link_pump(struct serve_link *link)
+{
+    while (serve_link_turn(link, false))
+        ;
+}
+
+const char *serve_on_request(struct serve_link *link, const uint8_t *bytes, size_t size)
+{
+    struct message_arena arena;
+    const Peer__Request *m = message_unpack(&arena, &peer__request__descriptor, bytes, size);
+    const char *fault = NULL;
+
+    if (m == NULL || m->count == 0 || m->count > LIMIT_REQUEST_BLOCKS || m->urgency > 2 ||
+        m->urgency < 0) {
+        message_done(&arena);
+        return "a malformed Request";
+    }
+    struct served *f = serve_file_of(link, m->file);
+    struct block_run run = {m->file, m->block, m->count};
+    if (f == NULL || f->content == NULL) {
+        serve_reject(link, run, PEER__REASON__REASON_NO_FILE, false);
+    } else if (m->block >= content_geometry(f->content)->blocks ||
+               m->count > content_geometry(f->content)->blocks - m->block) {
+        fault = "a Request behind the end of the file";
+    } else {
+        /* What is not here is refused at once; runs of what is go into the queue. */
+        const uint8_t *present = content_present(f->content);
+        uint64_t at = run.first, end = run.first + run.count;
+        while (at < end) {
+            uint64_t have = bitmap_next_set(present, at, end);
+            uint64_t until = bitmap_next_clear(present, have, end);
+            if (have > at)
+                serve_reject(link, (struct block_run){run.file, at, (uint32_t)(have - at)},
+                             PEER__REASON__REASON_NO_BLOCK, false);
+            run = (struct block_run){run.file, have, (uint32_t)(until - have)};
+            if (run.count > 0 && !request_queue_push(link->queue, run, (enum urgency)m->urgency))
+                serve_reject(link, run, PEER__REASON__REASON_BUSY, false);
+            at = until;
+        }
+    }
+    message_done(&arena);
+    return fault;
+}
+
+const char *serve_on_cancel(struct serve_link *link, const uint8_t *bytes, size_t size)
+{
+    struct message_arena arena;
+    const Peer__Cancel *m = message_unpack(&arena, &peer__cancel__descriptor, bytes, size);
+
+    if (m != NULL && m->count > 0 && m->block <= UINT64_MAX - m->count)
+        request_queue_cancel(link->queue, (struct block_run){m->file, m->block, m->count});
+    message_done(&arena);
+    return m == NULL ? "a malformed Cancel" : NULL;
+}

@@ -1,0 +1,390 @@
+/* Files that one fetcher has open: opening and closing, hashes, news of pieces that have come.
+ *
+ * Owns struct served and the jobs that open contents and read hashes. Protocol: proto/peer.proto, Open, Opened, Close, Have,
+ * HashRequest, Hashes. Thread: "upload"; the *_run functions run on workers. */
+#include "daemon/upload_link_private.h"
+
+#include <errno.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "base/bitmap.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/workers.h"
+#include "daemon/daemon.h"
+#include "daemon/request_queue.h"
+#include "daemon/store.h"
+#include "proto/channel.h"
+#include "proto/message.h"
+#include "proto/peer.pb-c.h"
+
+static void serve_watch(struct served *f)
+{
+    struct upload *u = f->link->upload;
+    struct watched *watched;
+
+    HASH_FIND_PTR(u->watched, &f->content, watched);
+    if (watched == NULL) {
+        watched = xcalloc(1, sizeof *watched);
+        watched->content = f->content;
+        HASH_ADD_PTR(u->watched, content, watched);
+    }
+    DL_APPEND2(watched->files, f, watch_prev, watch_next);
+}
+
+/* The fetcher knows all there is to know. */
+static void serve_unwatch(struct served *f)
+{
+    struct upload *u = f->link->upload;
+    struct watched *watched;
+
+    if (f->told == NULL)
+        return;
+    free(f->told);
+    f->told = NULL;
+    HASH_FIND_PTR(u->watched, &f->content, watched);
+    CHECK(watched != NULL);
+    DL_DELETE2(watched->files, f, watch_prev, watch_next);
+    if (watched->files == NULL) {
+        HASH_DEL(u->watched, watched);
+        free(watched);
+    }
+}
+
+void serve_file_free(struct serve_link *link, struct served *f)
+{
+    serve_unwatch(f);
+    if (f->waiting)
+        DL_DELETE(link->waiting, f);
+    HASH_DEL(link->files, f);
+    request_queue_cancel(link->queue, (struct block_run){.file = f->file});
+    content_release(f->content);
+    free(f);
+}
+
+/* --- hashes
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+struct hash_job {
+    struct job job;
+    struct mail mail;
+    struct serve_link *link;
+    struct content *content;
+    struct block_run run;
+    Peer__Layer layer;
+    uint8_t *hashes;
+    int error;
+};
+
+static void send_hashes(struct serve_link *link, struct block_run run, Peer__Layer layer,
+                        const uint8_t *hashes)
+{
+    Peer__Hashes message = PEER__HASHES__INIT;
+
+    message.file = run.file;
+    message.layer = layer;
+    message.first = run.first;
+    message.count = run.count;
+    channel_send(link->channel, CHANNEL_URGENT, PEER__PEER_TYPE__PEER_HASHES, 0, 0, &message.base,
+                 hashes, (size_t)run.count * HASH_SIZE);
+}
+
+static void hashes_done(struct mail *mail, void *owner)
+{
+    struct hash_job *job =
+        (struct hash_job *)(void *)((char *)mail - offsetof(struct hash_job, mail));
+    struct serve_link *link = job->link;
+
+    (void)owner;
+    CHECK_OBJECT(link, SERVE_LINK_MAGIC);
+    link->hashings--;
+    if (link->dead)
+        serve_release(link);
+    else if (!link->leaving && job->error == 0)
+        send_hashes(link, job->run, job->layer, job->hashes);
+    else if (!link->leaving)
+        serve_reject(link, job->run, PEER__REASON__REASON_NO_BLOCK, true);
+    content_release(job->content);
+    free(job->hashes);
+    free(job);
+}
+
+static void hashes_run(struct job *raw)
+{
+    struct hash_job *job = (struct hash_job *)(void *)raw;
+
+    job->error = content_block_hashes(job->content, job->run.first, job->run.count, job->hashes);
+    loop_post(job->link->upload->loop, &job->mail);
+}
+
+/* Whether [first, first + count) lies within the layer, and for block hashes within one piece. */
+static bool hash_range_is_good(const struct geometry *geometry, Peer__Layer layer, uint64_t first,
+                               uint32_t count)
+{
+    uint64_t end = layer == PEER__LAYER__LAYER_PIECES ? geometry->pieces : geometry->blocks;
+
+    if (count == 0 || count > LIMIT_HASHES || first >= end || count > end - first)
+        return false;
+    return layer == PEER__LAYER__LAYER_PIECES ||
+           (layer == PEER__LAYER__LAYER_BLOCKS &&
+            first / geometry->piece_blocks == (first + count - 1) / geometry->piece_blocks);
+}
+
+const char *serve_on_hash_request(struct serve_link *link, const uint8_t *bytes, size_t size)
+{
+    struct message_arena arena;
+    const Peer__HashRequest *m =
+        message_unpack(&arena, &peer__hash_request__descriptor, bytes, size);
+    const char *fault = NULL;
+
+    if (m == NULL) {
+        message_done(&arena);
+        return "a malformed HashRequest";
+    }
+    struct served *f = serve_file_of(link, m->file);
+    struct block_run run = {m->file, m->first, m->count};
+    if (f == NULL || f->content == NULL) {
+        serve_reject(link, run, PEER__REASON__REASON_NO_FILE, true);
+    } else if (!hash_range_is_good(content_geometry(f->content), m->layer, m->first, m->count)) {
+        fault = "a HashRequest outside the file";
+    } else if (link->hashings >= HASHES_MAX ||
+               channel_queued(link->channel, CHANNEL_URGENT) >= HASHES_AHEAD) {
+        serve_reject(link, run, PEER__REASON__REASON_BUSY, true);
+    } else if (m->layer == PEER__LAYER__LAYER_PIECES) {
+        uint8_t *hashes = xmalloc((size_t)m->count * HASH_SIZE);
+        if (content_piece_hashes(f->content, (uint32_t)m->first, m->count, hashes))
+            send_hashes(link, run, m->layer, hashes);
+        else
+            serve_reject(link, run, PEER__REASON__REASON_NO_BLOCK, true);
+        free(hashes);
+    } else {
+        struct hash_job *job = xcalloc(1, sizeof *job);
+        job->job.run = hashes_run;
+        job->mail.deliver = hashes_done;
+        job->link = link;
+        job->content = content_share(f->content);
+        job->run = run;
+        job->layer = m->layer;
+        job->hashes = xmalloc((size_t)m->count * HASH_SIZE);
+        link->hashings++;
+        workers_post(link->upload->daemon->workers, &job->job, true);
+    }
+    message_done(&arena);
+    return fault;
+}
+
+/* --- files
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+struct open_job {
+    struct job job;
+    struct mail mail;
+    struct serve_link *link;
+    uint32_t file, generation;
+    uint8_t root[HASH_SIZE];
+    uint64_t size;
+    struct content *content;
+    int error;
+};
+
+static void opened(struct serve_link *link, struct served *f, struct content *content)
+{
+    Peer__Opened message = PEER__OPENED__INIT;
+    uint32_t pieces = content_geometry(content)->pieces;
+    size_t bytes = bitmap_bytes(pieces);
+    uint8_t *wire = NULL;
+
+    f->content = content;
+    message.file = f->file;
+    message.complete = content_complete(content);
+    if (!message.complete) {
+        f->told = xmalloc(bytes + 1);
+        content_pieces(content, f->told);
+        serve_watch(f);
+        wire = xmalloc(bytes + 1);
+        bitmap_to_wire(wire, f->told, bytes);
+    }
+    channel_send(link->channel, CHANNEL_URGENT, PEER__PEER_TYPE__PEER_OPENED, 0, 0, &message.base,
+                 wire, wire == NULL ? 0 : bytes);
+    free(wire);
+}
+
+static void open_next(struct serve_link *);
+
+static void open_done(struct mail *mail, void *owner)
+{
+    struct open_job *job =
+        (struct open_job *)(void *)((char *)mail - offsetof(struct open_job, mail));
+    struct serve_link *link = job->link;
+
+    (void)owner;
+    CHECK_OBJECT(link, SERVE_LINK_MAGIC);
+    link->openings--;
+    struct served *f = link->dead ? NULL : serve_file_of(link, job->file);
+    if (f == NULL || f->generation != job->generation || link->leaving) {
+        content_release(job->content);
+    } else if (job->content == NULL) {
+        serve_file_free(link, f);
+        serve_reject(link, (struct block_run){.file = job->file},
+                     job->error == -EINVAL ? PEER__REASON__REASON_SIZE
+                                           : PEER__REASON__REASON_NO_FILE,
+                     false);
+    } else {
+        opened(link, f, job->content);
+    }
+    if (link->dead)
+        serve_release(link);
+    else
+        open_next(link);
+    free(job);
+}
+
+static void open_run(struct job *raw)
+{
+    struct open_job *job = (struct open_job *)(void *)raw;
+
+    job->content =
+        store_get(job->link->upload->daemon->store, job->root, job->size, false, &job->error);
+    loop_post(job->link->upload->loop, &job->mail);
+}
+
+/* A few at a time, whatever the fetcher opens and closes: jobs outlive their file. */
+static void open_next(struct serve_link *link)
+{
+    while (link->waiting != NULL && link->openings < OPENS_MAX && !link->leaving) {
+        struct served *f = link->waiting;
+        struct open_job *job = xcalloc(1, sizeof *job);
+
+        DL_DELETE(link->waiting, f);
+        f->waiting = false;
+        job->job.run = open_run;
+        job->mail.deliver = open_done;
+        job->link = link;
+        job->file = f->file;
+        job->generation = f->generation;
+        memcpy(job->root, f->root, HASH_SIZE);
+        job->size = f->size;
+        link->openings++;
+        workers_post(link->upload->daemon->workers, &job->job, true);
+    }
+}
+
+static const char *open_file(struct serve_link *link, const Peer__Open *m)
+{
+    if (m->root.len != HASH_SIZE || m->size == 0 || m->size > FILE_SIZE_MAX)
+        return "a malformed Open";
+    if (serve_file_of(link, m->file) != NULL)
+        return "an Open of a number that is in use";
+    if (HASH_COUNT(link->files) >= LIMIT_OPEN_FILES) {
+        serve_reject(link, (struct block_run){.file = m->file}, PEER__REASON__REASON_BUSY, false);
+        return NULL;
+    }
+    struct served *f = xcalloc(1, sizeof *f);
+    f->file = m->file;
+    f->generation = ++link->generation;
+    f->link = link;
+    HASH_ADD(hh, link->files, file, sizeof f->file, f);
+    struct content *content = store_find(link->upload->daemon->store, m->root.data);
+    if (content != NULL && content_geometry(content)->size == m->size) {
+        opened(link, f, content);
+        return NULL;
+    }
+    content_release(content);
+    memcpy(f->root, m->root.data, HASH_SIZE);
+    f->size = m->size;
+    f->waiting = true;
+    DL_APPEND(link->waiting, f);
+    open_next(link);
+    return NULL;
+}
+
+const char *serve_on_open(struct serve_link *link, const uint8_t *bytes, size_t size)
+{
+    struct message_arena arena;
+    const Peer__Open *m = message_unpack(&arena, &peer__open__descriptor, bytes, size);
+    const char *fault = m == NULL ? "a malformed Open" : open_file(link, m);
+
+    message_done(&arena);
+    return fault;
+}
+
+const char *serve_on_close(struct serve_link *link, const uint8_t *bytes, size_t size)
+{
+    struct message_arena arena;
+    const Peer__Close *m = message_unpack(&arena, &peer__close__descriptor, bytes, size);
+    struct served *f = m == NULL ? NULL : serve_file_of(link, m->file);
+
+    if (f != NULL)
+        serve_file_free(link, f);
+    message_done(&arena);
+    return m == NULL ? "a malformed Close" : NULL;
+}
+
+/* Tells the fetcher of pieces that have come since. Lost ones it learns of by a Reject; they are
+ * told of once more if they come again. */
+static void tell_have(struct serve_link *link, struct served *f)
+{
+    Peer__Have message = PEER__HAVE__INIT;
+    uint32_t list[LIMIT_HAVE_PIECES];
+    size_t bytes = bitmap_bytes(content_geometry(f->content)->pieces);
+
+    message.file = f->file;
+    message.pieces = list;
+    if (content_complete(f->content)) {
+        message.complete = true;
+        serve_unwatch(f);
+        serve_say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
+        return;
+    }
+    uint8_t *now = xmalloc(bytes);
+    content_pieces(f->content, now);
+    for (size_t i = 0; i < bytes; i++) {
+        for (unsigned fresh = now[i] & ~(unsigned)f->told[i]; fresh != 0; fresh &= fresh - 1) {
+            list[message.n_pieces++] = (uint32_t)i * 8 + (uint32_t)__builtin_ctz(fresh);
+            if (message.n_pieces == LIMIT_HAVE_PIECES) {
+                serve_say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
+                message.n_pieces = 0;
+            }
+        }
+    }
+    if (message.n_pieces > 0)
+        serve_say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
+    free(f->told);
+    f->told = now;
+}
+
+void serve_have_due(void *arg)
+{
+    struct serve_link *link = arg;
+    struct served *f, *next;
+
+    if (link->leaving)
+        return;
+    HASH_ITER(hh, link->files, f, next) {
+        if (f->changed && f->told != NULL)
+            tell_have(link, f);
+        f->changed = false;
+    }
+}
+
+void serve_holding_changed(struct upload *u, struct content *content)
+{
+    struct watched *watched;
+    struct served *f;
+
+    HASH_FIND_PTR(u->watched, &content, watched);
+    if (watched == NULL)
+        return;
+    DL_FOREACH2(watched->files, f, watch_next)
+    {
+        if (f->changed)
+            continue;
+        f->changed = true;
+        if (!timer_pending(f->link->have_timer))
+            timer_set(f->link->have_timer, HAVE_DELAY_NS);
+    }
+}

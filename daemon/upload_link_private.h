@@ -1,0 +1,104 @@
+/* What the files about one serving link share; nobody else includes this. All of it belongs to the upload thread.
+ *
+ *   upload_link.c    the link's life, its channel, what it says
+ *   upload_blocks.c  requests for blocks, and the jobs that read them
+ *   upload_files.c   files opened and closed, hashes, news of pieces
+ *
+ * L1  what is read or queued of a class is less than READ_AHEAD or URGENT_AHEAD, plus one job.
+ * L2  whatever keeps the pump from going on ends in a call of it: a job in its `done`, a full bulk queue in `drained`, full
+ *     urgent frames in frame_sent, an empty bucket in upload.c's refill.
+ * L3  a file may be closed while jobs for it are under way: they hold a reference on the content and name the file by number
+ *     and generation.
+ * L4  a file that is neither complete nor being opened is watched (struct watched). */
+#ifndef DAEMON_UPLOAD_LINK_PRIVATE_H
+#define DAEMON_UPLOAD_LINK_PRIVATE_H
+
+#include "daemon/upload_internal.h"
+
+#include "base/clock.h"
+#include "daemon/request_queue.h"
+#include "proto/peer.pb-c.h"
+
+#define SERVE_LINK_MAGIC 0x73726c6bu
+/* Bulk that is being read or waits in the channel: two jobs, so that one is read while the other is
+ * sent. */
+#define READ_AHEAD (2 * UPLOAD_JOB_BLOCKS * BLOCK_SIZE)
+/* The same for demanded blocks: more, as they are not sent in turns with others, but bounded. */
+#define URGENT_AHEAD (1u << 20)
+/* Jobs under way for one link. Opening waits in a list beyond that, hash requests are refused. */
+#define READS_MAX  64
+#define HASHES_MAX 32
+#define OPENS_MAX  8
+/* Answers to hash requests that wait for a fetcher who does not read. */
+#define HASHES_AHEAD (2u << 20)
+/* Urgent jobs are small, so that the first block of a demand does not wait for the reading of the
+ * last. */
+#define URGENT_JOB_BLOCKS 4
+/* Clocks differ. */
+#define CERTIFICATE_GRACE_S 300
+/* Have messages about one file: gathered for so long. */
+#define HAVE_DELAY_NS (20 * NS_PER_MS)
+
+struct served {
+    uint32_t file;       /* the fetcher's number */
+    uint32_t generation; /* tells a number's users apart */
+    struct serve_link *link;
+    struct content *content;                /* NULL while it is being opened */
+    uint8_t *told;                          /* pieces that the fetcher was told of; NULL: all */
+    bool changed;                           /* in the hands of have_timer */
+    bool waiting;                           /* in link->waiting */
+    struct served *prev, *next;             /* there */
+    struct served *watch_prev, *watch_next; /* in the list of struct watched */
+    uint8_t root[HASH_SIZE];                /* what is being opened */
+    uint64_t size;
+    uint64_t sent, rate_sent, rate;
+    UT_hash_handle hh;
+};
+
+/* A content of which more may come, and those who have it open. */
+struct watched {
+    struct content *content; /* theirs */
+    struct served *files;
+    UT_hash_handle hh;
+};
+
+struct serve_link {
+    unsigned magic;
+    struct serve_link *prev, *next;
+    struct upload *upload;
+    struct channel *channel;
+    struct remote remote;
+    struct served *files;
+    struct request_queue *queue;
+    struct timer *have_timer;
+    struct served *waiting; /* files to be opened, in order */
+    uint32_t generation;
+    uint32_t reads, hashings, openings;    /* jobs under way */
+    uint32_t bulk_reading, urgent_reading; /* bytes */
+    uint32_t urgent_queued; /* bytes of blocks lent to the channel as urgent frames */
+    uint64_t sent, rate_sent, rate;
+    int64_t pinged;
+    bool leaving;
+    bool dead; /* closed, kept for the jobs under way */
+};
+
+/* --- upload_link.c --- */
+/* Frees a dead link once its last job has come back. */
+void serve_release(struct serve_link *);
+/* NULL if the fetcher has no file of this number open. */
+struct served *serve_file_of(struct serve_link *, uint32_t file);
+void serve_say(struct serve_link *, unsigned type, const ProtobufCMessage *);
+void serve_reject(struct serve_link *, struct block_run, Peer__Reason, bool hashes);
+
+/* --- upload_blocks.c: each returns NULL, or why the link must end --- */
+const char *serve_on_request(struct serve_link *, const uint8_t *bytes, size_t size);
+const char *serve_on_cancel(struct serve_link *, const uint8_t *bytes, size_t size);
+
+/* --- upload_files.c --- */
+const char *serve_on_hash_request(struct serve_link *, const uint8_t *bytes, size_t size);
+const char *serve_on_open(struct serve_link *, const uint8_t *bytes, size_t size);
+const char *serve_on_close(struct serve_link *, const uint8_t *bytes, size_t size);
+void serve_file_free(struct serve_link *, struct served *);
+void serve_have_due(void *link);
+
+#endif
