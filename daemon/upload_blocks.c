@@ -158,7 +158,8 @@ bool serve_link_turn(struct serve_link *link, bool demanded)
     bool urgent = request_queue_has(link->queue, URGENT_DEMAND);
     if ((demanded && !urgent) || class_is_full(link, urgent))
         return false;
-    uint32_t most = upload_allows(link->upload, urgent ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS);
+    bool first = urgent && link->urgent_reading == 0;
+    uint32_t most = upload_allows(link->upload, first ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS);
     if (most == 0)
         return false;
     CHECK(request_queue_pop(link->queue, URGENT_BACKGROUND, most, &run, &urgency));

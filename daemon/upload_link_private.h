@@ -31,8 +31,8 @@
 #define OPENS_MAX  8
 /* Answers to hash requests that wait for a fetcher who does not read. */
 #define HASHES_AHEAD (2u << 20)
-/* Urgent jobs are small, so that the first block of a demand does not wait for the reading of the
- * last. */
+/* The first of several urgent jobs is small, so that the first block of a demand does not wait for the reading of the last; the
+ * others are read while it is sent. */
 #define URGENT_JOB_BLOCKS 4
 /* Clocks differ. */
 #define CERTIFICATE_GRACE_S 300
