@@ -1,7 +1,7 @@
 /* SHA-256 of many messages of one size at once; private to crypto/.
  *
  * Any thread; no allocation on processors with SHA extensions. Results never depend on the
- * processor. */
+ * processor. Sixteen and more messages at once are the fastest. */
 #ifndef CRYPTO_SHA256_MULTI_H
 #define CRYPTO_SHA256_MULTI_H
 
@@ -21,5 +21,14 @@ bool sha256_many_lanes(uint8_t *digests, const uint8_t *const *messages, size_t 
                        unsigned lanes);
 void sha256_many_openssl(uint8_t *digests, const uint8_t *const *messages, size_t count,
                          size_t size);
+
+/* The same by AVX-512, sixteen at a time, as long as there are `least` (1 or more) messages left, the
+ * rest as a processor without it does; false if this one has none. */
+bool sha256_many_wide(uint8_t *digests, const uint8_t *const *messages, size_t count, size_t size,
+                      unsigned least);
+
+/* The `least` that sha256_many found best on this processor, by measuring it at the first call; 17 if
+ * AVX-512 is not there or not faster. */
+unsigned sha256_wide_least(void);
 
 #endif

@@ -1,10 +1,12 @@
-/* What crypto/ costs on this machine: leaves of the Merkle tree with 1, 2 and 4 messages at a time beside
- * OpenSSL, nodes, and one TLS stream over loopback with a loop at each end.
+/* What crypto/ costs on this machine: leaves of the Merkle tree in every way there is, alone and in turn
+ * with AES-GCM (wide registers may lower the clock of what runs beside them), nodes, and one TLS stream over
+ * loopback with a loop at each end. Hashes are in time of the processor, streams in time of the clock.
  *
  *   crypto_bench [MIB]     bytes that the TLS stream carries, 2048 MiB if not said
  */
 #include <errno.h>
 #include <netinet/in.h>
+#include <openssl/evp.h>
 #include <semaphore.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -20,42 +22,129 @@
 #include "crypto/sha256_multi.h"
 #include "crypto/tls.h"
 
-#define BLOCKS 64 /* 1 MiB: stays in the cache */
-#define ROUNDS 1000
+#define BLOCKS     64   /* 1 MiB: stays in the cache */
+#define FAR_BLOCKS 4096 /* 64 MiB: does not */
+#define ROUNDS     300
+#define SLICE      16 /* blocks of one turn: what a worker hashes at a time */
 
 static void print_rate(const char *what, uint64_t bytes, int64_t ns)
 {
     printf("%-34s %8.0f MB/s\n", what, (double)bytes * 1e3 / (double)ns);
 }
 
-static void bench_hashes(void)
+static int64_t thread_cpu(void)
 {
-    uint8_t *bytes = xcalloc(BLOCKS, BLOCK_SIZE), digests[BLOCKS * HASH_SIZE];
-    const uint8_t *blocks[BLOCKS];
-    const uint64_t total = (uint64_t)ROUNDS * BLOCKS * BLOCK_SIZE;
+    struct timespec t;
+    CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0);
+    return (int64_t)t.tv_sec * NS_PER_S + t.tv_nsec;
+}
+
+/* The ways to hash, false if this processor has not got it. */
+enum way { OPENSSL, LANES_1, LANES_2, LANES_4, WIDE, CHOSEN, WAYS };
+static const char *const way_names[WAYS] = {"OpenSSL",     "1 at a time",           "2 at a time",
+                                            "4 at a time", "AVX-512, 16 at a time", "as chosen"};
+
+static bool hash(enum way way, uint8_t *digests, const uint8_t *const *blocks, size_t count)
+{
+    switch (way) {
+    case OPENSSL:
+        sha256_many_openssl(digests, blocks, count, BLOCK_SIZE);
+        return true;
+    case LANES_1:
+    case LANES_2:
+    case LANES_4:
+        return sha256_many_lanes(digests, blocks, count, BLOCK_SIZE, 1u << (way - LANES_1));
+    case WIDE:
+        return sha256_many_wide(digests, blocks, count, BLOCK_SIZE, 1);
+    default:
+        sha256_many(digests, blocks, count, BLOCK_SIZE);
+        return true;
+    }
+}
+
+/* `count` blocks in slices, as often as makes BLOCKS x ROUNDS. */
+static void bench_leaves(const char *where, const uint8_t *const *blocks, size_t count)
+{
+    const uint64_t total = (uint64_t)ROUNDS * BLOCKS;
+    uint8_t digests[SLICE * HASH_SIZE];
     char what[64];
 
-    for (size_t i = 0; i < BLOCKS; i++)
-        blocks[i] = bytes + i * BLOCK_SIZE;
-    int64_t start = clock_now();
-    for (int round = 0; round < ROUNDS; round++)
-        sha256_many_openssl(digests, blocks, BLOCKS, BLOCK_SIZE);
-    print_rate("leaves, OpenSSL", total, clock_now() - start);
-    for (unsigned lanes = 1; lanes <= 4; lanes *= 2) {
-        start = clock_now();
-        for (int round = 0; round < ROUNDS; round++)
-            if (!sha256_many_lanes(digests, blocks, BLOCKS, BLOCK_SIZE, lanes))
-                return;
-        snprintf(what, sizeof what, "leaves, %u at a time", lanes);
-        print_rate(what, total, clock_now() - start);
+    for (enum way way = OPENSSL; way < WAYS; way++) {
+        if (!hash(way, digests, blocks, SLICE))
+            continue;
+        int64_t start = thread_cpu();
+        for (uint64_t done = 0; done < total; done += SLICE)
+            hash(way, digests, blocks + done % count, SLICE);
+        snprintf(what, sizeof what, "leaves%s, %s", where, way_names[way]);
+        print_rate(what, total * BLOCK_SIZE, thread_cpu() - start);
     }
+}
+
+/* A slice is encrypted, then hashed, and so on: what each costs beside the other. */
+static void bench_mixed(const uint8_t *const *blocks)
+{
+    static const uint8_t key[32] = {1}, iv[12] = {2};
+    const uint64_t total = (uint64_t)ROUNDS * BLOCKS;
+    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+    uint8_t digests[SLICE * HASH_SIZE], *sealed = xmalloc(BLOCK_SIZE);
+
+    CHECK(context != NULL);
+    CHECK(EVP_EncryptInit_ex(context, EVP_aes_256_gcm(), NULL, key, iv) == 1);
+    for (int way = -1; way < WAYS; way++) { /* -1: nothing is hashed */
+        if (way == OPENSSL || way == LANES_1 || way == LANES_2 ||
+            (way >= 0 && !hash((enum way)way, digests, blocks, SLICE)))
+            continue;
+        int64_t crypt = 0, hashing = 0;
+        for (uint64_t done = 0; done < total; done += SLICE) {
+            int64_t start = thread_cpu();
+            for (size_t i = 0; i < SLICE; i++) {
+                int size;
+                CHECK(EVP_EncryptInit_ex(context, NULL, NULL, NULL, iv) == 1);
+                CHECK(EVP_EncryptUpdate(context, sealed, &size, blocks[done % BLOCKS + i],
+                                        BLOCK_SIZE) == 1);
+            }
+            int64_t middle = thread_cpu();
+            if (way >= 0)
+                hash((enum way)way, digests, blocks + done % BLOCKS, SLICE);
+            crypt += middle - start;
+            hashing += thread_cpu() - middle;
+        }
+        const double size = (double)total * BLOCK_SIZE;
+        printf("AES-GCM %5.0f MB/s", size * 1e3 / (double)crypt);
+        if (way >= 0)
+            printf(" in turn with %s %.0f MB/s: both %.0f MB/s", way_names[way],
+                   size * 1e3 / (double)hashing, size * 1e3 / (double)(crypt + hashing));
+        printf("\n");
+    }
+    EVP_CIPHER_CTX_free(context);
+    free(sealed);
+}
+
+static void bench_hashes(void)
+{
+    uint8_t *bytes = xmalloc((size_t)FAR_BLOCKS * BLOCK_SIZE);
+    const uint8_t **blocks = xcalloc(FAR_BLOCKS, sizeof *blocks);
+
+    memset(bytes, 0x5a, (size_t)FAR_BLOCKS * BLOCK_SIZE);
+    for (size_t i = 0; i < FAR_BLOCKS; i++)
+        blocks[i] = bytes + i * BLOCK_SIZE;
+    int64_t start = thread_cpu();
+    unsigned least = sha256_wide_least();
+    printf("%-34s %8.0f us\n", "measuring which way is faster",
+           (double)(thread_cpu() - start) / 1e3);
+    printf("%-34s %8u messages on\n", "AVX-512 is chosen from", least);
+    bench_leaves("", blocks, BLOCKS);
+    bench_leaves(" far away", blocks, FAR_BLOCKS);
+    bench_mixed(blocks);
+
     uint8_t *leaves = xcalloc(1 << 16, HASH_SIZE), root[HASH_SIZE];
-    start = clock_now();
+    start = thread_cpu();
     for (int round = 0; round < 20; round++)
         merkle_subtree(root, leaves, 1 << 16, 1 << 16);
     printf("%-34s %8.0f ns\n", "one node of the tree",
-           (double)(clock_now() - start) / 20 / (1 << 16));
+           (double)(thread_cpu() - start) / 20 / (1 << 16));
     free(leaves);
+    free(blocks);
     free(bytes);
 }
 
@@ -74,13 +163,6 @@ struct end {
 
 static struct workers *handshakes;
 static uint8_t chunk[262144];
-
-static int64_t thread_cpu(void)
-{
-    struct timespec t;
-    CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0);
-    return (int64_t)t.tv_sec * NS_PER_S + t.tv_nsec;
-}
 
 static void finish(struct end *end)
 {

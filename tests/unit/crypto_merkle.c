@@ -196,15 +196,86 @@ static void every_lane_count_gives_what_openssl_gives(void **state)
     free(bytes);
 }
 
+/* Sizes around every border of the padding, and blocks. */
+static const size_t many_sizes[] = {0,   1,   3,   54,  55,  56,  63,   64,   65,    111,   119,
+                                    120, 127, 128, 183, 184, 192, 1000, 4096, 16383, 16384, 16385};
+
+static void any_count_gives_what_openssl_gives_in_every_way(void **state)
+{
+    enum { MESSAGES = 40, STEP = 16385 + 6 };
+    uint8_t *bytes = content_of((uint64_t)MESSAGES * STEP);
+    const uint8_t *messages[MESSAGES];
+    uint8_t expected[32 * MESSAGES], digests[32 * MESSAGES + 1];
+    bool wide = true;
+
+    for (size_t i = 0; i < MESSAGES; i++)
+        messages[i] = bytes + i * STEP; /* unaligned, each in its own way */
+    for (size_t s = 0; s < sizeof many_sizes / sizeof many_sizes[0]; s++) {
+        size_t size = many_sizes[s];
+        sha256_many_openssl(expected, messages, MESSAGES, size);
+        for (size_t count = 1; count <= MESSAGES; count++) {
+            /* 0 as it is chosen, 1 2 4 lanes of the SHA extensions, then AVX-512 for at least so many */
+            for (unsigned way = 0; way <= 4 + 17; way++) {
+                if (size > 200 && way > 5 && way % 6 != 0)
+                    continue; /* the rest of the ways differ in what they split only */
+                memset(digests, 0x5a, sizeof digests);
+                if (way == 0)
+                    sha256_many(digests, messages, count, size);
+                else if (way == 3)
+                    continue;
+                else if (way <= 4) {
+                    if (!sha256_many_lanes(digests, messages, count, size, way))
+                        continue;
+                } else if (!sha256_many_wide(digests, messages, count, size, way - 4)) {
+                    wide = false;
+                    break;
+                }
+                assert_memory_equal(digests, expected, 32 * count);
+                assert_int_equal(digests[32 * count], 0x5a); /* not one byte behind them */
+            }
+        }
+    }
+    if (!wide)
+        print_message("no AVX-512 here: not compared\n");
+    free(bytes);
+}
+
+static void the_choice_is_made_once_and_within_bounds(void **state)
+{
+    unsigned least = sha256_wide_least();
+    assert_in_range(least, 4, 17);
+    assert_int_equal(sha256_wide_least(), least);
+}
+
+static void pairs_may_be_replaced_by_their_hashes(void **state)
+{
+    enum { PAIRS = 150 };
+    uint8_t *bytes = content_of(64 * PAIRS), expected[32 * PAIRS];
+    const uint8_t *messages[PAIRS];
+
+    for (size_t i = 0; i < PAIRS; i++)
+        messages[i] = bytes + 64 * i;
+    sha256_many_openssl(expected, messages, PAIRS, 64);
+    for (size_t count = 0; count <= PAIRS; count++) {
+        uint8_t *copy = content_of(64 * PAIRS);
+        sha256_pairs(copy, copy, count);
+        assert_memory_equal(copy, expected, 32 * count);
+        assert_memory_equal(copy + 64 * count, bytes + 64 * count, 64 * (PAIRS - count));
+        free(copy);
+    }
+    free(bytes);
+}
+
 static void leaves_of_any_count_and_tail_are_single_hashes(void **state)
 {
+    enum { COUNT = 19 };
     static const uint32_t tails[] = {1, 55, 56, 63, 64, 65, 119, 120, 8191, 16383, 16384};
-    uint8_t *bytes = content_of(9 * BLOCK_SIZE), hashes[9 * 32], expected[32];
-    const uint8_t *blocks[9];
+    uint8_t *bytes = content_of(COUNT * BLOCK_SIZE), hashes[COUNT * 32], expected[32];
+    const uint8_t *blocks[COUNT];
 
-    for (size_t i = 0; i < 9; i++)
+    for (size_t i = 0; i < COUNT; i++)
         blocks[i] = bytes + i * BLOCK_SIZE;
-    for (size_t count = 1; count <= 9; count++) {
+    for (size_t count = 1; count <= COUNT; count++) {
         for (size_t t = 0; t < sizeof tails / sizeof tails[0]; t++) {
             merkle_leaves(hashes, blocks, count, tails[t]);
             for (size_t i = 0; i < count; i++) {
@@ -304,6 +375,9 @@ int main(void)
         cmocka_unit_test(roots_and_piece_layers_are_libtorrents),
         cmocka_unit_test(a_changed_byte_changes_its_piece_only),
         cmocka_unit_test(every_lane_count_gives_what_openssl_gives),
+        cmocka_unit_test(any_count_gives_what_openssl_gives_in_every_way),
+        cmocka_unit_test(the_choice_is_made_once_and_within_bounds),
+        cmocka_unit_test(pairs_may_be_replaced_by_their_hashes),
         cmocka_unit_test(leaves_of_any_count_and_tail_are_single_hashes),
         cmocka_unit_test(subtrees_of_any_fill_follow_the_definition),
         cmocka_unit_test(large_files_agree_whether_by_pieces_or_at_once),
