@@ -193,6 +193,7 @@ struct working_row {
     uint64_t number; /* of the ingest */
     uint64_t ino;
     uint64_t mount; /* who writes it */
+    uint64_t inode; /* of the file in its file system: says where the store has put it */
     bool marked;    /* fsync was acknowledged */
 };
 /* Calls `each` for every file that is being written, by what the tree says. */

@@ -65,7 +65,8 @@ static const char schema[] =
     "  number INTEGER PRIMARY KEY," /* of the file in store/incoming */
     "  ino INTEGER NOT NULL,"       /* whose new content it is */
     "  mount INTEGER NOT NULL,"     /* the mount that writes it */
-    "  marked INTEGER NOT NULL"     /* 1: fsync was acknowledged */
+    "  marked INTEGER NOT NULL,"    /* 1: fsync was acknowledged */
+    "  inode INTEGER NOT NULL"      /* of that file, in its own file system */
     ");"
     "CREATE TABLE dropped ("
     "  root BLOB PRIMARY KEY," /* a content without name */
@@ -111,7 +112,7 @@ static const char *const texts[SQL_END] = {
     [SQL_OP_DELETE] = "DELETE FROM op WHERE number = ?",
     [SQL_OP_ALL] = "SELECT * FROM op ORDER BY number",
     [SQL_WORKING_CLEAR] = "DELETE FROM working",
-    [SQL_WORKING_PUT] = "INSERT INTO working VALUES (?,?,?,?)",
+    [SQL_WORKING_PUT] = "INSERT INTO working VALUES (?,?,?,?,?)",
     [SQL_WORKING_ALL] = "SELECT * FROM working",
     [SQL_DROPPED_PUT] = "INSERT OR REPLACE INTO dropped VALUES (?,?)",
     [SQL_DROPPED_DELETE] = "DELETE FROM dropped WHERE root = ?",
@@ -482,8 +483,11 @@ static void load_small_tables(struct catalogue *c)
     sqlite3_stmt *s = statement(c, SQL_WORKING_ALL);
 
     while (s != NULL && sqlite3_step(s) == SQLITE_ROW) {
-        struct working_row row = {column_number(s, 0), column_number(s, 1), column_number(s, 2),
-                                  sqlite3_column_int(s, 3) != 0};
+        struct working_row row = {.number = column_number(s, 0),
+                                  .ino = column_number(s, 1),
+                                  .mount = column_number(s, 2),
+                                  .marked = sqlite3_column_int(s, 3) != 0,
+                                  .inode = column_number(s, 4)};
         catalogue_working_put(c, &row);
     }
     if (s != NULL)
@@ -733,6 +737,7 @@ static bool write_working(struct catalogue *c)
         bind_number(s, 2, row->ino);
         bind_number(s, 3, row->mount);
         sqlite3_bind_int(s, 4, row->marked);
+        bind_number(s, 5, row->inode);
         if (!run(s))
             return false;
     }

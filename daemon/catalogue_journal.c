@@ -461,6 +461,18 @@ static void infer_other(struct catalogue *c, const struct op *op, const struct e
     tree_dirty(c, other);
 }
 
+/* Everything up to c->seq has been heard: what is older and not known here is gone since. */
+static bool is_past(const struct catalogue *c, const Tracker__Entry *r)
+{
+    return tree_find(c, BY_ID, r->id) == NULL && r->seq <= c->seq;
+}
+
+static void learn(struct catalogue *c, const Tracker__Entry *r)
+{
+    if (!is_past(c, r))
+        remote_absorb(c, r);
+}
+
 static void accepted(struct catalogue *c, const struct op *op, struct entry *e, struct entry *other,
                      const Tracker__Entry *r)
 {
@@ -468,12 +480,18 @@ static void accepted(struct catalogue *c, const struct op *op, struct entry *e, 
         infer_other(c, op, e, other);
     if (r == NULL)
         return;
+    Tracker__Entry gone = TRACKER__ENTRY__INIT;
+    gone.id = r->id;
+    gone.seq = r->seq;
+    gone.gone = true;
+    if (is_past(c, r))
+        r = &gone;
     if (makes(op->message))
         adopt(c, e, r);
     if (e->node.id == r->id)
         hold(c, e, r);
     else
-        remote_absorb(c, r);
+        learn(c, r);
 }
 
 static const char *status_text(Tracker__OpStatus status)
@@ -487,7 +505,7 @@ static void refused(struct catalogue *c, const struct op *op, struct entry *e,
     struct pending *p = tree_pending(e);
     bool merged = op->message->kind == TRACKER__OP_KIND__OP_MKDIR && r != NULL && !r->gone &&
                   r->kind == TRACKER__KIND__KIND_DIRECTORY &&
-                  status == TRACKER__OP_STATUS__OP_EXISTS && e->node.id == 0;
+                  status == TRACKER__OP_STATUS__OP_EXISTS && e->node.id == 0 && !is_past(c, r);
 
     if (merged) { /* two made the same directory: it is one */
         adopt(c, e, r);
@@ -497,7 +515,7 @@ static void refused(struct catalogue *c, const struct op *op, struct entry *e,
         }
     }
     if (r != NULL)
-        remote_absorb(c, r);
+        learn(c, r);
     if (!makes(op->message)) {
         if (status != TRACKER__OP_STATUS__OP_NOT_FOUND)
             log_warning("the tracker refuses a change of '%s': %s", e->node.name,

@@ -496,6 +496,7 @@ static void begin_series(struct catalogue *c, const Tracker__Changes *changes)
                 memcmp(c->generation, changes->generation.data, GENERATION_SIZE) == 0;
 
     c->series++;
+    c->seq = 0;
     c->resyncing = true;
     c->bad = 0;
     if (!same && c->generation_known) {

@@ -474,11 +474,19 @@ void io_reattach(struct local *l, struct client *cl, struct reply reply, const v
                      (node->size == 0) == (memcmp(node->root.data, zero_root, HASH_SIZE) == 0);
         if (HASH_COUNT(cl->mount->opened) + attach->count >= LIMIT_HANDLES) {
             attach->failed = true;
+        } else if (node->working && write_attach(l, cl->mount, node->ino)) {
+            io_opened(l, cl->mount, node->ino, NULL);
         } else if (node->working) {
-            if (write_attach(l, cl->mount, node->ino))
-                io_opened(l, cl->mount, node->ino, NULL);
-            else
+            /* Perhaps it was sealed, and the answer lost. */
+            const struct node *here = catalogue_node(l->catalogue, node->ino);
+            if (here == NULL || here->kind != NODE_FILE || here->working) {
                 attach->failed = true;
+                continue;
+            }
+            one->ino = node->ino;
+            one->size = here->size;
+            memcpy(one->root, here->root, HASH_SIZE);
+            attach->count++;
         } else if (sound) {
             one->ino = node->ino;
             one->size = node->size;

@@ -100,6 +100,7 @@ enum working_phase {
 struct working {
     uint64_t ino;
     uint64_t number; /* of the ingest, once there is one */
+    uint64_t inode;  /* of its file */
     struct ingest *ingest;
     struct mount *mount; /* NULL: nobody writes it now */
     enum working_phase phase;

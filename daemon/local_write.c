@@ -16,17 +16,21 @@
  * WriteBegin is answered, so that a killed p2pd finds it again; a loss of power ends p2pfs as well,
  * and then only a marked file counts, whose row is committed safely. After a start, files that p2pfs
  * still holds are opened again and wait for Reattach; marked ones that nobody holds are sealed under
- * their name; the rest is gone. One moment is not covered: killed after the store took the content,
- * before the commit that publishes it, p2pd says EIO to the Seal that p2pfs sends again. */
+ * their name; the rest is gone. Killed after the store took a content and before the commit that
+ * publishes it, we know the file by its inode, look where the store has put it, and publish it. */
 #include "daemon/local_private.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/hex.h"
+#include "base/home.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "daemon/ingest.h"
@@ -110,6 +114,7 @@ static void put_row(struct local *l, const struct working *w)
     const struct working_row row = {.number = w->number,
                                     .ino = w->ino,
                                     .mount = w->mount == NULL ? 0 : w->mount->id,
+                                    .inode = w->inode,
                                     .marked = w->marked};
 
     catalogue_working_put(l->catalogue, &row);
@@ -150,12 +155,24 @@ static void give_up(struct local *l, struct working *w, int error)
     local_fail_deferred(l, working_free(l, w), error);
 }
 
+/* Size and inode of the working file. [worker] */
+static int measure(const struct ingest *ingest, struct stat *status)
+{
+    int fd = ingest_dup(ingest);
+    int error = fd < 0 ? fd : fstat(fd, status) < 0 ? -errno : 0;
+
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
 /* --- making ----------------------------------------------------------------------------------- */
 
 struct make_task {
     struct task task;
     uint64_t ino, keep, size;
     uint8_t root[HASH_SIZE];
+    uint64_t inode;
     struct content *from;
     struct ingest *ingest;
     int error;
@@ -171,6 +188,9 @@ static void make_work(struct task *task)
     if (make->keep > 0 && (make->from == NULL || !content_complete(make->from)))
         return;
     make->ingest = ingest_new(store, make->from, make->keep, &make->error);
+    struct stat status;
+    if (make->ingest != NULL && measure(make->ingest, &status) == 0)
+        make->inode = (uint64_t)status.st_ino;
 }
 
 static void fetch_old(struct local *l, struct working *w, struct content *from)
@@ -205,6 +225,7 @@ static void make_done(struct local *l, struct task *task)
         return;
     }
     w->number = ingest_number(w->ingest);
+    w->inode = make->inode;
     w->phase = WORKING_READY;
     put_row(l, w);
     struct client *cl = local_client(l, w->reply.client);
@@ -475,10 +496,7 @@ static void seal_work(struct task *task)
 
     if (seal->measure) {
         struct stat status;
-        int fd = ingest_dup(seal->ingest);
-        seal->error = fd < 0 ? fd : fstat(fd, &status) < 0 ? -errno : 0;
-        if (fd >= 0)
-            close(fd);
+        seal->error = measure(seal->ingest, &status);
         if (seal->error != 0)
             return;
         seal->size = (uint64_t)status.st_size;
@@ -490,6 +508,8 @@ static void seal_work(struct task *task)
 static void answer_published(struct local *l, struct reply reply, uint64_t ino, uint64_t op)
 {
     if (local_is_connected(l) && local_client(l, reply.client) != NULL) {
+        /* Before the operation leaves: killed in between, we would take the file for lost. */
+        (void)commit_now(l, false);
         struct sealed *s = xcalloc(1, sizeof *s);
         s->op = op;
         s->ino = ino;
@@ -576,12 +596,15 @@ void write_seal(struct local *l, struct client *cl, struct reply reply, const vo
 
     if (w == NULL) {
         /* Sent again after a restart: it was sealed before, or it is lost. */
-        if (numbers_has(&l->lost, m->ino) || (node != NULL && node->working))
+        if (numbers_has(&l->lost, m->ino) || (node != NULL && node->working)) {
             local_error(l, reply, EIO, "what was written is lost");
-        else if (node == NULL)
+        } else if (node == NULL) {
             local_error(l, reply, ENOENT, "%s", "");
-        else
+        } else {
+            if (m->set_mtime)
+                (void)catalogue_attr(l->catalogue, m->ino, NULL, &m->mtime);
             names_send_attr(l, reply, m->ino);
+        }
         return;
     }
     if (m->size > FILE_SIZE_MAX) {
@@ -720,6 +743,9 @@ struct recover_one {
     struct working_row row;
     struct ingest *ingest;
     bool orphan; /* marked, and nobody holds it */
+    bool stored; /* the store has it already */
+    uint8_t root[HASH_SIZE];
+    uint64_t size;
 };
 
 struct recover_task {
@@ -743,8 +769,49 @@ static void found_orphan(void *arg, uint64_t number, uint64_t size)
                 number, size);
 }
 
+/* HH/ROOT.data, by inode. */
+static void look_for_stored(struct recover_task *recover, int directory, const struct dirent *entry)
+{
+    static const char tail[] = ".data";
+    char digits[2 * HASH_SIZE + 1];
+    struct stat status;
+
+    if (strlen(entry->d_name) != 2 * HASH_SIZE + sizeof tail - 1 ||
+        strcmp(entry->d_name + 2 * HASH_SIZE, tail) != 0)
+        return;
+    memcpy(digits, entry->d_name, 2 * HASH_SIZE);
+    digits[2 * HASH_SIZE] = '\0';
+    for (size_t i = 0; i < recover->count; i++) {
+        struct recover_one *one = &recover->items[i];
+        if (one->ingest != NULL || one->row.inode != (uint64_t)entry->d_ino || one->row.inode == 0)
+            continue;
+        one->stored = hex_decode(one->root, HASH_SIZE, digits) &&
+                      fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+        one->size = one->stored ? (uint64_t)status.st_size : 0;
+    }
+}
+
+static void search_store(struct recover_task *recover, const char *home)
+{
+    char *path = home_path(home, "store");
+
+    for (unsigned i = 0; i < 256; i++) {
+        char *name = xasprintf("%s/%02x", path, i);
+        DIR *directory = opendir(name);
+        struct dirent *entry;
+        while (directory != NULL && (entry = readdir(directory)) != NULL)
+            look_for_stored(recover, dirfd(directory), entry);
+        if (directory != NULL)
+            closedir(directory);
+        free(name);
+    }
+    free(path);
+}
+
 static void recover_work(struct task *task)
 {
+    bool missing = false;
+
     struct recover_task *recover = (struct recover_task *)(void *)task;
     struct store *store = task->local->daemon->store;
 
@@ -752,7 +819,10 @@ static void recover_work(struct task *task)
     for (size_t i = 0; i < recover->count; i++) {
         int error;
         recover->items[i].ingest = ingest_reopen(store, recover->items[i].row.number, &error);
+        missing |= recover->items[i].ingest == NULL;
     }
+    if (missing)
+        search_store(recover, task->local->daemon->home);
 }
 
 static void recover_row(struct local *l, const struct recover_one *one)
@@ -760,6 +830,14 @@ static void recover_row(struct local *l, const struct recover_one *one)
     const struct node *node = catalogue_node(l->catalogue, one->row.ino);
     bool taken = node == NULL || node->kind != NODE_FILE || write_find(l, one->row.ino) != NULL;
 
+    if (one->stored && !taken) {
+        uint64_t op;
+        catalogue_working_remove(l->catalogue, one->row.number);
+        if (catalogue_publish(l->catalogue, one->row.ino, one->root, one->size, node->mtime,
+                              clock_wall(), &op) != 0)
+            local_unused(l, one->root);
+        return;
+    }
     if (one->ingest == NULL || taken) {
         drop_ingest(l, one->ingest);
         catalogue_working_remove(l->catalogue, one->row.number);
@@ -770,6 +848,7 @@ static void recover_row(struct local *l, const struct recover_one *one)
     struct working *w = working_new(l, one->row.ino, NULL);
     w->number = one->row.number;
     w->ingest = one->ingest;
+    w->inode = one->row.inode;
     w->phase = WORKING_READY;
     w->marked = one->row.marked || one->orphan;
     w->deadline = clock_now() + ATTACH_NS;
