@@ -40,7 +40,8 @@ struct device;
 #define LINK_MAGIC     0x646c6e6bu
 
 /* --- blocks under way to the store ------------------------------------------------------------------------------- */
-#define PUT_BLOCKS    16   /* of one job: 256 KiB stay in a processor's cache */
+#define PUT_BLOCKS    16 /* of one job: 256 KiB stay in a processor's cache */
+#define PUT_JOBS_BUSY 4  /* under way: two for each of two processors, so none is idle meanwhile */
 #define BUFFERS_MOST  4096 /* 64 MiB in all; above, links are not read */
 #define BUFFERS_AGAIN 3072 /* below, they are again */
 #define BUFFERS_HELD  1024 /* of which may wait for their hashes */
@@ -110,6 +111,7 @@ struct file {
     STAILQ_ENTRY(file) of_dirty;
     TAILQ_ENTRY(file) of_demanding;
     uint32_t jobs; /* on workers */
+    uint32_t put_jobs; /* of which write blocks */
 
     enum layer_state layer;
     struct fetch *layer_fetch;
@@ -238,8 +240,8 @@ struct download {
     struct buffer *spare;
     uint32_t buffers, spare_count; /* in use; kept */
     struct put_job *spare_jobs;
-    uint32_t held; /* buffers that wait for hashes */
-    bool paused;   /* links are not read: too many buffers are in use */
+    uint32_t held;     /* buffers that wait for hashes */
+    bool paused;       /* links are not read: too many buffers are in use */
 
     char trouble[96]; /* the store's; "" for none */
     int64_t trouble_until;

@@ -8,7 +8,8 @@
  *   blocks -> worker: content_put -> mail -> verdicts: present, or wrong (the sender is banned, the block asked for
  *   elsewhere), or no room (all fetching pauses, and tries again).
  *
- * A job with a block that a reader waits for is posted urgent; jobs are small, so that it does not wait for many others. */
+ * A job with a block that a reader waits for is posted urgent; jobs are small, so that it does not wait for many others. While
+ * the workers have enough to do, a short run waits for its next blocks: long runs are hashed and written with less work. */
 #include "daemon/download_private.h"
 
 #include <errno.h>
@@ -163,6 +164,9 @@ static void put_done(struct mail *mail, void *owner)
 
     CHECK_OBJECT(download, DOWNLOAD_MAGIC);
     file->jobs--;
+    file->put_jobs--;
+    if (file->arrived != NULL)
+        file_dirty(file);
     for (uint32_t i = 0; i < job->count; i++) {
         good |= job->verdicts[i] == 0;
         judge(job, i);
@@ -218,28 +222,40 @@ void verify_block(struct file *file, struct buffer *buffer)
 
 void verify_post(struct file *file)
 {
+    struct download *download = file->download;
     struct buffer *buffer = file->arrived;
 
-    file->arrived = NULL;
-    file->arrived_end = &file->arrived;
     while (buffer != NULL) {
         struct put_job *job = job_new(file);
         uint64_t piece = buffer->block / file->geometry->piece_blocks;
+        struct buffer *rest = buffer;
+        uint32_t count = 0;
         bool urgent = false;
 
         job->first = buffer->block;
-        while (buffer != NULL && job->count < PUT_BLOCKS &&
-               buffer->block == job->first + job->count &&
-               buffer->block / file->geometry->piece_blocks == piece) {
-            struct buffer *next = buffer->next;
-
-            urgent |= buffer->urgent;
-            job->buffers[job->count] = buffer;
-            job->blocks[job->count++] = buffer->bytes;
-            buffer->next = NULL;
-            buffer = next;
+        while (rest != NULL && count < PUT_BLOCKS && rest->block == job->first + count &&
+               rest->block / file->geometry->piece_blocks == piece) {
+            urgent |= rest->urgent;
+            job->buffers[count] = rest;
+            job->blocks[count++] = rest->bytes;
+            rest = rest->next;
         }
+        if (rest == NULL && count < PUT_BLOCKS && file->put_jobs >= PUT_JOBS_BUSY) {
+            /* put_done comes back to these. */
+            job->next = download->spare_jobs;
+            download->spare_jobs = job;
+            content_release(job->content);
+            break;
+        }
+        for (uint32_t i = 0; i < count; i++)
+            job->buffers[i]->next = NULL;
+        job->count = count;
+        buffer = rest;
         file->jobs++;
-        workers_post(file->download->daemon->workers, &job->job, urgent);
+        file->put_jobs++;
+        workers_post(download->daemon->workers, &job->job, urgent);
     }
+    file->arrived = buffer;
+    if (buffer == NULL)
+        file->arrived_end = &file->arrived;
 }

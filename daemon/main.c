@@ -64,6 +64,8 @@ struct program {
     struct daemon daemon;
     struct loop *loop; /* the main thread's: signals and the sync timer */
     struct timer *sync_timer;
+    struct workers *
+        syncer; /* one thread: an fdatasync takes as long as the disk likes, and must not hold a worker */
     struct event *on_term, *on_int;
     int lock;
     int tell_parent; /* a pipe, -1 if not detached */
@@ -278,7 +280,7 @@ static void sync_due(void *arg)
     sync->job.run = sync_run;
     sync->mail.deliver = synced;
     sync->store = p->daemon.store;
-    workers_post(p->daemon.workers, &sync->job, false);
+    workers_post(p->syncer, &sync->job, false);
 }
 
 /* --- life
@@ -320,6 +322,7 @@ static const char *set_up(struct program *p)
     p->loop = loop_new("main");
     loop_set_owner(p->loop, p);
     d->workers = workers_new("worker", 0);
+    p->syncer = workers_new("sync", 1);
     d->handshakes = workers_new("handshake", HANDSHAKE_POOL);
     if ((d->local = local_new(d, &fault)) == NULL || (d->upload = upload_new(d, &fault)) == NULL)
         return fault;
@@ -368,12 +371,14 @@ static void take_down(struct program *p)
     upload_stop(d->upload);
     workers_drain(d->handshakes);
     workers_drain(d->workers);
+    workers_drain(p->syncer);
     session_free(d->session);
     download_free(d->download);
     upload_free(d->upload);
     local_free(d->local);
     workers_free(d->handshakes);
     workers_free(d->workers);
+    workers_free(p->syncer);
     event_free(p->on_term);
     event_free(p->on_int);
     loop_free(p->loop);
