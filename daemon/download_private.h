@@ -110,7 +110,7 @@ struct file {
     bool demanding;  /* in download->demanding */
     STAILQ_ENTRY(file) of_dirty;
     TAILQ_ENTRY(file) of_demanding;
-    uint32_t jobs; /* on workers */
+    uint32_t jobs;     /* on workers */
     uint32_t put_jobs; /* of which write blocks */
 
     enum layer_state layer;
@@ -240,8 +240,8 @@ struct download {
     struct buffer *spare;
     uint32_t buffers, spare_count; /* in use; kept */
     struct put_job *spare_jobs;
-    uint32_t held;     /* buffers that wait for hashes */
-    bool paused;       /* links are not read: too many buffers are in use */
+    uint32_t held; /* buffers that wait for hashes */
+    bool paused;   /* links are not read: too many buffers are in use */
 
     char trouble[96]; /* the store's; "" for none */
     int64_t trouble_until;

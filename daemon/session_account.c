@@ -47,9 +47,9 @@ struct account_flow {
     struct tls_context *context;
     struct tracker_link *link; /* the temporary one */
     const char *note;
-    bool preparing; /* a worker has the flow */
+    bool preparing;  /* a worker has the flow */
     bool connecting; /* it waits for the kept connection, which is being made */
-    bool abandoned; /* the session ends: free it when the worker gives it back */
+    bool abandoned;  /* the session ends: free it when the worker gives it back */
 };
 
 /* A worker's part of a flow. */
