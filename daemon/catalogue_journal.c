@@ -436,13 +436,15 @@ static void adopt(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
 /* A rename that went through also did something to who had the name. Its own push may come earlier
  * or later: so its seq is left alone, and what it says counts. */
 static void infer_other(struct catalogue *c, const struct op *op, const struct entry *e,
-                        struct entry *other)
+                        struct entry *other, const Tracker__Entry *result)
 {
     Tracker__Entry *was = e->pending == NULL ? NULL : e->pending->held;
     Tracker__Entry *r = other->pending == NULL ? NULL : other->pending->held;
 
     if (r == NULL || r->gone || strcmp(r->name, op->message->name) != 0)
         return;
+    if (result != NULL && result->id == other->node.id)
+        return; /* the two were one at the tracker all the time */
     const struct entry *directory = tree_find(c, BY_INO, op->parent);
     if (directory == NULL || r->parent != directory->node.id)
         return;
@@ -477,7 +479,7 @@ static void accepted(struct catalogue *c, const struct op *op, struct entry *e, 
                      const Tracker__Entry *r)
 {
     if (other != NULL)
-        infer_other(c, op, e, other);
+        infer_other(c, op, e, other, r);
     if (r == NULL)
         return;
     Tracker__Entry gone = TRACKER__ENTRY__INIT;
