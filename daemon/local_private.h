@@ -1,9 +1,11 @@
 /* What the files of the local thread share; nobody else includes this.
  *
- *   local.c         life, listener, clients, the table of requests, mail from other threads
+ *   local.c         life, listener, clients, the table of requests
+ *   local_mail.c    mail from other threads
  *   local_names.c   lookup, readdir, rename and their like, extended attributes
  *   local_io.c      opening, waiting reads, releasing, attaching again
  *   local_write.c   working files: made, hashed along, sealed, published, recovered
+ *   local_recover.c working files after a restart
  *   local_fetch.c   files that are fetched whole: get, pin, what a writer needs
  *   local_ctl.c     p2pctl: accounts, status, peers, health, ls, stop
  *   local_push.c    invalidations, gathered and sent in batches
@@ -235,6 +237,9 @@ extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ct
     ctl_status, ctl_peers, ctl_health, ctl_ls, ctl_stop;
 extern handler fetch_get, fetch_unpin;
 
+/* --- local_mail.c --- */
+void local_stir(void *local); /* tells the mounts of contents that grew; a timer's */
+
 /* --- local_names.c --- */
 /* Points into the node: valid as long as it. */
 void names_fill(struct local *, Local__Attr *, const struct node *);
@@ -262,13 +267,21 @@ bool write_defer(struct local *, struct working *, struct reply); /* true: it is
 void write_mount_gone(struct local *, struct mount *);
 void write_released(struct local *, struct mount *, uint64_t ino);
 bool write_attach(struct local *, struct mount *, uint64_t ino);
-void write_recover(struct local *);
+#define WRITE_ATTACH_NS (60 * NS_PER_S) /* what a working file waits for its p2pfs after a start */
+struct working *write_new(struct local *, uint64_t ino, struct mount *);
+/* Nobody writes it any more: seals it under its name if it was marked, else drops it. */
+void write_end(struct local *, struct working *);
+/* On a worker, which also deletes the file; NULL is fine. */
+void write_drop_ingest(struct local *, struct ingest *);
 void write_tick(struct local *, int64_t now);
 void write_fetched(struct local *, const uint8_t root[HASH_SIZE], int error);
 bool write_awaited(const struct local *, uint64_t op);
 void write_answered(struct local *, uint64_t op, int error, uint64_t ino);
 void write_tracker_away(struct local *);
 void write_free(struct local *);
+
+/* --- local_recover.c --- */
+void write_recover(struct local *);
 
 /* --- local_fetch.c --- */
 /* Somebody wants all of it; each needs a fetch_drop. */
