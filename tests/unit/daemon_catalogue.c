@@ -1155,8 +1155,8 @@ static void bad_entries_are_shown_nowhere(void **state)
                                         "a/b",
                                         "a\nb",
                                         "\xff\xfe",
-                                        "a\xe2\x80\xae"
-                                        "b"};
+                                        ("a\xe2\x80\xae"
+                                         "b")};
     struct side s;
     char long_name[257];
     side_begin(&s, &tracker, 1, "ann");
