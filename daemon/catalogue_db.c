@@ -1,6 +1,7 @@
 /* state.db: the tree, the journal and the small tables on disk.
  *
- * Owns the connection. Leaves what the rows mean to the other files. Thread: local.
+ * Owns the connection. Leaves reading it at the start to catalogue_load.c, what the rows mean to the
+ * other files. Thread: local.
  *
  * Nothing is written when it changes: entries and operations are marked, and db_commit writes all
  * marked rows in one transaction. WAL, so that a commit is a write of a few pages; with
@@ -73,29 +74,6 @@ static const char schema[] =
     "  until INTEGER NOT NULL" /* kept until then, nanoseconds since 1970 */
     ") WITHOUT ROWID;";
 
-enum sql {
-    SQL_BEGIN,
-    SQL_COMMIT,
-    SQL_ROLLBACK,
-    SQL_FULL,
-    SQL_NORMAL,
-    SQL_META_GET,
-    SQL_META_PUT,
-    SQL_ENTRY_PUT,
-    SQL_ENTRY_DELETE,
-    SQL_ENTRY_ALL,
-    SQL_OP_PUT,
-    SQL_OP_DELETE,
-    SQL_OP_ALL,
-    SQL_WORKING_CLEAR,
-    SQL_WORKING_PUT,
-    SQL_WORKING_ALL,
-    SQL_DROPPED_PUT,
-    SQL_DROPPED_DELETE,
-    SQL_DROPPED_ALL,
-    SQL_END
-};
-
 static const char *const texts[SQL_END] = {
     [SQL_BEGIN] = "BEGIN IMMEDIATE",
     [SQL_COMMIT] = "COMMIT",
@@ -119,12 +97,9 @@ static const char *const texts[SQL_END] = {
     [SQL_DROPPED_ALL] = "SELECT * FROM dropped",
 };
 
-#define ROW_PINNED  256
-#define ROW_WORKING 512
-
 /* --- statements ------------------------------------------------------------------------------- */
 
-static sqlite3_stmt *statement(struct catalogue *c, enum sql which)
+sqlite3_stmt *db_statement(struct catalogue *c, enum sql which)
 {
     _Static_assert(SQL_END <= sizeof((struct catalogue *)NULL)->statements / sizeof(sqlite3_stmt *),
                    "room for all statements");
@@ -160,11 +135,6 @@ static void bind_blob(sqlite3_stmt *s, int index, const void *bytes, size_t size
 static void bind_number(sqlite3_stmt *s, int index, uint64_t value)
 {
     sqlite3_bind_int64(s, index, (sqlite3_int64)value);
-}
-
-static uint64_t column_number(sqlite3_stmt *s, int index)
-{
-    return (uint64_t)sqlite3_column_int64(s, index);
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */
@@ -269,298 +239,12 @@ void db_close(struct catalogue *c)
     close_connection(c);
 }
 
-/* --- loading ---------------------------------------------------------------------------------- */
-
-static bool meta_get(struct catalogue *c, const char *key, sqlite3_stmt **row)
-{
-    *row = statement(c, SQL_META_GET);
-    if (*row == NULL)
-        return false;
-    sqlite3_bind_text(*row, 1, key, -1, SQLITE_STATIC);
-    if (sqlite3_step(*row) == SQLITE_ROW)
-        return true;
-    sqlite3_reset(*row);
-    return false;
-}
-
-static uint64_t meta_number(struct catalogue *c, const char *key, uint64_t otherwise)
-{
-    sqlite3_stmt *s;
-
-    if (!meta_get(c, key, &s))
-        return otherwise;
-    uint64_t value = column_number(s, 0);
-    sqlite3_reset(s);
-    return value;
-}
-
-static void load_meta(struct catalogue *c)
-{
-    sqlite3_stmt *s;
-
-    c->next_op = c->op_limit = meta_number(c, "op_limit", c->op_limit);
-    c->next_ino = c->ino_limit = meta_number(c, "ino_limit", c->ino_limit);
-    c->seq = meta_number(c, "seq", 0);
-    if (meta_get(c, "generation", &s)) {
-        if (sqlite3_column_bytes(s, 0) == GENERATION_SIZE) {
-            memcpy(c->generation, sqlite3_column_blob(s, 0), GENERATION_SIZE);
-            c->generation_known = true;
-        }
-        sqlite3_reset(s);
-    }
-    if (meta_get(c, "account", &s)) {
-        const char *text = (const char *)sqlite3_column_text(s, 0);
-        snprintf(c->account, sizeof c->account, "%s", text == NULL ? "" : text);
-        sqlite3_reset(s);
-    }
-    if (meta_get(c, "swarm", &s)) {
-        const char *text = (const char *)sqlite3_column_text(s, 0);
-        free(c->swarm);
-        c->swarm = xstrdup(text == NULL ? "" : text);
-        sqlite3_reset(s);
-    }
-}
-
-static void load_pending(struct entry *e, sqlite3_stmt *s)
-{
-    bool any = false;
-
-    for (int i = 14; i < 20; i++)
-        any |= sqlite3_column_type(s, i) != SQLITE_NULL;
-    if (!any)
-        return;
-    struct pending *p = tree_pending(e);
-    if (sqlite3_column_type(s, 14) != SQLITE_NULL)
-        p->held = tracker__entry__unpack(NULL, (size_t)sqlite3_column_bytes(s, 14),
-                                         sqlite3_column_blob(s, 14));
-    p->made_by = column_number(s, 15);
-    p->last_content = column_number(s, 16);
-    p->place = column_number(s, 17);
-    int lost = sqlite3_column_int(s, 18);
-    p->lost = (uint8_t)(lost & 0xff);
-    p->retries = (uint8_t)(lost >> 8 & 0xff);
-    if (sqlite3_column_bytes(s, 19) == HASH_SIZE) {
-        p->has_base = true;
-        memcpy(p->base, sqlite3_column_blob(s, 19), HASH_SIZE);
-    }
-}
-
-/* NULL if the row makes no sense. */
-static struct entry *load_row(struct catalogue *c, sqlite3_stmt *s)
-{
-    uint64_t ino = column_number(s, 0), id = column_number(s, 1);
-    const char *name = (const char *)sqlite3_column_text(s, 3);
-    int kind = sqlite3_column_int(s, 4);
-    uint64_t size = column_number(s, 6);
-    const char *target = (const char *)sqlite3_column_text(s, 9);
-    const char *owner = (const char *)sqlite3_column_text(s, 10);
-    bool good = ino > INO_ROOT && ino < INT64_MAX && name != NULL && owner != NULL &&
-                strlen(name) <= NAME_BYTES_MAX && kind >= NODE_DIRECTORY && kind <= NODE_SYMLINK &&
-                size <= FILE_SIZE_MAX && id != 1 &&
-                (kind != NODE_SYMLINK || target != NULL || column_number(s, 2) == 0) &&
-                strlen(owner) <= ACCOUNT_BYTES_MAX;
-
-    if (!good || (id != 0 && tree_find(c, BY_ID, id) != NULL))
-        return NULL;
-    struct entry *e = tree_new(c, ino, (enum node_kind)kind, name);
-    int flags = sqlite3_column_int(s, 13);
-    e->node.mode = (uint16_t)(sqlite3_column_int(s, 5) & 0777);
-    e->node.mtime = sqlite3_column_int64(s, 7);
-    e->seq = column_number(s, 11);
-    e->flags = (uint8_t)(flags & FLAGS_STORED);
-    e->node.pinned = (flags & ROW_PINNED) != 0;
-    e->node.working = (flags & ROW_WORKING) != 0;
-    e->node.size = size;
-    if (kind == NODE_FILE && sqlite3_column_bytes(s, 8) == HASH_SIZE)
-        tree_set_content(c, e, sqlite3_column_blob(s, 8), size);
-    if (kind == NODE_SYMLINK && target != NULL) /* one that was hidden from the start has none */
-        tree_set_target(e, target);
-    tree_set_owner(c, e, owner);
-    tree_set_id(c, e, id);
-    load_pending(e, s);
-    if (e->pending != NULL && e->pending->held == NULL)
-        e->flags &= (uint8_t)~FLAG_HIDDEN;
-    if ((e->flags & FLAG_HIDDEN) != 0)
-        vector_add(&c->hidden, ino);
-    return e;
-}
-
-struct place {
-    uint64_t ino, parent, cookie;
-};
-
-/* Puts all entries under their directories. Rows that cannot be placed are left out. */
-static bool link_all(struct catalogue *c, const struct place *places, size_t count)
-{
-    bool good = true;
-
-    for (size_t i = 0; i < count; i++) {
-        struct entry *e = tree_find(c, BY_INO, places[i].ino);
-        struct entry *d = tree_find(c, BY_INO, places[i].parent);
-        if (places[i].parent == 0)
-            continue;
-        bool fits = d != NULL && d->node.kind == NODE_DIRECTORY && places[i].cookie > 0 &&
-                    places[i].cookie < INT64_MAX &&
-                    name_is_valid(e->node.name, strlen(e->node.name)) &&
-                    tree_child(c, d, e->node.name) == NULL && tree_fits(c, d, e) == 0;
-        if (fits)
-            tree_link(c, e, d, e->node.name, places[i].cookie);
-        good &= fits;
-        if (places[i].cookie >= c->next_cookie)
-            c->next_cookie = places[i].cookie + 1;
-    }
-    return good;
-}
-
-static bool load_entries(struct catalogue *c)
-{
-    sqlite3_stmt *s = statement(c, SQL_ENTRY_ALL);
-    struct place *places = NULL;
-    size_t count = 0, room = 0;
-    bool good = true;
-
-    if (s == NULL)
-        return false;
-    int result;
-    while ((result = sqlite3_step(s)) == SQLITE_ROW) {
-        struct entry *e = load_row(c, s);
-        if (e == NULL) {
-            vector_add(&c->dirty, column_number(s, 0)); /* the row goes */
-            good = false;
-            continue;
-        }
-        if (count == room) {
-            room = room == 0 ? 256 : 2 * room;
-            places = xrealloc(places, room * sizeof *places);
-        }
-        places[count++] = (struct place){e->node.ino, column_number(s, 2), column_number(s, 12)};
-    }
-    sqlite3_reset(s);
-    good &= result == SQLITE_DONE && link_all(c, places, count);
-    free(places);
-    return good;
-}
-
-static bool load_ops(struct catalogue *c)
-{
-    sqlite3_stmt *s = statement(c, SQL_OP_ALL);
-    bool good = s != NULL;
-
-    while (s != NULL && sqlite3_step(s) == SQLITE_ROW) {
-        struct entry *e = tree_find(c, BY_INO, column_number(s, 1));
-        struct entry *other = tree_find(c, BY_INO, column_number(s, 2));
-        Tracker__Op *message = tracker__op__unpack(NULL, (size_t)sqlite3_column_bytes(s, 4),
-                                                   sqlite3_column_blob(s, 4));
-        if (e == NULL || message == NULL || e->node.unconfirmed == UINT16_MAX) {
-            if (message != NULL)
-                tracker__op__free_unpacked(message, NULL);
-            vector_add(&c->op_rows, column_number(s, 0));
-            good = false;
-            continue;
-        }
-        struct op *op = xcalloc(1, sizeof *op);
-        op->message = message;
-        message->op = column_number(s, 0);
-        op->ino = e->node.ino;
-        op->parent = column_number(s, 3);
-        op->stored = true;
-        tree_pending(e);
-        e->node.unconfirmed++;
-        if (other != NULL && other->node.unconfirmed < UINT16_MAX) {
-            op->other = other->node.ino;
-            tree_pending(other);
-            other->node.unconfirmed++;
-        }
-        journal_put(c, op);
-    }
-    if (s != NULL)
-        sqlite3_reset(s);
-    return good;
-}
-
-static void load_small_tables(struct catalogue *c)
-{
-    sqlite3_stmt *s = statement(c, SQL_WORKING_ALL);
-
-    while (s != NULL && sqlite3_step(s) == SQLITE_ROW) {
-        struct working_row row = {.number = column_number(s, 0),
-                                  .ino = column_number(s, 1),
-                                  .mount = column_number(s, 2),
-                                  .marked = sqlite3_column_int(s, 3) != 0,
-                                  .inode = column_number(s, 4)};
-        catalogue_working_put(c, &row);
-    }
-    if (s != NULL)
-        sqlite3_reset(s);
-    s = statement(c, SQL_DROPPED_ALL);
-    while (s != NULL && sqlite3_step(s) == SQLITE_ROW) {
-        struct dropped_row row = {.until = sqlite3_column_int64(s, 1)};
-        if (sqlite3_column_bytes(s, 0) != HASH_SIZE)
-            continue;
-        memcpy(row.root, sqlite3_column_blob(s, 0), HASH_SIZE);
-        dropped_load(c, &row);
-    }
-    if (s != NULL)
-        sqlite3_reset(s);
-    c->working_dirty = false;
-}
-
-/* What was only kept for being open has nobody any more: programs that still have it open say so
- * (catalogue_reopen_node). Its content is due to be dropped. */
-static void forget_open_ones(struct catalogue *c)
-{
-    static const uint8_t zero[HASH_SIZE];
-    struct vector inos = {0};
-
-    for (size_t i = 0; i <= c->tables[BY_INO].mask; i++)
-        for (struct entry *e = c->tables[BY_INO].buckets[i]; e != NULL; e = e->next[BY_INO])
-            if (!tree_is_linked(c, e))
-                vector_add(&inos, e->node.ino);
-    for (size_t i = 0; i < inos.count; i++) {
-        struct entry *e = tree_find(c, BY_INO, inos.items[i]);
-        uint8_t root[HASH_SIZE];
-        if (e == NULL)
-            continue;
-        memcpy(root, e->node.root, HASH_SIZE);
-        tree_free_if_idle(c, e);
-        if (tree_find(c, BY_INO, inos.items[i]) == NULL && memcmp(root, zero, HASH_SIZE) != 0 &&
-            tree_with_root(c, root, NULL) == NULL)
-            catalogue_dropped_put(c, root, 1);
-    }
-    free(inos.items);
-}
-
-static void quiet_invalid(void *arg, uint64_t ino, uint64_t parent, const char *name)
-{
-}
-static void quiet_unused(void *arg, const uint8_t root[HASH_SIZE], uint64_t size)
-{
-}
-static const struct catalogue_events quiet = {.invalid = quiet_invalid, .unused = quiet_unused};
-
-bool db_load(struct catalogue *c)
-{
-    const struct catalogue_events *events = c->events;
-
-    c->events = &quiet;
-    c->loading = true;
-    load_meta(c);
-    bool good = load_entries(c);
-    good = load_ops(c) && good;
-    load_small_tables(c);
-    c->loading = false;
-    c->root->flags &= (uint8_t)~FLAG_DIRTY;
-    forget_open_ones(c);
-    c->events = events;
-    return good;
-}
-
 /* --- writing ---------------------------------------------------------------------------------- */
 
 static bool write_entry(struct catalogue *c, const struct entry *e)
 {
     static const uint8_t zero[HASH_SIZE];
-    sqlite3_stmt *s = statement(c, SQL_ENTRY_PUT);
+    sqlite3_stmt *s = db_statement(c, SQL_ENTRY_PUT);
     const struct pending *p = e->pending;
     const struct node *n = &e->node;
     uint8_t *held = NULL;
@@ -614,7 +298,7 @@ static bool write_entries(struct catalogue *c)
                 return false;
             continue;
         }
-        sqlite3_stmt *s = statement(c, SQL_ENTRY_DELETE);
+        sqlite3_stmt *s = db_statement(c, SQL_ENTRY_DELETE);
         if (s != NULL)
             bind_number(s, 1, c->dirty.items[i]);
         if (!run(s))
@@ -625,7 +309,7 @@ static bool write_entries(struct catalogue *c)
 
 static bool write_op(struct catalogue *c, const struct op *op)
 {
-    sqlite3_stmt *s = statement(c, SQL_OP_PUT);
+    sqlite3_stmt *s = db_statement(c, SQL_OP_PUT);
     size_t size = tracker__op__get_packed_size(op->message);
 
     if (s == NULL)
@@ -664,7 +348,7 @@ static bool write_journal(struct catalogue *c)
     if (!each_new_op(c, write_op))
         return false;
     for (size_t i = 0; i < c->op_rows.count; i++) {
-        sqlite3_stmt *s = statement(c, SQL_OP_DELETE);
+        sqlite3_stmt *s = db_statement(c, SQL_OP_DELETE);
         if (s != NULL)
             bind_number(s, 1, c->op_rows.items[i]);
         if (!run(s))
@@ -675,7 +359,7 @@ static bool write_journal(struct catalogue *c)
 
 static bool meta_put_number(struct catalogue *c, const char *key, uint64_t value)
 {
-    sqlite3_stmt *s = statement(c, SQL_META_PUT);
+    sqlite3_stmt *s = db_statement(c, SQL_META_PUT);
 
     if (s == NULL)
         return false;
@@ -686,7 +370,7 @@ static bool meta_put_number(struct catalogue *c, const char *key, uint64_t value
 
 static bool meta_put_text(struct catalogue *c, const char *key, const char *value)
 {
-    sqlite3_stmt *s = statement(c, SQL_META_PUT);
+    sqlite3_stmt *s = db_statement(c, SQL_META_PUT);
 
     if (s == NULL)
         return false;
@@ -697,7 +381,7 @@ static bool meta_put_text(struct catalogue *c, const char *key, const char *valu
 
 static bool write_meta(struct catalogue *c)
 {
-    sqlite3_stmt *s = statement(c, SQL_META_PUT);
+    sqlite3_stmt *s = db_statement(c, SQL_META_PUT);
 
     if (!c->meta_dirty)
         return true;
@@ -712,7 +396,7 @@ static bool write_meta(struct catalogue *c)
 
 static bool write_dropped(struct catalogue *c, const struct dropped_row *row)
 {
-    sqlite3_stmt *s = statement(c, row->until < 0 ? SQL_DROPPED_DELETE : SQL_DROPPED_PUT);
+    sqlite3_stmt *s = db_statement(c, row->until < 0 ? SQL_DROPPED_DELETE : SQL_DROPPED_PUT);
 
     if (s == NULL)
         return false;
@@ -726,10 +410,10 @@ static bool write_working(struct catalogue *c)
 {
     if (!c->working_dirty)
         return true;
-    if (!run(statement(c, SQL_WORKING_CLEAR)))
+    if (!run(db_statement(c, SQL_WORKING_CLEAR)))
         return false;
     for (size_t i = 0; i < c->working_count; i++) {
-        sqlite3_stmt *s = statement(c, SQL_WORKING_PUT);
+        sqlite3_stmt *s = db_statement(c, SQL_WORKING_PUT);
         const struct working_row *row = &c->working[i];
         if (s == NULL)
             return false;
@@ -778,14 +462,14 @@ static int failed(struct catalogue *c)
         log_error("%s: %s", c->path, sqlite3_errmsg(c->db));
     c->failing = true;
     if (!sqlite3_get_autocommit(c->db))
-        (void)run(statement(c, SQL_ROLLBACK));
+        (void)run(db_statement(c, SQL_ROLLBACK));
     dropped_all_dirty(c);
     return code == SQLITE_FULL ? -ENOSPC : -EIO;
 }
 
 static void set_full(struct catalogue *c, bool full)
 {
-    if (c->full != full && run(statement(c, full ? SQL_FULL : SQL_NORMAL)))
+    if (c->full != full && run(db_statement(c, full ? SQL_FULL : SQL_NORMAL)))
         c->full = full;
 }
 
@@ -797,7 +481,7 @@ int db_commit(struct catalogue *c, bool safe)
         c->meta_dirty = true; /* something to commit, behind which all the rest is synced */
     }
     set_full(c, safe);
-    if (!run(statement(c, SQL_BEGIN)) || !write_all(c) || !run(statement(c, SQL_COMMIT)))
+    if (!run(db_statement(c, SQL_BEGIN)) || !write_all(c) || !run(db_statement(c, SQL_COMMIT)))
         return failed(c);
     c->failing = false;
     c->unsynced = !safe;

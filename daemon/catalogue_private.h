@@ -5,7 +5,8 @@
  *   catalogue_change.c   changes of ours: checked, applied, journalled
  *   catalogue_journal.c  the operations: packing, results, what follows from a refusal
  *   catalogue_remote.c   what the tracker says: judged, shown, held back, swept
- *   catalogue_db.c       state.db
+ *   catalogue_db.c       state.db: schema, commits
+ *   catalogue_load.c     state.db: reading it at the start
  *
  * Invariants (R: the entry's record at the tracker, as far as we heard):
  *   C1  An entry without `pending` shows R, or is `working`, or is the root.
@@ -210,7 +211,37 @@ void remote_retry_hidden(struct catalogue *);
 /* Whether it, or something in it, is ours and unknown to the tracker. */
 bool remote_is_ours(const struct entry *);
 
-/* --- catalogue_db.c --- */
+/* --- catalogue_db.c, catalogue_load.c --- */
+/* All statements; the texts stand in catalogue_db.c. */
+enum sql {
+    SQL_BEGIN,
+    SQL_COMMIT,
+    SQL_ROLLBACK,
+    SQL_FULL,
+    SQL_NORMAL,
+    SQL_META_GET,
+    SQL_META_PUT,
+    SQL_ENTRY_PUT,
+    SQL_ENTRY_DELETE,
+    SQL_ENTRY_ALL,
+    SQL_OP_PUT,
+    SQL_OP_DELETE,
+    SQL_OP_ALL,
+    SQL_WORKING_CLEAR,
+    SQL_WORKING_PUT,
+    SQL_WORKING_ALL,
+    SQL_DROPPED_PUT,
+    SQL_DROPPED_DELETE,
+    SQL_DROPPED_ALL,
+    SQL_END
+};
+
+/* In the column `flags` of an entry's row, above FLAGS_STORED. */
+#define ROW_PINNED  256
+#define ROW_WORKING 512
+
+/* Ready for binding; NULL if the data base has failed. */
+sqlite3_stmt *db_statement(struct catalogue *, enum sql);
 bool db_open(struct catalogue *, const char **fault);
 void db_close(struct catalogue *);
 bool db_load(struct catalogue *);

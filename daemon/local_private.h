@@ -7,7 +7,8 @@
  *   local_write.c   working files: made, hashed along, sealed, published, recovered
  *   local_recover.c working files after a restart
  *   local_fetch.c   files that are fetched whole: get, pin, what a writer needs
- *   local_ctl.c     p2pctl: accounts, status, peers, health, ls, stop
+ *   local_ctl.c     p2pctl: status, peers, health, ls, stop
+ *   local_account.c p2pctl: accounts, and which swarm the tree belongs to
  *   local_push.c    invalidations, gathered and sent in batches
  *
  * A request is answered at once or later, from a job's or another thread's mail: then a struct reply
@@ -319,11 +320,13 @@ struct gather *ctl_gather(struct local *, struct reply, const uint8_t *root,
                           void (*finish)(struct local *, struct gather *));
 void ctl_gathered_down(struct local *, struct download_status *);
 void ctl_gathered_up(struct local *, struct upload_status *);
-void ctl_account_answer(struct local *, struct account_answer *);
 void ctl_health_answer(struct local *, void *cookie, int error, Tracker__Health *);
+void ctl_free(struct local *);
+
+/* --- local_account.c --- */
+void ctl_account_answer(struct local *, struct account_answer *);
 /* Asks the session what is known here: url and so on. */
 void ctl_ask_self(struct local *);
-void ctl_free(struct local *);
 
 /* --- local_push.c --- */
 void push_invalid(struct local *, uint64_t ino, uint64_t parent, const char *name);
