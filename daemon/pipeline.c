@@ -24,7 +24,7 @@
 #define DELAY_SPAN     (15 * NS_PER_S)
 #define DRAIN_LONGEST  (400 * NS_PER_MS)
 #define SLACK          (4 * NS_PER_MS)
-#define SLACK_READER   (4 * NS_PER_MS)
+#define SLACK_READER   (3 * NS_PER_MS)
 #define DELAY_UNKNOWN  (50 * NS_PER_MS)
 #define RATE_UNKNOWN   1e6
 #define PATIENCE_LEAST (30 * NS_PER_MS) /* a disk's seek or a busy machine is not a stall */
