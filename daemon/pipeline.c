@@ -18,13 +18,15 @@
 #include "crypto/merkle.h"
 #include "proto/limits.h"
 
-#define WINDOW_MIN     4u
-#define WINDOW_START   16u
-#define SPAN           (2 * NS_PER_S)
-#define DELAY_SPAN     (15 * NS_PER_S)
-#define DRAIN_LONGEST  (400 * NS_PER_MS)
-#define SLACK          (4 * NS_PER_MS)
-#define SLACK_READER   (3 * NS_PER_MS)
+#define WINDOW_MIN    4u
+#define WINDOW_START  16u
+#define SPAN          (2 * NS_PER_S)
+#define DELAY_SPAN    (15 * NS_PER_S)
+#define DRAIN_LONGEST (400 * NS_PER_MS)
+#define SLACK         (4 * NS_PER_MS)
+#define SLACK_READER  (1 * NS_PER_MS)
+#define FAST_LINK                                                                                  \
+    50e6 /* bytes a second: such a link's queue is gone in no time, and keeping both machines busy counts */
 #define DELAY_UNKNOWN  (50 * NS_PER_MS)
 #define RATE_UNKNOWN   1e6
 #define PATIENCE_LEAST (30 * NS_PER_MS) /* a disk's seek or a busy machine is not a stall */
@@ -155,7 +157,7 @@ static uint32_t steady_window(const struct pipeline *pipe, bool reader_waits)
     if (delay == 0)
         delay = DELAY_UNKNOWN;
     if (reader_waits)
-        span = (double)(delay + SLACK_READER);
+        span = (double)(delay + (rate >= FAST_LINK ? SLACK : SLACK_READER));
     else
         span = (double)(delay + delay / 4 + SLACK + min_time(2 * pipe->spread, delay));
     span = rate * span / 1e9 / BLOCK_SIZE + 2;

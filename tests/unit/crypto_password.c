@@ -64,21 +64,30 @@ static void damaged_and_costly_records_are_refused(void **state)
         assert_false(password_verify(records[i], "pw", 2, NULL));
 }
 
+/* Processor time of this thread, which other load does not stretch; the best of several. */
+static int64_t cost_of(const char *record)
+{
+    int64_t best = INT64_MAX;
+
+    for (int i = 0; i < 7; i++) {
+        struct timespec before, after;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+        assert_false(password_verify(record, "px", 2, NULL));
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+        int64_t cost = (after.tv_sec - before.tv_sec) * NS_PER_S + after.tv_nsec - before.tv_nsec;
+        best = cost < best ? cost : best;
+    }
+    return best;
+}
+
 static void an_unknown_account_costs_what_a_wrong_password_costs(void **state)
 {
     char record[PASSWORD_RECORD_MAX];
-    int64_t known, unknown, start;
+
     assert_true(password_hash(record, "pw", 2));
     assert_false(password_verify(NULL, "px", 2, NULL)); /* makes the dummy */
-    start = clock_now();
-    for (int i = 0; i < 5; i++)
-        assert_false(password_verify(record, "px", 2, NULL));
-    known = clock_now() - start;
-    start = clock_now();
-    for (int i = 0; i < 5; i++)
-        assert_false(password_verify(NULL, "px", 2, NULL));
-    unknown = clock_now() - start;
-    assert_true(unknown > known / 3 && known > unknown / 3); /* loose: machines are busy */
+    int64_t known = cost_of(record), unknown = cost_of(NULL);
+    assert_true(unknown > known / 2 && known > unknown / 2);
 }
 
 static void codes_are_made_of_clear_letters_and_differ(void **state)
