@@ -286,8 +286,10 @@ void catalogue_resend(struct catalogue *c)
     c->in_flight = 0;
     c->heard = false;
     for (size_t i = c->ops_first; i < c->ops_end; i++)
-        if (c->ops[i] != NULL)
+        if (c->ops[i] != NULL) {
+            c->ops[i]->again |= c->ops[i]->sent;
             c->ops[i]->sent = c->ops[i]->later = false;
+        }
 }
 
 void catalogue_retry(struct catalogue *c)
@@ -434,7 +436,8 @@ static void adopt(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
 }
 
 /* A rename that went through also did something to who had the name. Its own push may come earlier
- * or later: so its seq is left alone, and what it says counts. */
+ * or later: so its seq is left alone, and what it says counts. Without this it would be seen again
+ * until then. */
 static void infer_other(struct catalogue *c, const struct op *op, const struct entry *e,
                         struct entry *other, const Tracker__Entry *result)
 {
@@ -443,8 +446,9 @@ static void infer_other(struct catalogue *c, const struct op *op, const struct e
 
     if (r == NULL || r->gone || strcmp(r->name, op->message->name) != 0)
         return;
-    if (result != NULL && result->id == other->node.id)
-        return; /* the two were one at the tracker all the time */
+    /* Told from a first answer only: one that was asked for again shows a later state. */
+    if (op->again || result == NULL || result->seq < r->seq || result->id == other->node.id)
+        return;
     const struct entry *directory = tree_find(c, BY_INO, op->parent);
     if (directory == NULL || r->parent != directory->node.id)
         return;

@@ -208,7 +208,7 @@ static bool load_ops(struct catalogue *c)
         message->op = column_number(s, 0);
         op->ino = e->node.ino;
         op->parent = column_number(s, 3);
-        op->stored = true;
+        op->stored = op->again = true;
         tree_pending(e);
         e->node.unconfirmed++;
         if (other != NULL && other->node.unconfirmed < UINT16_MAX) {

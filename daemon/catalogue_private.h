@@ -78,6 +78,7 @@ struct op {
     uint64_t other;       /* the one that loses its name or changes places; 0: none */
     uint64_t parent;      /* the directory it names; 0: none */
     bool sent, later, stored;
+    bool again; /* it may have been sent before */
 };
 
 struct interned {
