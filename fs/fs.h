@@ -7,6 +7,7 @@
 #ifndef FS_FS_H
 #define FS_FS_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -43,6 +44,13 @@ static inline void fs_changed(struct fs *fs)
 static inline uint64_t fs_changes(struct fs *fs)
 {
     return __atomic_load_n(&fs->changes, __ATOMIC_ACQUIRE);
+}
+
+/* What the kernel is told when the daemon does not know an inode number any more. ENOENT would be the program's; on ESTALE the
+ * kernel looks the name up again, and finds the version that has taken the old one's place in the meantime. */
+static inline int stale(int error)
+{
+    return error == ENOENT ? ESTALE : error;
 }
 
 #endif

@@ -68,7 +68,7 @@ static void on_open(struct request *r, struct answer *a)
     if (r->req == NULL)
         return;
     if (a->error != 0) {
-        fuse_reply_err(r->req, a->error);
+        fuse_reply_err(r->req, stale(a->error));
         return;
     }
     h = handle_new(r->file, is_for_writing(r->flags), r->process);

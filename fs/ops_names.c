@@ -102,7 +102,7 @@ static void on_getattr(struct request *r, struct answer *a)
         file_correct(r->fs->files, r->ino, &st);
         fuse_reply_attr(r->req, &st, 0);
     } else if (a->error != 0) {
-        fuse_reply_err(r->req, a->error);
+        fuse_reply_err(r->req, stale(a->error));
     } else if (!attr_stat(&st, attr, r->fs->uid, r->fs->gid)) {
         fuse_reply_err(r->req, EIO);
     } else {
@@ -129,7 +129,7 @@ static void on_readlink(struct request *r, struct answer *a)
     if (r->req == NULL)
         return;
     if (a->error != 0)
-        fuse_reply_err(r->req, a->error);
+        fuse_reply_err(r->req, stale(a->error));
     else
         fuse_reply_readlink(r->req, text->text);
 }

@@ -121,7 +121,7 @@ static void on_setattr(struct request *r, struct answer *a)
     if (r->req == NULL)
         return;
     if (a->error != 0 && !(a->error == ENOENT && f != NULL && f->content != NULL)) {
-        fuse_reply_err(r->req, a->error);
+        fuse_reply_err(r->req, stale(a->error));
         return;
     }
     if (attr != NULL && attr_stat(&st, attr, r->fs->uid, r->fs->gid)) {

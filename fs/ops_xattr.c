@@ -45,7 +45,7 @@ static void on_getxattr(struct request *r, struct answer *a)
     if (r->req == NULL)
         return;
     if (a->error != 0)
-        fuse_reply_err(r->req, a->error);
+        fuse_reply_err(r->req, stale(a->error));
     else if (a->payload_size > 0 && a->payload == NULL)
         fuse_reply_err(r->req, E2BIG);
     else if (a->payload_size > 0)

@@ -1,6 +1,7 @@
 """A tree of files, three members, one of whom joins later."""
 import os
 import shutil
+import threading
 
 from harness import SwarmTest, libtorrent_root, main, pattern, wait_for, SANITIZER
 
@@ -64,6 +65,33 @@ class Names(SwarmTest):
         wait_for("the file to go", lambda: os.listdir(ann.path("d")) == [], 1)
         os.rmdir(ben.path("d"))
         wait_for("the directory to go", lambda: os.listdir(ann.mount) == [], 1)
+
+    def test_a_name_that_is_replaced_is_never_missing(self):
+        ann, ben = self.members("ann", "ben")
+        ann.write("f", b"0")
+        ben.await_file("f")
+        stop, errors, seen, looks = threading.Event(), [], set(), [0]
+
+        def look():
+            while not stop.is_set():
+                try:
+                    os.stat(ben.path("f"))
+                    seen.add(ben.read("f"))
+                    looks[0] += 1
+                except OSError as error:
+                    errors.append(error)
+        thread = threading.Thread(target=look)
+        thread.start()
+        for i in range(1, 40):
+            ann.write("new", b"%d" % i)
+            os.rename(ann.path("new"), ann.path("f"))
+            before = looks[0]
+            wait_for("a look", lambda: looks[0] > before or errors)
+        wait_for("the last version", lambda: b"39" in seen or errors)
+        stop.set()
+        thread.join()
+        self.assertEqual([], errors)
+        self.assertGreater(len(seen), 2)
 
     def test_a_reader_keeps_the_version_that_it_opened(self):
         ann, ben = self.members("ann", "ben")
