@@ -522,6 +522,9 @@ static void sweep_one(struct catalogue *c, struct entry *e)
     gone.seq = e->seq;
     gone.gone = true;
     remote_absorb(c, &gone);
+    e = tree_find(c, BY_ID, gone.id);
+    if (e != NULL)
+        e->seq = 0; /* nobody said it: whatever is said of it next counts */
 }
 
 /* Directories before what is in them, so that each finds its own made. */
