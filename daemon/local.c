@@ -34,9 +34,8 @@
 #define COMMIT_NS       (20 * NS_PER_MS)
 #define COMMIT_AGAIN_NS NS_PER_S /* after one that failed */
 #define TICK_NS         NS_PER_S
-#define FAREWELL_NS     (30 * NS_PER_MS)  /* for the last words to leave */
-#define RETRY_NS        (60 * NS_PER_S)   /* for changes that the tracker had no room for */
-#define DROP_GRACE_NS   (3600 * NS_PER_S) /* a content without name: others may be reading it */
+#define FAREWELL_NS     (30 * NS_PER_MS) /* for the last words to leave */
+#define RETRY_NS        (60 * NS_PER_S)  /* for changes that the tracker had no room for */
 #define DROP_FIRST_NS   (120 * NS_PER_S) /* at the start: until programs said what they have open */
 
 void numbers_add(struct numbers *n, uint64_t item)
@@ -416,27 +415,12 @@ static void send_journal(struct local *l)
         session_op(l->daemon->session, packed, size);
 }
 
-static void put_aside(struct local *l)
-{
-    struct root_item *item, *next;
-    int64_t until = clock_wall() + DROP_GRACE_NS;
-
-    HASH_ITER(hh, l->unused, item, next) {
-        HASH_DEL(l->unused, item);
-        if (catalogue_with_root(l->catalogue, item->root, NULL) == NULL)
-            catalogue_dropped_put(l->catalogue, item->root, until);
-        free(item);
-    }
-    if (!timer_pending(l->drop_timer))
-        timer_set(l->drop_timer, DROP_GRACE_NS);
-}
-
 void local_after(struct local *l)
 {
     if (l->stopped)
         return;
     if (l->unused != NULL)
-        put_aside(l);
+        local_put_aside(l);
     for (size_t i = 0; i < l->newly_pinned.count; i++)
         fetch_pinned(l, l->newly_pinned.items[i]);
     l->newly_pinned.count = 0;
@@ -468,18 +452,6 @@ static void on_answered(void *arg, uint64_t op, int error, uint64_t ino)
     write_answered(arg, op, error, ino);
 }
 
-void local_unused(struct local *l, const uint8_t root[HASH_SIZE])
-{
-    struct root_item *item;
-
-    HASH_FIND(hh, l->unused, root, HASH_SIZE, item);
-    if (item != NULL)
-        return;
-    item = xcalloc(1, sizeof *item);
-    memcpy(item->root, root, HASH_SIZE);
-    HASH_ADD(hh, l->unused, root, HASH_SIZE, item);
-}
-
 static void on_unused(void *arg, const uint8_t root[HASH_SIZE], uint64_t size)
 {
     (void)size;
@@ -499,72 +471,6 @@ static const struct catalogue_events catalogue_events = {.invalid = on_invalid,
                                                          .answered = on_answered,
                                                          .unused = on_unused,
                                                          .pinned = on_pinned};
-
-/* --- contents without a name ------------------------------------------------------------------ */
-
-struct drop_task {
-    struct task task;
-    size_t count;
-    uint8_t (*roots)[HASH_SIZE];
-};
-
-static void drop_work(struct task *task)
-{
-    struct drop_task *drop = (struct drop_task *)(void *)task;
-
-    for (size_t i = 0; i < drop->count; i++)
-        store_drop(task->local->daemon->store, drop->roots[i]);
-}
-
-static void drop_done(struct local *l, struct task *task)
-{
-    struct drop_task *drop = (struct drop_task *)(void *)task;
-    struct store_summary summary;
-
-    for (size_t i = 0; !l->stopped && i < drop->count; i++)
-        if (!store_summary(l->daemon->store, drop->roots[i], &summary))
-            session_dropped(l->daemon->session, drop->roots[i], 0);
-    free(drop->roots);
-    free(drop);
-}
-
-struct due {
-    struct local *local;
-    struct drop_task *drop;
-};
-
-static void due_one(void *arg, const uint8_t root[HASH_SIZE])
-{
-    struct due *due = arg;
-    struct local *l = due->local;
-    struct drop_task *drop = due->drop;
-
-    if (catalogue_with_root(l->catalogue, root, NULL) != NULL) {
-        catalogue_dropped_remove(l->catalogue, root); /* it has a name again, or is open */
-    } else if (catalogue_may_return(l->catalogue, root)) {
-        catalogue_dropped_put(l->catalogue, root, clock_wall() + DROP_GRACE_NS);
-    } else {
-        drop->roots = xrealloc(drop->roots, (drop->count + 1) * sizeof *drop->roots);
-        memcpy(drop->roots[drop->count++], root, HASH_SIZE);
-        catalogue_dropped_remove(l->catalogue, root);
-    }
-}
-
-static void drop_due(void *arg)
-{
-    struct local *l = arg;
-    struct due due = {l, xcalloc(1, sizeof *due.drop)};
-    int64_t now = clock_wall();
-    int64_t next = catalogue_dropped_due(l->catalogue, now, due_one, &due);
-
-    if (due.drop->count > 0)
-        local_post(l, &due.drop->task, drop_work, drop_done);
-    else
-        free(due.drop);
-    if (next != 0)
-        timer_set(l->drop_timer, next - now + NS_PER_S);
-    local_after(l);
-}
 
 /* --- life ------------------------------------------------------------------------------------- */
 
@@ -632,7 +538,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     l->commit_timer = timer_new(l->loop, commit, l);
     l->tick = timer_new(l->loop, tick, l);
     l->stir_timer = timer_new(l->loop, local_stir, l);
-    l->drop_timer = timer_new(l->loop, drop_due, l);
+    l->drop_timer = timer_new(l->loop, local_drop_due, l);
     l->accept = event_new(loop_base(l->loop), l->socket, EV_READ | EV_PERSIST, on_accept, l);
     CHECK(l->accept != NULL && event_add(l->accept, NULL) == 0);
     return l;

@@ -9,6 +9,8 @@
  *   local_fetch.c   files that are fetched whole: get, pin, what a writer needs
  *   local_ctl.c     p2pctl: status, peers, health, ls, stop
  *   local_account.c p2pctl: accounts, and which swarm the tree belongs to
+ *   local_sealed.c  Seals that wait for the tracker
+ *   local_drop.c    contents that lost their last name
  *   local_push.c    invalidations, gathered and sent in batches
  *
  * A request is answered at once or later, from a job's or another thread's mail: then a struct reply
@@ -225,6 +227,9 @@ void local_fail_deferred(struct local *, struct deferred *, int error);
 void local_after(struct local *);
 /* A content that nothing here names or needs any more: dropped after a grace, unless that changes. */
 void local_unused(struct local *, const uint8_t root[HASH_SIZE]);
+/* local_drop.c: those of this round are noted; a timer's function. */
+void local_put_aside(struct local *);
+void local_drop_due(void *arg);
 bool local_is_visible(const struct local *); /* somebody is logged in */
 bool local_is_connected(const struct local *);
 
@@ -276,10 +281,17 @@ void write_end(struct local *, struct working *);
 void write_drop_ingest(struct local *, struct ingest *);
 void write_tick(struct local *, int64_t now);
 void write_fetched(struct local *, const uint8_t root[HASH_SIZE], int error);
+void write_free(struct local *);
+
+/* --- local_sealed.c --- */
+/* Its name is known here; whoever closes hears so as soon as it is safe. */
+void write_published(struct local *, struct reply, uint64_t ino, uint64_t op);
+/* Those whose time is up by `now` are told that their file is pending. */
+void write_settle(struct local *, int64_t now);
+void write_forget_sealed(struct local *);
 bool write_awaited(const struct local *, uint64_t op);
 void write_answered(struct local *, uint64_t op, int error, uint64_t ino);
 void write_tracker_away(struct local *);
-void write_free(struct local *);
 
 /* --- local_recover.c --- */
 void write_recover(struct local *);

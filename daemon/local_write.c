@@ -1,8 +1,7 @@
 /* Working files: from Create or WriteBegin to the published content.
  *
- * Owns struct working, one for each ino that is being written, and the Seals that wait for the
- * tracker. Leaves bytes and hashes to ingest.h, names to the catalogue. Thread: local; what takes
- * long is posted to a worker, which then has the ingest alone (`busy`).
+ * Owns struct working, one for each ino that is being written. Leaves bytes and hashes to ingest.h,
+ * names to the catalogue, waiting for the tracker to local_sealed.c. Thread: local; what takes long is posted to a worker, which then has the ingest alone (`busy`).
  *
  *   (Create, WriteBegin) MAKING --made--> READY --Seal--> SEALING --sealed--> published, struct gone
  *                          ^                |  ^             |
@@ -28,7 +27,6 @@
 #include "daemon/ingest.h"
 #include "proto/limits.h"
 
-#define RESULT_NS     (5 * NS_PER_S)  /* what close() waits for the tracker */
 #define FETCH_IDLE_NS (60 * NS_PER_S) /* an old content that is wanted, and does not come on */
 #define HASH_JOB      (64u << 20)     /* bytes hashed in one job behind the writer */
 
@@ -495,27 +493,6 @@ static void seal_work(struct task *task)
     seal->content = ingest_seal(seal->ingest, seal->size, &seal->error);
 }
 
-/* Its name is known here; says so to whoever closes, as soon as it is safe. */
-static void answer_published(struct local *l, struct reply reply, uint64_t ino, uint64_t op)
-{
-    if (local_is_connected(l) && local_client(l, reply.client) != NULL) {
-        /* Before the operation leaves: killed in between, we would take the file for lost. */
-        (void)commit_now(l, false);
-        struct sealed *s = xcalloc(1, sizeof *s);
-        s->op = op;
-        s->ino = ino;
-        s->reply = reply;
-        s->deadline = clock_now() + RESULT_NS;
-        s->next = l->sealed;
-        l->sealed = s;
-        return;
-    }
-    if (commit_now(l, true))
-        names_send_attr(l, reply, ino);
-    else
-        local_error(l, reply, EIO, "state.db cannot be written");
-}
-
 static void seal_done(struct local *l, struct task *task)
 {
     struct seal_task *seal = (struct seal_task *)(void *)task;
@@ -554,7 +531,7 @@ static void seal_done(struct local *l, struct task *task)
         content_release(seal->content);
     }
     if (error == 0)
-        answer_published(l, seal->reply, ino, op);
+        write_published(l, seal->reply, ino, op);
     else
         local_error(l, seal->reply, error, "it was removed while it was written");
     free(seal);
@@ -609,60 +586,6 @@ void write_seal(struct local *l, struct client *cl, struct reply reply, const vo
     begin_seal(l, w, reply, m);
 }
 
-/* --- waiting for the tracker ------------------------------------------------------------------ */
-
-bool write_awaited(const struct local *l, uint64_t op)
-{
-    for (const struct sealed *s = l->sealed; s != NULL; s = s->next)
-        if (s->op == op)
-            return true;
-    return false;
-}
-
-void write_answered(struct local *l, uint64_t op, int error, uint64_t ino)
-{
-    for (struct sealed **at = &l->sealed; *at != NULL; at = &(*at)->next) {
-        struct sealed *s = *at;
-        if (s->op != op)
-            continue;
-        *at = s->next;
-        if (error == 0)
-            names_send_attr(l, s->reply, ino);
-        else
-            local_error(l, s->reply, error, "the tracker does not take it: %s", strerror(-error));
-        free(s);
-        return;
-    }
-}
-
-/* Kept here and published later; the caller is told as soon as that is safe. */
-static void settle_sealed(struct local *l, int64_t now)
-{
-    bool safe = false, tried = false;
-
-    for (struct sealed **at = &l->sealed; *at != NULL;) {
-        struct sealed *s = *at;
-        if (s->deadline > now) {
-            at = &s->next;
-            continue;
-        }
-        if (!tried)
-            safe = commit_now(l, true);
-        tried = true;
-        *at = s->next;
-        if (safe)
-            names_send_attr(l, s->reply, s->ino);
-        else
-            local_error(l, s->reply, EIO, "state.db cannot be written");
-        free(s);
-    }
-}
-
-void write_tracker_away(struct local *l)
-{
-    settle_sealed(l, INT64_MAX);
-}
-
 /* --- mounts that go, and come back ------------------------------------------------------------ */
 
 void write_end(struct local *l, struct working *w)
@@ -714,7 +637,7 @@ void write_tick(struct local *l, int64_t now)
 {
     struct working *w, *next;
 
-    settle_sealed(l, now);
+    write_settle(l, now);
     HASH_ITER(hh, l->workings, w, next) {
         if (w->phase == WORKING_FETCHING && content_present_blocks(w->from) != w->fetched) {
             w->fetched = content_present_blocks(w->from);
@@ -738,11 +661,7 @@ void write_free(struct local *l)
         w->number = 0; /* its row stays */
         local_fail_deferred(l, working_free(l, w), ESHUTDOWN);
     }
-    while (l->sealed != NULL) {
-        struct sealed *s = l->sealed;
-        l->sealed = s->next;
-        free(s);
-    }
+    write_forget_sealed(l);
     local_fail_deferred(l, l->waiting_recovery, ESHUTDOWN);
     l->waiting_recovery = NULL;
 }
