@@ -193,7 +193,7 @@ class Tracker(Process):
 class Member:
     """One member: a home, a daemon, a mount."""
 
-    def __init__(self, test, name, config="", options="", mounted=True):
+    def __init__(self, test, name, config="", options=""):
         self.test, self.name = test, name
         self.home = os.path.join(test.directory, f"{name}.home")
         self.mount = os.path.join(test.directory, f"{name}.mnt")
@@ -272,9 +272,6 @@ class SwarmTest(unittest.TestCase):
             os.fchmod(file.fileno(), 0o600)
             file.write(PASSWORD)
         self.addCleanup(self.clean_up)
-
-    def run_(self, *arguments):
-        return self.run(*arguments)
 
     def run(self, *arguments, **more):
         # unittest calls run(result); tests call run("program", …).

@@ -37,7 +37,7 @@ def handshake(port, version=None, certificate=None):
 
 
 class Strangers(SwarmTest):
-    def make_certificate(self, name, config=""):
+    def make_certificate(self, name):
         key, certificate = (os.path.join(self.directory, name + end) for end in (".key", ".crt"))
         self.run("openssl", "req", "-x509", "-newkey", "rsa:3072", "-nodes", "-keyout", key, "-out", certificate,
                  "-days", "2", "-subj", "/CN=ann", "-addext",
