@@ -71,8 +71,7 @@ uint64_t content_bytes(const struct content *content)
     return bytes;
 }
 
-/* Of `count` blocks from `first`. */
-static uint64_t bytes_of(const struct geometry *g, uint64_t first, uint64_t count)
+uint64_t content_block_bytes(const struct geometry *g, uint64_t first, uint64_t count)
 {
     uint64_t end = (first + count) * BLOCK_SIZE;
 
@@ -119,6 +118,14 @@ static void set_bit(struct content *content, uint64_t block)
     __atomic_fetch_add(&content->present_blocks, 1, __ATOMIC_RELEASE);
 }
 
+void content_clear_synced(struct content *content, uint64_t first, uint64_t count)
+{
+    lock_take(&content->lock);
+    for (uint64_t block = first; block < first + count; block++)
+        bitmap_clear(content->synced, block);
+    lock_drop(&content->lock);
+}
+
 bool content_clear_bits(struct content *content, uint64_t first, uint64_t count)
 {
     uint64_t lost = 0;
@@ -133,7 +140,7 @@ bool content_clear_bits(struct content *content, uint64_t first, uint64_t count)
         content->piece_counts[piece]--;
         bitmap_clear(content->present, block);
         __atomic_fetch_sub(&content->present_blocks, 1, __ATOMIC_RELEASE);
-        lost += bytes_of(&content->geometry, block, 1);
+        lost += content_block_bytes(&content->geometry, block, 1);
     }
     lock_drop(&content->lock);
     __atomic_fetch_sub(&content->store->held, lost, __ATOMIC_RELAXED);
@@ -151,11 +158,12 @@ static void show(struct content *content, uint64_t first, uint32_t count, const 
         if (verdicts[i] == 0 && !bitmap_test(content->present, first + i)) {
             set_bit(content, first + i);
             fresh[i] = true;
-            bytes += bytes_of(&content->geometry, first + i, 1);
+            bytes += content_block_bytes(&content->geometry, first + i, 1);
         }
     }
     lock_drop(&content->lock);
     __atomic_fetch_add(&content->store->held, bytes, __ATOMIC_RELAXED);
+    content_note_put(content, first, count);
     for (uint32_t i = 0, run; i < count; i += run) {
         for (run = 1; i + run < count && fresh[i + run] == fresh[i];)
             run++;
@@ -184,9 +192,11 @@ void content_lose(struct content *content, uint64_t first, uint64_t count)
     log_damage(content, first);
     content_busy(content);
     int error = content_restore_map(content);
-    bool lost = content_clear_bits(content, first, count);
+    content_clear_synced(content, first,
+                         count); /* C2: nobody can put them before their bits are clear */
     if (error == 0 && fdatasync(content->fd[FD_MAP]) < 0)
         error = -errno;
+    bool lost = content_clear_bits(content, first, count);
     content_unbusy(content);
     if (error < 0)
         log_warning("store: a lost block cannot be noted: %s", strerror(-error));
@@ -266,7 +276,7 @@ static void write_runs(struct content *content, uint64_t first, uint32_t count,
         uint64_t done =
             write_all(content->fd[FD_DATA], vector, (int)run, (first + i) * BLOCK_SIZE, &error);
         for (uint32_t k = 0; k < run && error < 0; k++) {
-            if (bytes_of(&content->geometry, first + i, k + 1) > done)
+            if (content_block_bytes(&content->geometry, first + i, k + 1) > done)
                 verdicts[i + k] = error;
         }
     }
@@ -290,8 +300,10 @@ static int put_batch(struct content *content, uint64_t first, uint32_t count,
         return result;
     }
     verify(content, first, count, leaves, blocks, verdicts);
+    content_put_begin(content);
     write_runs(content, first, count, blocks, verdicts);
     show(content, first, count, verdicts);
+    content_put_end(content);
     for (uint32_t i = 0; i < count && result == 0; i++) {
         if (verdicts[i] != -EALREADY)
             result = verdicts[i];
@@ -336,8 +348,9 @@ static uint32_t read_verified(struct content *content, uint64_t first, uint32_t 
     *error = content_leaves(content, first, count, leaves);
     if (*error < 0)
         return 0;
-    *error = file_pread_all(content->fd[FD_DATA], to, bytes_of(&content->geometry, first, count),
-                            first * BLOCK_SIZE);
+    *error =
+        file_pread_all(content->fd[FD_DATA], to,
+                       content_block_bytes(&content->geometry, first, count), first * BLOCK_SIZE);
     if (*error == -ENODATA) /* somebody made the file shorter */
         *error = -EBADMSG;
     if (*error < 0)
@@ -367,6 +380,8 @@ static uint32_t get_batch(struct content *content, uint64_t first, uint32_t coun
         uint8_t *at = to + (size_t)BLOCK_SIZE * good;
         if (read_verified(content, first + good, 1, at, error) == 1)
             return good + 1; /* the caller goes on from there */
+        if (*error == -EBADMSG && !bitmap_test(content->present, first + good))
+            *error = -ENODATA; /* it was taken away meanwhile */
         if (*error == -EBADMSG)
             content_lose(content, first + good, 1);
     }

@@ -6,7 +6,7 @@
  * hash is not known it does not.
  *
  * Thread: a worker, or the one that opens the store; the content is not shared yet. Memory: three bitmaps, mapped; 32
- * bytes a piece for the layer, 2 for counters. */
+ * bytes a piece for the layer, 6 for counters. */
 #include "daemon/store_private.h"
 
 #include <errno.h>
@@ -38,12 +38,16 @@ static struct content *content_new(struct store *store, struct record *record)
     CHECK(pthread_cond_init(&content->wake, NULL) == 0);
     content->piece_counts = calloc(g.pieces, sizeof *content->piece_counts);
     content->pieces = calloc(bitmap_bytes(g.pieces), 1);
+    content->used = calloc(g.pieces, sizeof *content->used);
     content->dirty_pages = calloc(bitmap_bytes(pages), 1);
-    content->memory = sizeof *content + content->map_size + (size_t)g.pieces * (HASH_SIZE + 2);
-    if (content->piece_counts == NULL || content->pieces == NULL || content->dirty_pages == NULL) {
+    content->memory = sizeof *content + content->map_size + (size_t)g.pieces * (HASH_SIZE + 6);
+    if (content->piece_counts == NULL || content->pieces == NULL || content->used == NULL ||
+        content->dirty_pages == NULL) {
         content_close(content);
         return NULL;
     }
+    for (uint32_t i = 0; i < g.pieces; i++)
+        content->used[i] = record->used;
     return content;
 }
 
@@ -57,6 +61,7 @@ void content_close(struct content *content)
     pthread_cond_destroy(&content->wake);
     free(content->piece_counts);
     free(content->pieces);
+    free(content->used);
     free(content->dirty_pages);
     free(content->layer);
     content->magic = 0;
@@ -132,20 +137,11 @@ static int open_hashes(struct content *content)
 /* --- made anew -------------------------------------------------------------------------------------- */
 static int make_map(struct content *content)
 {
-    uint8_t header[STORE_HEADER];
-    char name[NAME_SIZE];
+    int fd = store_make_map(content);
 
-    store_file_name(name, content->root, SUFFIX_MAP);
-    int fd = openat(content->store->fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
-                    S_IRUSR | S_IWUSR);
     if (fd < 0)
-        return -errno;
-    store_header_make(header, MAGIC_MAP, content->root, content->geometry.size);
-    int result = -posix_fallocate(fd, 0, (off_t)(STORE_HEADER + content->map_size)); /* S5 */
-    if (result == 0)
-        result = file_pwrite_all(fd, header, sizeof header, 0);
-    if (result == 0)
-        result = map_bits(content, fd);
+        return fd;
+    int result = map_bits(content, fd);
     if (result == 0)
         content_take_fd(content, FD_MAP, fd);
     else
@@ -329,7 +325,10 @@ static int open_incomplete(struct content *content)
         return result;
     if (result < 0) /* nothing that is in the hash file can be used */
         memset(content->known, 0, store_bits_size(content->geometry.pieces));
-    return check_unsynced(content);
+    result = check_unsynced(content);
+    if (result == 0)
+        content_evict_resume(content);
+    return result;
 }
 
 struct content *content_open(struct store *store, struct record *record, int *error)

@@ -4,7 +4,7 @@
  *   1  copy those pages of the present bits that changed since the last time
  *   2  fdatasync the data and, if they changed, the hashes
  *   3  incomplete: the copies become the synced bits; fdatasync the map (and the folder, once)
- *      complete:   rename .part to .data, fsync the folder, delete the map
+ *      complete:   rename .part to .data, fsync the folder, delete the map; unless some process has the map
  * A bit that is set between 1 and 3 is for the next time. Many contents are taken through each step together, and the
  * file system is synced instead of file after file: ten thousand small files cost a few syncs.
  *
@@ -177,41 +177,6 @@ void content_unpin(struct content *content, bool dirty)
         close_all(victims[--count]);
 }
 
-/* A new open file, so that the receiver cannot write. */
-static int dup_read_only(int fd)
-{
-    char path[32];
-
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
-}
-
-/* They look const from outside: nothing that a caller can see changes. */
-static int dup_fd(const struct content *constant, int which)
-{
-    struct content *content = (struct content *)(uintptr_t)constant;
-
-    CHECK_OBJECT(content, CONTENT_MAGIC);
-    int result = content_pin(content);
-    if (result < 0)
-        return result;
-    bool there = which != FD_MAP || __atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE);
-    result = there ? dup_read_only(content->fd[which]) : -ENOENT;
-    content_unpin(content, false);
-    return result;
-}
-
-int content_dup_data(const struct content *content)
-{
-    return dup_fd(content, FD_DATA);
-}
-
-int content_dup_map(const struct content *content)
-{
-    return dup_fd(content, FD_MAP);
-}
-
 /* --- one at a time ----------------------------------------------------------------------------------- */
 void content_busy(struct content *content)
 {
@@ -231,32 +196,6 @@ void content_unbusy(struct content *content)
 }
 
 /* --- complete to incomplete -------------------------------------------------------------------------- */
-/* Writes a map file that says what the bits in memory say; its descriptor or -errno. */
-static int write_map(struct content *content)
-{
-    uint8_t header[STORE_HEADER];
-    char name[NAME_SIZE];
-
-    store_file_name(name, content->root, SUFFIX_MAP);
-    int fd = openat(content->store->fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
-                    S_IRUSR | S_IWUSR);
-    if (fd < 0)
-        return -errno;
-    store_header_make(header, MAGIC_MAP, content->root, content->geometry.size);
-    int result = -posix_fallocate(fd, 0, (off_t)(STORE_HEADER + content->map_size)); /* S5 */
-    if (result == 0)
-        result = file_pwrite_all(fd, header, sizeof header, 0);
-    if (result == 0)
-        result = file_pwrite_all(fd, content->map, content->map_size, STORE_HEADER);
-    if (result == 0 && fsync(fd) < 0)
-        result = -errno;
-    if (result == 0)
-        return fd;
-    close(fd);
-    store_unlink(content->store, content->root, SUFFIX_MAP);
-    return result;
-}
-
 static int rename_data(struct content *content, const char *from, const char *to)
 {
     char from_name[NAME_SIZE], to_name[NAME_SIZE];
@@ -288,10 +227,18 @@ int content_restore_map(struct content *content)
     if (content->has_map)
         return 0;
     /* No bit is set meanwhile (C3) and none cleared (we are busy), so file and memory agree. */
-    int fd = write_map(content);
+    int fd = store_make_map(content);
     if (fd < 0)
         return fd;
-    int result = rename_data(content, SUFFIX_DATA, SUFFIX_PART);
+    int result = file_pwrite_all(fd, content->map, content->map_size, STORE_HEADER);
+    if (result == 0 && fsync(fd) < 0)
+        result = -errno;
+    if (result < 0) {
+        close(fd);
+        store_unlink(content->store, content->root, SUFFIX_MAP);
+        return result;
+    }
+    result = rename_data(content, SUFFIX_DATA, SUFFIX_PART);
     if (result == 0)
         result = store_sync_folder(content->store, content->root);
     if (result == 0)
@@ -315,6 +262,7 @@ struct round {
     uint32_t *which;
     size_t count;
     bool pinned, hashes, names, complete;
+    int claim; /* while it becomes complete: nobody has the map */
     int error;
 };
 
@@ -457,10 +405,26 @@ static void forget_map(struct content *content)
     store_unlink(content->store, content->root, SUFFIX_MAP);
 }
 
+/* As long as somebody has the map it stays the live one, and the content as it is: all of it is durable in that form, too.
+ * Idle contents are synced once more when they are closed. */
+static void claim_map(struct round *round)
+{
+    if (!round->complete || round->error < 0)
+        return;
+    if (!round->pinned) {
+        round->error = content_pin(round->content);
+        round->pinned = round->error == 0;
+    }
+    if (round->error == 0)
+        round->claim = content_claim(round->content, FD_MAP);
+    round->complete = round->claim >= 0;
+}
+
 static void finish(struct round *round, bool sync_files)
 {
     struct content *content = round->content;
 
+    claim_map(round);
     if (round->error < 0)
         return;
     if (!round->complete) {
@@ -481,6 +445,9 @@ static void settle_name(struct round *round)
         forget_map(round->content);
     else if (round->complete)
         rename_data(round->content, SUFFIX_DATA, SUFFIX_PART);
+    if (round->claim >= 0)
+        close(round->claim);
+    round->claim = -1;
 }
 
 static int sync_rounds(struct store *store, struct round *rounds, size_t count)
@@ -520,7 +487,7 @@ int content_sync_many(struct store *store, struct content **list, size_t count)
 
     CHECK(count <= SYNC_BATCH);
     for (size_t i = 0; i < count; i++) {
-        rounds[n] = (struct round){.content = list[i]};
+        rounds[n] = (struct round){.content = list[i], .claim = -1};
         if (begin(&rounds[n]))
             n++;
         else

@@ -233,10 +233,15 @@ static int copy_from(struct ingest *ingest, struct content *from, uint64_t keep)
 {
     if (!content_complete(from) || keep > content_geometry(from)->size)
         return -EINVAL;
-    int fd = content_dup_data(from);
-    if (fd < 0)
-        return fd;
-    int result = copy_bytes(fd, ingest->fd, keep);
+    int fd, map, result = content_lend(from, true, &fd, &map);
+    if (result == 0) { /* it has just lost blocks */
+        close(fd);
+        close(map);
+        return -EINVAL;
+    }
+    if (result < 0)
+        return result;
+    result = copy_bytes(fd, ingest->fd, keep);
     close(fd);
     ingest->written = keep;
     return result < 0 ? result : copy_leaves(ingest, from, keep / BLOCK_SIZE);

@@ -166,7 +166,8 @@ static int make_durable(struct seal *seal)
 {
     struct ingest *ingest = seal->ingest;
 
-    if (ingest->broken == 0 && fdatasync(ingest->fd) < 0)
+    (void)fchmod(ingest->fd, MODE_OWN);
+    if (ingest->broken == 0 && fsync(ingest->fd) < 0)
         ingest->broken = -errno;
     if (ingest->broken < 0)
         return ingest->broken;
@@ -186,8 +187,12 @@ static int adopt(struct seal *seal)
 /* Another content with this root is here already. Its reference is taken over. */
 static int join(struct seal *seal, struct content *content)
 {
-    int result = content_complete(content) ? 0 : fill_content(seal, content);
+    int result = content->record->own
+                     ? 0
+                     : content_own(content); /* first: from now on no block of it goes */
 
+    if (result == 0 && !content_complete(content))
+        result = fill_content(seal, content);
     if (result == 0)
         result = content_sync(content);
     if (result == 0)

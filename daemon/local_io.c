@@ -51,6 +51,8 @@ struct mount *io_mount(struct local *l, struct client *cl, const Local__Hello *h
 static void opened_free(struct local *l, struct mount *m, struct opened *o)
 {
     HASH_DEL(m->opened, o);
+    if (o->content != NULL && content_complete(o->content)) /* of whose reads nothing is heard */
+        content_touch(o->content, 0, content_geometry(o->content)->blocks);
     content_release(o->content);
     catalogue_close_node(l->catalogue, o->ino);
     free(o);
@@ -159,41 +161,68 @@ static void send_with(struct local *l, struct reply reply, const Local__Opened *
                          count);
 }
 
-void io_send_opened(struct local *l, struct reply reply, uint64_t ino, struct content *content)
+/* `lent`: what content_lend gave. */
+static void send_lent(struct local *l, struct reply reply, uint64_t ino, struct content *content,
+                      int lent, const int fds[2])
 {
     Local__Opened opened;
     Local__Attr attr;
-    int fds[2] = {-1, -1};
-    unsigned count = 0;
 
-    fill_opened(l, &opened, &attr, ino);
-    opened.complete = true;
-    opened.root.data = (uint8_t *)(uintptr_t)zero_root;
-    opened.root.len = HASH_SIZE;
-    if (content != NULL) {
-        opened.root.data = (uint8_t *)(uintptr_t)content_root(content);
-        opened.size = content_geometry(content)->size;
-        opened.complete = content_complete(content);
-        fds[0] = content_dup_data(content);
-        fds[1] = content_dup_map(content);
-        if (fds[0] >= 0)
-            count = fds[1] >= 0 ? 2 : 1;
-        if (count == 1 && fds[1] == -ENOENT)
-            opened.complete = true;
-        else if (count < 2 && !opened.complete) {
-            local_error(l, reply, fds[0] < 0 ? fds[0] : fds[1], "the store cannot open it");
-            goto out;
-        }
-        if (count == 0) {
-            local_error(l, reply, fds[0], "the store cannot open it");
-            goto out;
-        }
+    if (lent < 0) {
+        local_error(l, reply, lent, "the store cannot open it");
+        return;
     }
-    send_with(l, reply, &opened, fds, count);
-out:
+    fill_opened(l, &opened, &attr, ino);
+    opened.complete = lent == 1;
+    opened.root.data = content == NULL ? (uint8_t *)(uintptr_t)zero_root
+                                       : (uint8_t *)(uintptr_t)content_root(content);
+    opened.root.len = HASH_SIZE;
+    opened.size = content == NULL ? 0 : content_geometry(content)->size;
+    send_with(l, reply, &opened, fds, content == NULL ? 0 : lent == 1 ? 1 : 2);
     for (int i = 0; i < 2; i++)
         if (fds[i] >= 0)
             close(fds[i]);
+}
+
+struct lend_task {
+    struct task task;
+    struct reply reply;
+    uint64_t ino;
+    struct content *content;
+    int lent, fds[2];
+};
+
+static void lend_work(struct task *task)
+{
+    struct lend_task *lend = (struct lend_task *)(void *)task;
+
+    lend->lent = content_lend(lend->content, true, &lend->fds[0], &lend->fds[1]);
+}
+
+static void lend_done(struct local *l, struct task *task)
+{
+    struct lend_task *lend = (struct lend_task *)(void *)task;
+
+    send_lent(l, lend->reply, lend->ino, lend->content, lend->lent, lend->fds);
+    content_release(lend->content);
+    free(lend);
+}
+
+void io_send_opened(struct local *l, struct reply reply, uint64_t ino, struct content *content)
+{
+    int fds[2] = {-1, -1};
+    int lent = content == NULL ? 1 : content_lend(content, false, &fds[0], &fds[1]);
+
+    if (lent != -EAGAIN) {
+        send_lent(l, reply, ino, content, lent, fds);
+        return;
+    }
+    /* Blocks of it are just being taken away, or the last one came: that takes as long as the disk likes. */
+    struct lend_task *lend = xcalloc(1, sizeof *lend);
+    lend->reply = reply;
+    lend->ino = ino;
+    lend->content = content_share(content);
+    local_post(l, &lend->task, lend_work, lend_done);
 }
 
 void write_send_working(struct local *l, struct reply reply, const struct working *w)
@@ -322,6 +351,13 @@ static void park(struct local *l, struct mount *m, struct reply reply, struct co
                     message->offset, size, (int64_t)message->wait_ms * NS_PER_MS);
 }
 
+static void touch(struct content *content, uint64_t offset, uint64_t size)
+{
+    uint64_t first = offset / BLOCK_SIZE, last = (offset + size - 1) / BLOCK_SIZE;
+
+    content_touch(content, first, last - first + 1);
+}
+
 void io_want(struct local *l, struct client *cl, struct reply reply, const void *message)
 {
     const Local__Want *m = message;
@@ -337,6 +373,7 @@ void io_want(struct local *l, struct client *cl, struct reply reply, const void 
         return;
     }
     uint64_t length = m->size < size - m->offset ? m->size : size - m->offset;
+    touch(o->content, m->offset, length);
     uint64_t first = m->offset / BLOCK_SIZE, last = (m->offset + length - 1) / BLOCK_SIZE;
     if (bitmap_all(content_present(o->content), first, last - first + 1))
         local_done(l, reply);
@@ -382,8 +419,11 @@ void io_reading(struct local *l, struct client *cl, struct reply reply, const vo
     if (o != NULL && o->content != NULL && m->size > 0 &&
         m->offset < content_geometry(o->content)->size) {
         uint64_t left = content_geometry(o->content)->size - m->offset;
-        download_reading(l->daemon->download, o->content, m->handle ^ cl->mount->salt, m->offset,
-                         m->size < left ? m->size : left);
+        uint64_t size = m->size < left ? m->size : left;
+        touch(o->content, m->offset, size);
+        if (!content_complete(o->content))
+            download_reading(l->daemon->download, o->content, m->handle ^ cl->mount->salt,
+                             m->offset, size);
     }
 }
 

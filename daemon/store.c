@@ -101,13 +101,15 @@ static void drop(struct store *store, struct record *record)
     free(record);
 }
 
-void store_add_record(struct store *store, const uint8_t root[HASH_SIZE], uint64_t size,
-                      uint64_t bytes)
+struct record *store_add_record(struct store *store, const uint8_t root[HASH_SIZE], uint64_t size,
+                                uint64_t bytes)
 {
     lock_take(&store->lock);
-    add(store, root, size)->bytes = bytes;
+    struct record *record = add(store, root, size);
+    record->bytes = bytes;
     lock_drop(&store->lock);
     __atomic_fetch_add(&store->held, bytes, __ATOMIC_RELAXED);
+    return record;
 }
 
 /* Somebody was busy with it and is no more. */
@@ -150,7 +152,7 @@ static void idle_add(struct store *store, struct content *content)
     }
 }
 
-static void take(struct store *store, struct content *content)
+void store_take(struct store *store, struct content *content)
 {
     if (content->references++ == 0)
         idle_remove(store, content);
@@ -209,6 +211,7 @@ static void retire(struct store *store, struct content *content)
     record->content = NULL;
     lock_drop(&store->lock);
     uint64_t bytes = content_bytes(content);
+    uint32_t used = content_used(content);
     content_close(content);
     if (dropped) {
         store_unlink_all(store, record->root);
@@ -216,6 +219,7 @@ static void retire(struct store *store, struct content *content)
     }
     lock_take(&store->lock);
     record->bytes = bytes;
+    record->used = used;
     settle(store, record);
     if (dropped)
         drop(store, record);
@@ -353,7 +357,7 @@ static struct content *get(struct store *store, const uint8_t root[HASH_SIZE], u
         } else {
             record->dropped = false; /* wanted again before it was gone */
             content = record->content;
-            take(store, content);
+            store_take(store, content);
         }
     }
     lock_drop(&store->lock);
@@ -402,7 +406,7 @@ struct content *store_find(struct store *store, const uint8_t root[HASH_SIZE])
     struct record *record = find(store, root);
     if (record != NULL && !record->busy && !record->dropped && record->content != NULL) {
         content = record->content;
-        take(store, content);
+        store_take(store, content);
     }
     lock_drop(&store->lock);
     return content;
@@ -431,6 +435,18 @@ void content_release(struct content *content)
     lock_drop(&store->lock);
 }
 
+/* The lock is held, but not meanwhile. */
+static void delete_closed(struct store *store, struct record *record)
+{
+    record->busy = true;
+    lock_drop(&store->lock);
+    store_unlink_all(store, record->root);
+    lock_take(&store->lock);
+    __atomic_fetch_sub(&store->held, record->bytes, __ATOMIC_RELAXED);
+    settle(store, record);
+    drop(store, record);
+}
+
 void store_drop(struct store *store, const uint8_t root[HASH_SIZE])
 {
     CHECK_OBJECT(store, STORE_MAGIC);
@@ -441,15 +457,43 @@ void store_drop(struct store *store, const uint8_t root[HASH_SIZE])
         if (record->content->references == 0)
             retire(store, record->content);
     } else if (record != NULL) {
-        record->busy = true;
-        lock_drop(&store->lock);
-        store_unlink_all(store, root);
-        lock_take(&store->lock);
-        __atomic_fetch_sub(&store->held, record->bytes, __ATOMIC_RELAXED);
-        settle(store, record);
-        drop(store, record);
+        delete_closed(store, record);
     }
     lock_drop(&store->lock);
+}
+
+int64_t store_drop_unused(struct store *store, const uint8_t root[HASH_SIZE])
+{
+    int64_t bytes = -ENOENT;
+
+    lock_take(&store->lock);
+    struct record *record = find_quiet(store, root);
+    if (record != NULL && record->content != NULL && record->content->references > 0) {
+        bytes = -EBUSY;
+    } else if (record != NULL && record->content != NULL) {
+        bytes = (int64_t)content_bytes(record->content);
+        record->dropped = true;
+        retire(store, record->content);
+    } else if (record != NULL) {
+        bytes = (int64_t)record->bytes;
+        delete_closed(store, record);
+    }
+    lock_drop(&store->lock);
+    return bytes;
+}
+
+int content_own(struct content *content)
+{
+    int result = content_pin(content);
+
+    if (result < 0)
+        return result;
+    if (fchmod(content->fd[FD_DATA], MODE_OWN) < 0 || fsync(content->fd[FD_DATA]) < 0)
+        result = -errno;
+    else
+        __atomic_store_n(&content->record->own, true, __ATOMIC_RELAXED);
+    content_unpin(content, false);
+    return result;
 }
 
 static int rename_in(struct store *store, const uint8_t root[HASH_SIZE], const char *name,
@@ -489,6 +533,8 @@ int store_adopt(struct store *store, const uint8_t root[HASH_SIZE], uint64_t siz
     }
     lock_take(&store->lock);
     settle(store, record);
+    record->own = there;
+    record->used = used_now();
     if (there)
         record->bytes = size;
     else
@@ -504,6 +550,7 @@ static void summarize(const struct record *record, struct store_summary *out)
     out->size = record->size;
     out->bytes = record->content != NULL ? content_bytes(record->content) : record->bytes;
     out->complete = out->bytes == out->size;
+    out->own = __atomic_load_n(&record->own, __ATOMIC_RELAXED);
 }
 
 void store_each(struct store *store, void (*each)(const struct store_summary *, void *arg),
@@ -582,7 +629,7 @@ static size_t take_dirty(struct store *store, struct content **list, size_t max)
         dirty_remove(store, content);
         if (content->record->dropped || content->record->busy)
             continue; /* goes away anyway, or is being synced in order to be closed */
-        take(store, content);
+        store_take(store, content);
         list[count++] = content;
     }
     lock_drop(&store->lock);

@@ -4,7 +4,7 @@
  *   complete:    HH/ROOT.data  the content's bytes; never written again
  *                HH/ROOT.hash  4096-byte header, the block hashes, the piece layer; none if the file is one block
  *   incomplete:  HH/ROOT.part  sparse data file of the content's size
- *                HH/ROOT.map   4096-byte header (magic, version, size, root), then the bitmap of present blocks
+ *                HH/ROOT.map   4096-byte header (magic, version, size, root, generation), then the bitmap of present blocks
  *                              (base/bitmap.h order, padded to 4096), that of synced blocks, likewise padded, and one of
  *                              pieces whose block hashes are known
  *                HH/ROOT.hash  as above, from the first hash on
@@ -21,6 +21,9 @@
  *   S4  A file name is made of a root or a number of ours, never of a name from outside.
  *   S5  The map file's present bitmap is what p2pfs maps read only; its space is allocated in advance, so no
  *       one gets SIGBUS from a full disk.
+ *   S6  Blocks are taken away again (content_evict.c) only behind their bits, and behind the map's generation: who
+ *       finds generation and bits unchanged behind a read has read the blocks. Never from a content that was lent as
+ *       complete (content_lend) as long as any process has that descriptor.
  *
  * Threads: struct store and struct content are shared between threads and reference counted; functions marked
  * [worker] do disk I/O or hash and are called on worker threads (or in tests) only; the rest is quick and may be
@@ -57,6 +60,7 @@ struct store_summary {
     uint64_t size;
     uint64_t bytes; /* present */
     bool complete;
+    bool own; /* put in by this member */
 };
 /* Calls `each` for every content; it must not call the store. */
 void store_each(struct store *, void (*each)(const struct store_summary *, void *arg), void *arg);
@@ -90,11 +94,16 @@ bool content_complete(const struct content *);
 bool content_has_piece(const struct content *, uint32_t piece);
 /* The piece bitmap, geometry.pieces bits, into `map` (base/bitmap.h order). */
 void content_pieces(const struct content *, uint8_t *map);
-/* Descriptors to hand to p2pfs: read only, close-on-exec; the caller closes. -errno on failure. The bitmap starts at
- * byte 4096 of the map file. A complete content has no map file any more from some sync on: then content_dup_map gives
- * -ENOENT, and p2pfs is told that it is complete; a map descriptor handed out before stays good, all its bits set. */
+/* Descriptors to hand to p2pfs: read only, close-on-exec; the caller closes. Returns
+ *   1  complete: *data alone. No block of it is taken away as long as any process has that descriptor open (it carries a
+ *      lock of the kernel's, so that holds over restarts of p2pd).
+ *   0  incomplete: *data and *map. In the map file the generation (8 bytes) stands at byte 64, the live bitmap from byte
+ *      4096 on. As long as any process has the map open or mapped it stays the live one. Blocks may go again: a
+ *      reader looks at bits and generation before and behind its read.
+ *   -EAGAIN  the content is just changing from one to the other: call again with `wait`, on a worker. Other -errno. */
+int content_lend(const struct content *, bool wait, int *data, int *map);
+/* A descriptor of the data for this process, which must bear blocks going away. */
 int content_dup_data(const struct content *);
-int content_dup_map(const struct content *);
 
 /* --- hashes ---- */
 bool content_has_piece_layer(const struct content *);
@@ -123,6 +132,25 @@ int content_get(struct content *, uint64_t block, uint8_t *to);
  * leading blocks are good; *error says why it stopped (0 if it did not). */
 uint32_t content_get_many(struct content *, uint64_t first, uint32_t count, uint8_t *to,
                           int *error);
+/* --- eviction --------------------------------------------------------------------------------------- */
+/* Somebody read these blocks, which are here. Any thread, no I/O. */
+void content_touch(struct content *, uint64_t first, uint64_t count);
+/* What is to go of one content. */
+struct store_victim {
+    uint8_t root[HASH_SIZE];
+    uint64_t size;
+    uint8_t *pieces; /* bits, base/bitmap.h; malloc'ed; NULL: all of it */
+};
+/* [worker] Chooses pieces to take away: what was not read for longest, and what was read once before what was read
+ * again a minute later. Never of contents that this member put in, nor of those in `kept` (sorted by memcmp). *cached:
+ * bytes of all others. Chooses as much of these as is above `most`; nothing if they fit. *victims is malloc'ed. */
+size_t store_choose(struct store *, uint64_t most, const uint8_t (*kept)[HASH_SIZE],
+                    size_t kept_count, uint64_t *cached, struct store_victim **victims);
+void store_victims_free(struct store_victim *, size_t count); /* NULL is fine */
+/* [worker] Takes these pieces away. *freed: bytes; *gone: nothing is left of it. 0; -ENOENT; -EBUSY: lent as complete;
+ * -errno. */
+int store_evict(struct store *, const struct store_victim *, uint64_t *freed, bool *gone);
+
 /* Tells `changed` (any thread, quick: post mail) when blocks of any content become present or get lost. One subscriber set
  * before threads start. */
 void store_on_change(struct store *,

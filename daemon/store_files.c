@@ -16,6 +16,8 @@
  *   12  u32      0
  *   16  u64      size of the content
  *   24  32 bytes root
+ *   64  u64      .map only: generation, any number, which grows when blocks are taken away
+ *   72  u64      .map only: not 0 while the space of such blocks is given back
  * .map: header, present bits (of blocks), synced bits (of blocks), known bits (of pieces whose block hashes stand in
  * .hash), each bitmap padded to 4096. .hash: header, block hashes, piece layer; both are checked against the root
  * when they are read, so nothing in it needs to be trusted.
@@ -34,6 +36,7 @@
 #include "base/hex.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "crypto/random.h"
 
 #define VERSION 1
 
@@ -64,7 +67,31 @@ bool store_header_fits(const uint8_t header[STORE_HEADER], const char magic[8],
     uint8_t wanted[STORE_HEADER];
 
     store_header_make(wanted, magic, root, size);
+    memcpy(wanted + MAP_GENERATION, header + MAP_GENERATION, MAP_EVICTING + 8 - MAP_GENERATION);
     return memcmp(header, wanted, STORE_HEADER) == 0;
+}
+
+int store_make_map(struct content *content)
+{
+    uint8_t header[STORE_HEADER];
+    uint64_t generation = random_u64();
+    char name[NAME_SIZE];
+
+    store_file_name(name, content->root, SUFFIX_MAP);
+    int fd = openat(content->store->fd, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
+                    S_IRUSR | S_IWUSR);
+    if (fd < 0)
+        return -errno;
+    store_header_make(header, MAGIC_MAP, content->root, content->geometry.size);
+    memcpy(header + MAP_GENERATION, &generation, sizeof generation);
+    int result = -posix_fallocate(fd, 0, (off_t)(STORE_HEADER + content->map_size)); /* S5 */
+    if (result == 0)
+        result = file_pwrite_all(fd, header, sizeof header, 0);
+    if (result == 0)
+        return fd;
+    close(fd);
+    store_unlink(content->store, content->root, SUFFIX_MAP);
+    return result;
 }
 
 size_t store_bits_size(uint64_t bits)
@@ -258,7 +285,10 @@ static void add_found(struct store *store, const struct found *found)
         store_unlink(store, found->root, SUFFIX_PART);
     if (complete && (found->flags & HAS_MAP) != 0)
         store_unlink(store, found->root, SUFFIX_MAP);
-    store_add_record(store, found->root, size, complete ? size : bytes);
+    struct record *record = store_add_record(store, found->root, size, complete ? size : bytes);
+    int64_t read = status.st_atim.tv_sec, written = status.st_mtim.tv_sec;
+    record->used = used_at(read > written ? read : written);
+    record->own = (status.st_mode & S_IXUSR) != 0;
 }
 
 static int scan_folder(struct store *store, const char *name, struct folder *folder)

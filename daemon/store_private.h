@@ -4,6 +4,8 @@
  *   store_files.c   names, headers, the scan at the start
  *   content_open.c  opening, making, checking after an unclean end, closing
  *   content.c       blocks: put, get, the bits and what is counted from them
+ *   content_lend.c  descriptors for other processes
+ *   content_evict.c, store_evict.c  taking blocks away, and choosing which
  *   content_hash.c  piece layer and block hashes, the cache of block hashes
  *   content_sync.c  descriptors, syncing, the steps between incomplete and complete
  *   ingest.c, ingest_seal.c  working files
@@ -66,7 +68,9 @@ struct record {
     uint8_t root[HASH_SIZE];
     uint64_t size;
     uint64_t bytes; /* present, as long as it is not open */
+    uint32_t used;  /* as a piece's; likewise */
     bool busy, dropped;
+    bool own; /* put in by this member; atomic */
 };
 
 /* The block hashes of one piece, verified. Guarded by store->leaves_lock. */
@@ -138,6 +142,9 @@ struct content {
     uint16_t *piece_counts;            /* present blocks of each piece */
     uint8_t *pieces;                   /* bits: whole pieces; atomic */
     uint8_t *dirty_pages;              /* bits: pages of `present` not yet synced */
+    uint32_t *used;                    /* when each piece was used; atomic; see content_evict.c */
+    unsigned putting;                  /* puts under way */
+    bool evicting;                     /* and no new one begins */
     bool damage_logged;
 
     uint8_t *layer;         /* atomic: NULL, or the verified piece layer, for good */
@@ -157,9 +164,14 @@ bool store_header_fits(const uint8_t header[STORE_HEADER], const char magic[8],
                        const uint8_t root[HASH_SIZE], uint64_t size);
 #define MAGIC_MAP  "p2p map\n"
 #define MAGIC_HASH "p2phash\n"
+/* In the map's header, 64 bits each: grows whenever blocks are taken away; not 0 while their space is given back. */
+#define MAP_GENERATION 64
+#define MAP_EVICTING   72
 /* Bytes of a bitmap in the map file, and of all three. */
 size_t store_bits_size(uint64_t bits);
 size_t store_map_size(const struct geometry *);
+/* Makes the content's map file: header, and room for bits, all 0. Its descriptor or -errno. */
+int store_make_map(struct content *);
 /* Makes the directory of this root if need be. */
 int store_make_folder(struct store *, const uint8_t root[HASH_SIZE]);
 int store_sync_folder(struct store *, const uint8_t root[HASH_SIZE]);
@@ -169,14 +181,23 @@ void store_unlink_all(struct store *, const uint8_t root[HASH_SIZE]);
 int store_scan(struct store *);
 
 /* --- store.c --- */
-void store_add_record(struct store *, const uint8_t root[HASH_SIZE], uint64_t size, uint64_t bytes);
+struct record *store_add_record(struct store *, const uint8_t root[HASH_SIZE], uint64_t size,
+                                uint64_t bytes);
 /* Takes what makes a complete content into the store: renames incoming/`data` and, if not NULL, `hash`.
  * -EEXIST if the root is known here already. */
 int store_adopt(struct store *, const uint8_t root[HASH_SIZE], uint64_t size, const char *data,
                 const char *hash);
+/* This member put it in, too. 0 or -errno. */
+int content_own(struct content *);
+#define MODE_OWN                                                                                   \
+    (S_IRUSR | S_IWUSR | S_IXUSR) /* of the data file of what this member put in; else 0600 */
+/* Deletes it at once if nobody uses it. The bytes that were here, -EBUSY, -ENOENT. */
+int64_t store_drop_unused(struct store *, const uint8_t root[HASH_SIZE]);
 /* As store_get without `create`, but what was dropped and is still in use stays after all. */
 struct content *store_revive(struct store *, const uint8_t root[HASH_SIZE], uint64_t size,
                              int *error);
+/* Likewise: one more reference. */
+void store_take(struct store *, struct content *);
 /* store->lock is held. */
 void store_add_dirty(struct store *, struct content *);
 void store_tell(struct content *, uint64_t first, uint64_t count, bool present);
@@ -194,6 +215,10 @@ uint64_t content_present_bytes(const struct content *, uint64_t first, uint64_t 
 void content_count(struct content *);
 /* Clears what is set of these bits (present, synced); the caller is busy. Says whether any was. */
 bool content_clear_bits(struct content *, uint64_t first, uint64_t count);
+/* Clears the synced bits alone. */
+void content_clear_synced(struct content *, uint64_t first, uint64_t count);
+/* Of `count` blocks from `first`. */
+uint64_t content_block_bytes(const struct geometry *, uint64_t first, uint64_t count);
 /* The content is pinned, and not busy with the caller: these blocks are lost, durably. */
 void content_lose(struct content *, uint64_t first, uint64_t count);
 
@@ -219,6 +244,31 @@ int content_rebuild_hashes(struct content *, int data_fd);
 /* As content_block_hashes; the content is pinned. */
 int content_leaves(struct content *, uint64_t first, uint32_t count, uint8_t *out);
 void content_forget_leaves(struct content *);
+
+/* --- content_evict.c --- */
+#define USED_AGAIN 0x80000000u /* read again a minute after it was read */
+#define USED_READ  0x40000000u
+#define USED_TIME  0x3fffffffu /* seconds since 2020 */
+uint32_t used_now(void);
+uint32_t used_at(int64_t wall_seconds);
+/* The larger, the longer it stays. */
+uint32_t used_rank(uint32_t used);
+uint32_t content_used(const struct content *); /* of the piece that stays longest */
+/* Blocks were put there. */
+void content_note_put(struct content *, uint64_t first, uint64_t count);
+/* Around each put. */
+void content_put_begin(struct content *);
+void content_put_end(struct content *);
+/* [worker] 0, -EBUSY, -errno. */
+int content_evict(struct content *, const uint8_t *pieces, uint64_t *freed);
+/* While it is opened: gives space back that an eviction did not come to. The map is open. */
+void content_evict_resume(struct content *);
+
+/* --- content_lend.c --- */
+/* Holds a lock on one of its files so that nobody has it lent and nobody gets it; the descriptor to close, or -EBUSY. */
+int content_claim(struct content *, int which);
+/* The same read only, as a new open file. */
+int content_dup_read_only(int fd);
 
 /* --- content_sync.c --- */
 /* Opens the descriptors if they are not, and keeps them open until unpinned. */

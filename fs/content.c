@@ -1,8 +1,9 @@
 /* Contents: pread behind a check of the bitmap.
  *
  * The daemon sets a bit after the block is in the data file (acquire and release order, base/bitmap.h), in memory that
- * is shared: a set bit is all that is needed to read without asking anyone. The bits are looked at again after the
- * read, so that a block that was withdrawn meanwhile (damage found on the disk) is never handed out. */
+ * is shared: a set bit is all that is needed to read without asking anyone. Blocks may go again (evicted, or damage was
+ * found on the disk): first the generation grows, then the bit is cleared, then the bytes go. So both are looked at
+ * again after the read; the generation, as a block may have gone and come back meanwhile. */
 #include "fs/content.h"
 
 #include "base/bitmap.h"
@@ -15,17 +16,17 @@
 #include <unistd.h>
 
 #define CONTENT_MAGIC 0x636f6e74u
-#define MAP_HEADER    4096 /* of the daemon's map file, see Opened in proto/local.proto */
+/* Of the daemon's map file, see Opened in proto/local.proto. */
+#define MAP_HEADER     4096
+#define MAP_GENERATION 64
 
 struct content {
     unsigned magic;
     unsigned references; /* atomic */
     int fd;
     bool working;
-    bool whole;    /* atomic; never unset */
     uint64_t size; /* of a sealed content */
-    uint64_t seen; /* atomic; blocks below it were all present */
-    void *mapping; /* NULL: everything is present */
+    void *mapping; /* NULL: everything is present, and stays */
     size_t mapping_size;
 };
 
@@ -74,7 +75,6 @@ struct content *content_sealed(int data_fd, int map_fd, uint64_t size, bool comp
     int result = 0;
 
     content->size = size;
-    content->whole = complete || size == 0;
     if (size > INT64_MAX)
         result = -EPROTO;
     else if (size > 0 && data_fd < 0)
@@ -96,7 +96,6 @@ struct content *content_working(int fd)
     struct content *content = content_new(fd);
 
     content->working = true;
-    content->whole = true;
     return content;
 }
 
@@ -149,24 +148,22 @@ bool content_has(const struct content *content, uint64_t offset, size_t size)
     return bitmap_all(map_of(content), first, last - first + 1);
 }
 
-bool content_complete(struct content *content)
+bool content_complete(const struct content *content)
 {
-    uint64_t blocks, seen;
+    return content->mapping == NULL;
+}
 
-    if (__atomic_load_n(&content->whole, __ATOMIC_RELAXED))
-        return true;
-    blocks = blocks_of(content->size);
-    seen = __atomic_load_n(&content->seen, __ATOMIC_RELAXED);
-    seen = bitmap_next_clear(map_of(content), seen, blocks);
-    __atomic_store_n(&content->seen, seen, __ATOMIC_RELAXED);
-    if (seen < blocks)
-        return false;
-    __atomic_store_n(&content->whole, true, __ATOMIC_RELAXED);
-    return true;
+static uint64_t generation_of(const struct content *content)
+{
+    const uint64_t *at =
+        (const void *)((const uint8_t *)content->mapping + MAP_GENERATION); /* a page is aligned */
+
+    return content->mapping == NULL ? 0 : __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
 
 ssize_t content_read(const struct content *content, void *to, size_t size, uint64_t offset)
 {
+    uint64_t generation = generation_of(content);
     size_t done = 0;
 
     if (offset > INT64_MAX - size)
@@ -194,5 +191,8 @@ ssize_t content_read(const struct content *content, void *to, size_t size, uint6
         return (ssize_t)done;
     if (done < size)
         return -EIO; /* the data file is shorter than its content */
-    return content_has(content, offset, size) ? (ssize_t)done : -EAGAIN;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!content_has(content, offset, size) || generation_of(content) != generation)
+        return -EAGAIN;
+    return (ssize_t)done;
 }

@@ -12,7 +12,7 @@
 
 struct content;
 
-/* A sealed content of `size` bytes. Takes both descriptors over, also on failure; with size 0 there are none (-1).
+/* A sealed content of `size` bytes; `complete`: there is no map, all of it is here. Takes both descriptors over, also on failure; with size 0 there are none (-1).
  * The map's descriptor is closed once it is mapped. NULL and *error (-errno) if they do not fit together. */
 struct content *content_sealed(int data_fd, int map_fd, uint64_t size, bool complete, int *error);
 /* A working file: all of it is there, as long as the descriptor says. Takes the descriptor over. */
@@ -26,8 +26,9 @@ int content_fd(const struct content *);
 int64_t content_size(const struct content *);
 /* True if the range, as far as it lies within the content, is present. */
 bool content_has(const struct content *, uint64_t offset, size_t size);
-/* True if all of it is. Quick however large it is: what was seen is not looked at again. */
-bool content_complete(struct content *);
+/* True if it was handed over as complete (or is a working file): then all of it is here, and stays as long as the
+ * descriptor is open, so that the kernel may have it. What became complete since is not: its blocks may go again. */
+bool content_complete(const struct content *);
 
 /* Reads up to `size` bytes that are present, cut at the end of the content. The number of bytes, -EAGAIN if a block
  * is not present, -errno. */

@@ -170,11 +170,8 @@ static void a_complete_content_is_one_file_and_its_hashes(void **state)
     struct place *place = *state;
     struct made made = help_make(MANY, 6), one = help_make(77, 7);
     struct content *content = help_fill(place->store, &made), *small;
-    int map = content_dup_map(content), data;
-    uint8_t bits[4];
+    int data, map;
 
-    assert_true(map >= 0);
-    assert_int_equal(fcntl(map, F_GETFL) & O_ACCMODE, O_RDONLY);
     small = help_fill(place->store, &one);
     assert_true(help_exists(place->directory, &one, "map"));
     assert_int_equal(store_sync(place->store), 0);
@@ -185,14 +182,10 @@ static void a_complete_content_is_one_file_and_its_hashes(void **state)
     assert_true(help_exists(place->directory, &one, "data"));
     assert_false(help_exists(place->directory, &one, "hash"));
     assert_false(help_exists(place->directory, &one, "map"));
-    assert_int_equal(content_dup_map(content), -ENOENT);
-    assert_int_equal(pread(map, bits, 4, 4096), 4); /* the old one stays good */
-    assert_int_equal(bits[0] & bits[3], 0xff);
-    data = content_dup_data(content);
-    assert_true(data >= 0);
+    assert_int_equal(content_lend(content, false, &data, &map), 1);
+    assert_int_equal(map, -1);
     assert_int_equal(fcntl(data, F_GETFL) & O_ACCMODE, O_RDONLY);
     close(data);
-    close(map);
     content_release(content);
     content_release(small);
     reopen(place);
@@ -204,6 +197,32 @@ static void a_complete_content_is_one_file_and_its_hashes(void **state)
     content_release(content);
     help_unmake(&made);
     help_unmake(&one);
+}
+
+static void a_map_that_is_lent_stays_the_live_one(void **state)
+{
+    struct place *place = *state;
+    struct made made = help_make(MANY, 16);
+    struct content *content = help_get(place->store, &made, true);
+    int data, map;
+    uint8_t bits[4];
+
+    help_set_hashes(content, &made);
+    assert_int_equal(content_lend(content, false, &data, &map), 0);
+    assert_int_equal(fcntl(map, F_GETFL) & O_ACCMODE, O_RDONLY);
+    help_put_all(content, &made);
+    assert_int_equal(store_sync(place->store), 0);
+    assert_true(content_complete(content));
+    assert_true(help_exists(place->directory, &made, "map"));
+    assert_int_equal(pread(map, bits, 4, 4096), 4);
+    assert_int_equal(bits[0] & bits[3], 0xff);
+    close(map);
+    close(data);
+    assert_int_equal(content_sync(content), 0);
+    assert_true(help_exists(place->directory, &made, "data"));
+    assert_false(help_exists(place->directory, &made, "map"));
+    content_release(content);
+    help_unmake(&made);
 }
 
 static void a_flipped_byte_is_found_and_can_be_mended(void **state)
@@ -233,11 +252,13 @@ static void a_flipped_byte_is_found_and_can_be_mended(void **state)
         assert_true(help_exists(place->directory, &made, "map"));
         assert_false(help_exists(place->directory, &made, "data"));
         assert_int_equal(help_verify(content, &made), made.g.blocks - 1);
-        int map = content_dup_map(content);
+        int data, map;
         uint8_t byte;
+        assert_int_equal(content_lend(content, false, &data, &map), 0);
         assert_int_equal(pread(map, &byte, 1, 4096 + 2), 1);
         assert_int_equal(byte, 0xef);
         close(map);
+        close(data);
         content_release(content);
         reopen(place);
         content = help_get(place->store, &made, false);
@@ -482,6 +503,7 @@ int main(void)
         TEST(wrong_hashes_are_refused),
         TEST(small_files_need_no_hashes_from_elsewhere),
         TEST(a_complete_content_is_one_file_and_its_hashes),
+        TEST(a_map_that_is_lent_stays_the_live_one),
         TEST(a_flipped_byte_is_found_and_can_be_mended),
         TEST(damaged_hashes_are_made_anew),
         TEST(data_that_gives_another_root_is_set_aside),
