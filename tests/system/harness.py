@@ -166,9 +166,10 @@ class Process:
 
 
 class Tracker(Process):
-    def __init__(self, test, name="tracker", registration="invite", own_keys=False):
+    def __init__(self, test, name="tracker", registration="invite", own_keys=False, host=None):
         self.data = os.path.join(test.directory, name)
         self.port = 0
+        self.host, self.address = host, test.the_lab.address(host) if host else "127.0.0.1"
         self.registration = registration
         super().__init__(test, name, [])
         if not own_keys and not KEYS.tracker(self.data):
@@ -178,8 +179,9 @@ class Tracker(Process):
             self.port = 0
 
     def start(self):
-        self.arguments = [f"{BIN}/p2ptracker", "serve", "--data", self.data, "--listen", f"127.0.0.1:{self.port}",
-                          "--registration", self.registration]
+        self.arguments = self.test.in_host(
+            self.host, f"{BIN}/p2ptracker", "serve", "--data", self.data, "--listen", f"{self.address}:{self.port}",
+            "--registration", self.registration)
         found = super().start(r"p2ptracker: ready on \S+:(\d+)")
         self.port = int(found.group(1))
 
@@ -191,26 +193,28 @@ class Tracker(Process):
 
 
 class Member:
-    """One member: a home, a daemon, a mount."""
+    """One member: a home, a daemon, a mount; in a host of the test's lab if one is given."""
 
-    def __init__(self, test, name, config="", options=""):
-        self.test, self.name = test, name
+    def __init__(self, test, name, config="", options="", host=None):
+        self.test, self.name, self.host = test, name, host
+        address = test.the_lab.address(host) if host else "127.0.0.1"
         self.home = os.path.join(test.directory, f"{name}.home")
         self.mount = os.path.join(test.directory, f"{name}.mnt")
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         os.makedirs(self.mount)
         with open(os.path.join(self.home, "p2pd.conf"), "w") as conf:
-            conf.write("[peer]\nlisten = 127.0.0.1:0\n" + config)
+            conf.write(f"[peer]\nlisten = {address}:0\n" + config)
         self.env = dict(os.environ, P2P_HOME=self.home, P2P_PASSWORD_FILE=test.password)
-        self.daemon = Process(test, f"{name}.p2pd", [f"{BIN}/p2pd"], self.env)
+        self.daemon = Process(test, f"{name}.p2pd", test.in_host(host, f"{BIN}/p2pd"), self.env)
         arguments = [f"{BIN}/p2pfs", self.mount, "-f"] + (["-o", options] if options else [])
-        self.fs = Process(test, f"{name}.p2pfs", arguments, self.env)
+        self.fs = Process(test, f"{name}.p2pfs", test.in_host(host, *arguments), self.env)
 
     def start_daemon(self):
         self.daemon.start(r"p2pd: ready")
 
     def ctl(self, *arguments, check=True, **more):
-        return self.test.run(f"{BIN}/p2pctl", *arguments, env=self.env, check=check, **more)
+        return self.test.run(*self.test.in_host(self.host, f"{BIN}/p2pctl", *arguments), env=self.env, check=check,
+                             **more)
 
     def register(self, tracker, *options):
         KEYS.device(self.name, self.home)
@@ -267,6 +271,7 @@ class SwarmTest(unittest.TestCase):
     def setUp(self):
         self.directory = tempfile.mkdtemp(prefix="p2pfs-test-")
         self.processes, self.all_members, self.troubles = [], [], []
+        self.the_lab = None
         self.password = os.path.join(self.directory, "password")
         with open(self.password, "wb") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -290,8 +295,20 @@ class SwarmTest(unittest.TestCase):
         tracker.start()
         return tracker
 
-    def member(self, tracker, name, config="", options="", mounted=True):
-        member = Member(self, name, config, options)
+    def lab(self, hosts, link="", own=None, **more):
+        """Emulated links (tests/lab/lab.py) for this test: trackers and members made with host=N run there."""
+        sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "../lab"))
+        os.environ["P2P_BIN"] = BIN
+        from lab import Lab
+        self.the_lab = Lab(hosts, link, own, **more)
+        return self.the_lab
+
+    def in_host(self, host, *arguments):
+        """The command as it runs in that host of the lab; on this machine itself if host is None."""
+        return self.the_lab.command(host, *arguments) if host else list(arguments)
+
+    def member(self, tracker, name, config="", options="", mounted=True, host=None):
+        member = Member(self, name, config, options, host)
         self.all_members.append(member)
         member.start_daemon()
         member.register(tracker)
@@ -326,6 +343,8 @@ class SwarmTest(unittest.TestCase):
                 self.stop_spawned(member)
         for process in reversed(self.processes):
             process.stop()
+        if self.the_lab is not None:
+            self.the_lab.stop()
         for name in sorted(os.listdir(self.directory)) + [
                 f"{m.name}.home/p2pd.log" for m in self.all_members]:
             path = os.path.join(self.directory, name)
