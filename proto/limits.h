@@ -62,15 +62,22 @@
 #define LIMIT_ADDRESS   64 /* bytes of one: "[v6%scope]:port" */
 #define LIMIT_PEERS                                                                                \
     30 /* peers in one answer: 16 to 30 neighbours spread a file as well as all would */
-#define LIMIT_WANTED       4096       /* files for which one device waits for peers */
-#define LIMIT_OPS          256        /* catalogue operations in one message */
-#define LIMIT_CHANGES      512        /* catalogue entries in one message */
-#define LIMIT_ENTRIES      (4u << 20) /* entries in one swarm's catalogue */
-#define LIMIT_PASSWORD     1024       /* bytes; longer ones only cost time */
-#define LIMIT_PASSWORD_MIN 8          /* bytes; length is all that is asked of a password */
-#define LIMIT_EMAIL        254        /* RFC 5321 */
-#define LIMIT_SYMLINK      4095       /* bytes of a symbolic link's target: PATH_MAX less the NUL */
-#define LIMIT_REQUESTS     1024       /* unanswered requests of one member */
+#define LIMIT_WANTED         4096       /* files for which one device waits for peers */
+#define LIMIT_OPS            256        /* catalogue operations in one message */
+#define LIMIT_CHANGES        512        /* catalogue entries in one message */
+#define LIMIT_ENTRIES        (4u << 20) /* entries in one swarm's catalogue */
+#define LIMIT_PASSWORD       1024       /* bytes; longer ones only cost time */
+#define LIMIT_PASSWORD_MIN   8          /* bytes; length is all that is asked of a password */
+#define LIMIT_EMAIL          254        /* RFC 5321 */
+#define LIMIT_SYMLINK        4095 /* bytes of a symbolic link's target: PATH_MAX less the NUL */
+#define LIMIT_REQUESTS       1024 /* unanswered requests of one member */
+
+#define LIMIT_GROUPS         4096 /* in one swarm */
+#define LIMIT_ACCOUNT_GROUPS 64   /* of one account: looked at for every folder it is judged in */
+#define LIMIT_RULES_SHOWN    4096 /* rules in one answer */
+#define LIMIT_TICKET_GRACE_NS                                                                      \
+    (2 *                                                                                           \
+     NS_PER_S) /* after rights changed, for a new ticket of who still may: several round trips */
 
 /* --- the local protocol -------------------------------------------------------------------------------- */
 #define LIMIT_LIST_ENTRIES 1024  /* entries in one page of a directory */

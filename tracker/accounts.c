@@ -45,7 +45,8 @@ static bool may_register(struct storage *storage, struct attempt *a)
             return false;
         }
     }
-    if (storage_account_get(storage, a->name, &a->account)) {
+    if (storage_account_get(storage, a->name, &a->account) || storage_group_get(storage, a->name) ||
+        strcmp(a->name, "everyone") == 0) {
         attempt_fail(a, TRACKER__FAULT_CODE__FAULT_NAME_TAKEN, "the name is taken");
         return false;
     }

@@ -45,6 +45,7 @@ struct peers_message {
     Tracker__Peer peers[LIMIT_PEERS];
     Tracker__Peer *list[LIMIT_PEERS];
     char *addresses[LIMIT_PEERS][LIMIT_ADDRESSES];
+    uint8_t tickets[LIMIT_PEERS][TICKET_SIZE];
 };
 
 static void fill_peers(struct peers_message *m, const struct session *asker,
@@ -67,9 +68,13 @@ static void fill_peers(struct peers_message *m, const struct session *asker,
         m->peers[i].addresses = m->addresses[i];
         m->peers[i].complete = peers[i].complete;
         m->peers[i].pieces = peers[i].pieces;
+        rights_ticket(asker, peer->device, key->root, m->tickets[i]);
+        m->peers[i].ticket = (ProtobufCBinaryData){.len = TICKET_SIZE, .data = m->tickets[i]};
         m->list[i] = &m->peers[i];
     }
     swarm_health(asker->server->swarm, key, &health);
+    if (!rights_sees_root(asker, key->root))
+        health = (struct swarm_health){0};
     m->message.root = (ProtobufCBinaryData){.len = HASH_SIZE, .data = root.to};
     m->message.n_peers = count;
     m->message.peers = m->list;
@@ -104,8 +109,10 @@ const char *announce_want(struct session *s, uint32_t id, const void *message)
     }
     fill_peers(&answer, s, &key, peers, count);
     uint32_t pieces = geometry_of(key.size).pieces;
-    uint8_t *copies = pieces == 0 || pieces > COPIES_MAX ? NULL : malloc(pieces);
-    if (copies != NULL) {
+    uint8_t *copies = pieces == 0 || pieces > COPIES_MAX ? NULL : calloc(1, pieces);
+    if (copies != NULL && !rights_sees_root(s, key.root)) {
+        answer.message.copies = (ProtobufCBinaryData){.len = pieces, .data = copies};
+    } else if (copies != NULL) {
         size_t written = swarm_copies(server->swarm, &key, copies, pieces);
         answer.message.copies = (ProtobufCBinaryData){.len = written, .data = copies};
     }
@@ -262,7 +269,10 @@ const char *announce_health(struct session *s, uint32_t id, const void *message)
     struct swarm_health health;
     if (!key_of(&request->root, request->size, &key))
         return "a malformed HealthRequest";
+    bool seen = rights_sees_root(s, key.root);
     swarm_health(s->server->swarm, &key, &health);
+    if (!seen) /* as of a content that nobody has spoken of */
+        health = (struct swarm_health){.pieces = health.pieces, .missing = health.pieces};
     Tracker__Health answer = TRACKER__HEALTH__INIT;
     answer.root = request->root;
     answer.pieces = health.pieces;
@@ -273,8 +283,10 @@ const char *announce_health(struct session *s, uint32_t id, const void *message)
     answer.missing = health.missing;
     answer.offline = health.offline;
     size_t room = health.pieces <= LIMIT_FRAME_PAYLOAD ? health.pieces : 0;
-    uint8_t *copies = room == 0 ? NULL : malloc(room);
-    size_t size = copies == NULL ? 0 : swarm_copies(s->server->swarm, &key, copies, room);
+    uint8_t *copies = room == 0 ? NULL : calloc(1, room);
+    size_t size = copies == NULL ? 0
+                  : seen         ? swarm_copies(s->server->swarm, &key, copies, room)
+                                 : room;
     session_answer_payload(s, id, TRACKER__TRACKER_TYPE__TRACKER_HEALTH_IS, &answer.base, copies,
                            size);
     free(copies);

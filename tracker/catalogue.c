@@ -7,7 +7,11 @@
  *   3. following parents ends at the root after at most NAME_DEPTH_MAX steps (so there are no
  * loops);
  *   4. each change has a seq of its own, without gaps within what `changes` collects.
- * All checks of an operation come before its first write. */
+ * All checks of an operation come before its first write.
+ *
+ * Rights (access.h): what changes a folder's names needs "write" there, at both ends of a move; a directory that moves
+ * or goes, and one that is replaced, needs it itself as well, as what is in it inherits from elsewhere then. Who may
+ * not see a folder is answered as if it were not there; a name that is taken by what one may not see is DENIED. */
 #include "tracker/catalogue.h"
 
 #include "base/check.h"
@@ -15,6 +19,7 @@
 #include "base/name.h"
 #include "crypto/merkle.h"
 #include "proto/limits.h"
+#include "tracker/access.h"
 
 #define DIRECTORY     TRACKER__KIND__KIND_DIRECTORY
 #define FILE_KIND     TRACKER__KIND__KIND_FILE
@@ -41,6 +46,8 @@ struct work {
     const Tracker__Op *op;
     struct catalogue_result *result;
     struct catalogue_changes *changes;
+    bool narrow; /* somebody is kept from something */
+    bool admin;  /* looked up if `narrow` */
 };
 
 void catalogue_result_clear(struct catalogue_result *result)
@@ -121,20 +128,73 @@ static void put(struct work *w, struct storage_entry *entry)
     changed(w, entry);
 }
 
+/* What the actor may do in that folder. */
+static enum access_level level_of(const struct work *w, uint64_t folder)
+{
+    if (!w->narrow)
+        return ACCESS_WRITE;
+    return w->admin ? ACCESS_MANAGE : storage_access(w->s, w->actor->account, folder);
+}
+
+/* Whether names in that folder may be made, changed and removed. */
+static Tracker__OpStatus may_write(const struct work *w, uint64_t folder)
+{
+    enum access_level level = level_of(w, folder);
+    return level >= ACCESS_WRITE ? OK : level >= ACCESS_READ ? DENIED : NOT_FOUND;
+}
+
+static bool may_see(const struct work *w, const struct storage_entry *entry)
+{
+    return level_of(w, entry->kind == DIRECTORY ? entry->id : entry->parent) >= ACCESS_READ;
+}
+
+/* Whether the entry may lose its name, or its place to another. */
+static Tracker__OpStatus may_change(const struct work *w, const struct storage_entry *entry)
+{
+    if (!may_see(w, entry))
+        return NOT_FOUND;
+    if (level_of(w, entry->parent) < ACCESS_WRITE)
+        return DENIED;
+    return entry->kind == DIRECTORY ? may_write(w, entry->id) : OK;
+}
+
+/* An answer that is about this entry shows it, unless there is nothing to be seen. */
+static Tracker__OpStatus refuse(struct work *w, Tracker__OpStatus status,
+                                struct storage_entry *entry)
+{
+    if (status != NOT_FOUND)
+        return show(w, status, entry);
+    storage_entry_clear(entry);
+    return status;
+}
+
+/* The name is taken. */
+static Tracker__OpStatus taken_by(struct work *w, Tracker__OpStatus status,
+                                  struct storage_entry *there)
+{
+    if (may_see(w, there))
+        return show(w, status, there);
+    storage_entry_clear(there);
+    return DENIED;
+}
+
+/* What the entry was before it is changed, for those who have to be told. */
+static void note_was(struct storage_entry *entry, const struct storage_entry *before)
+{
+    entry->was = before->parent;
+    entry->was_file = before->kind == FILE_KIND;
+    memcpy(entry->was_root, before->root, sizeof entry->was_root);
+}
+
 static bool get_live(struct storage *s, uint64_t id, struct storage_entry *out)
 {
     if (!storage_entry_get(s, id, out))
         return false;
+    note_was(out, out);
     if (!out->gone)
         return true;
     storage_entry_clear(out);
     return false;
-}
-
-/* The one place where rights will be asked for. */
-static bool may_change(const struct work *w, const struct storage_entry *entry)
-{
-    return entry->id != STORAGE_ROOT_ENTRY;
 }
 
 /* The id that an operation names, directly or by the operation that made it; 0: none. */
@@ -184,7 +244,11 @@ static Tracker__OpStatus find_place(struct work *w, uint64_t moved, uint64_t *pa
     if (!name_is_valid(w->op->name, strlen(w->op->name)))
         return BAD_NAME;
     *parent = resolve(w, w->op->parent, w->op->parent_op);
-    if (!depth_of(w->s, *parent, moved, depth, &under, &status))
+    if (!depth_of(w->s, *parent, moved, depth, &under, &status)) {
+        /* "Not a directory" would tell of a file that one may not see. */
+        return w->narrow && !w->admin ? NOT_FOUND : status;
+    }
+    if ((status = may_write(w, *parent)) != OK)
         return status;
     if (under)
         return LOOP;
@@ -215,6 +279,15 @@ static Tracker__OpStatus add(struct work *w, struct storage_entry *entry)
 /* --- operations
  * -------------------------------------------------------------------------------------- */
 
+/* Who makes a folder manages it. */
+static void rule_owner(struct work *w, const struct storage_entry *entry)
+{
+    struct storage_rule rule = {
+        .folder = entry->id, .kind = ACCESS_ACCOUNT, .level = ACCESS_MANAGE};
+    snprintf(rule.who, sizeof rule.who, "%s", w->actor->account);
+    storage_rule_put(w->s, &rule);
+}
+
 static Tracker__OpStatus op_mkdir(struct work *w)
 {
     uint64_t parent;
@@ -224,11 +297,15 @@ static Tracker__OpStatus op_mkdir(struct work *w)
     if (status != OK)
         return status;
     if (storage_entry_find(w->s, parent, w->op->name, &there))
-        return show(w, EXISTS, &there);
+        return taken_by(w, EXISTS, &there);
     if (is_full(w))
         return FULL;
     struct storage_entry entry = entry_new(w, parent, DIRECTORY);
-    return add(w, &entry);
+    entry.ruled = storage_access(w->s, w->actor->account, parent) < ACCESS_MANAGE;
+    status = add(w, &entry);
+    if (entry.ruled)
+        rule_owner(w, &entry);
+    return status;
 }
 
 static Tracker__OpStatus op_symlink(struct work *w)
@@ -243,7 +320,7 @@ static Tracker__OpStatus op_symlink(struct work *w)
     if (status != OK)
         return status;
     if (storage_entry_find(w->s, parent, w->op->name, &there))
-        return show(w, EXISTS, &there);
+        return taken_by(w, EXISTS, &there);
     if (is_full(w))
         return FULL;
     struct storage_entry entry = entry_new(w, parent, SYMLINK);
@@ -292,7 +369,7 @@ static Tracker__OpStatus op_publish(struct work *w)
         return status;
     bool taken = storage_entry_find(w->s, parent, op->name, &there);
     if (taken && (status = judge_replace(op, &there)) != OK)
-        return show(w, status, &there);
+        return taken_by(w, status, &there);
     if (!taken && is_full(w))
         return FULL;
 
@@ -302,6 +379,7 @@ static Tracker__OpStatus op_publish(struct work *w)
     if (!taken)
         return add(w, &entry);
     entry.id = there.id;
+    note_was(&entry, &there);
     storage_entry_clear(&there);
     put(w, &entry);
     return show(w, OK, &entry);
@@ -314,13 +392,20 @@ static bool fits(struct work *w, const struct storage_entry *entry, unsigned dep
            depth + storage_entry_height(w->s, entry->id) <= NAME_DEPTH_MAX;
 }
 
+/* What is in a directory that moves inherits from elsewhere, and has no new seq of its own. */
+static void tell_of_move(struct work *w, const struct storage_entry *entry)
+{
+    if (w->narrow && entry->kind == DIRECTORY && entry->was != entry->parent)
+        storage_renew(w->s, "");
+}
+
 static Tracker__OpStatus swap(struct work *w, struct storage_entry *entry,
                               struct storage_entry *there, unsigned depth)
 {
     Tracker__OpStatus status;
     unsigned own_depth;
     bool under;
-    if (!may_change(w, there))
+    if (may_change(w, there) != OK)
         return DENIED;
     if (!depth_of(w->s, entry->parent, there->id, &own_depth, &under, &status))
         return status;
@@ -336,6 +421,8 @@ static Tracker__OpStatus swap(struct work *w, struct storage_entry *entry,
     there->parent = parent;
     memcpy(there->name, name, sizeof there->name);
     storage_entry_unname(w->s, entry->id);
+    tell_of_move(w, there);
+    tell_of_move(w, entry);
     put(w, there);
     put(w, entry);
     return OK;
@@ -345,9 +432,11 @@ static Tracker__OpStatus swap(struct work *w, struct storage_entry *entry,
 static Tracker__OpStatus judge_over(struct work *w, const struct storage_entry *entry,
                                     const struct storage_entry *there)
 {
+    if (!may_see(w, there))
+        return DENIED;
     if (w->op->no_replace)
         return EXISTS;
-    if (!may_change(w, there))
+    if (may_change(w, there) != OK)
         return DENIED;
     if (there->kind == DIRECTORY && entry->kind != DIRECTORY)
         return IS_DIRECTORY;
@@ -364,6 +453,7 @@ static Tracker__OpStatus move(struct work *w, struct storage_entry *entry, uint6
     struct storage_entry there = {0};
     bool taken = storage_entry_find(w->s, parent, w->op->name, &there);
     Tracker__OpStatus status = OK;
+    note_was(&there, &there);
     if (taken && there.id == entry->id)
         goto done; /* it is there already */
     if (w->op->exchange) {
@@ -386,6 +476,7 @@ static Tracker__OpStatus move(struct work *w, struct storage_entry *entry, uint6
     entry->parent = parent;
     memset(entry->name, 0, sizeof entry->name);
     snprintf(entry->name, sizeof entry->name, "%s", w->op->name);
+    tell_of_move(w, entry);
     put(w, entry);
 done:
     storage_entry_clear(&there);
@@ -402,9 +493,9 @@ static Tracker__OpStatus op_rename(struct work *w)
         return DENIED;
     if (!get_live(w->s, id, &entry))
         return NOT_FOUND;
-    Tracker__OpStatus status = find_place(w, entry.id, &parent, &depth);
-    if (status == OK && !may_change(w, &entry))
-        status = DENIED;
+    Tracker__OpStatus status = may_change(w, &entry);
+    if (status == OK)
+        status = find_place(w, entry.id, &parent, &depth);
     if (status == OK)
         status = move(w, &entry, parent, depth);
     if (status == OK)
@@ -421,13 +512,11 @@ static Tracker__OpStatus op_remove(struct work *w)
         return DENIED;
     if (!get_live(w->s, id, &entry))
         return NOT_FOUND;
-    Tracker__OpStatus status = OK;
-    if (!may_change(w, &entry))
-        status = DENIED;
-    else if (entry.kind == DIRECTORY && storage_entry_has_children(w->s, entry.id))
+    Tracker__OpStatus status = may_change(w, &entry);
+    if (status == OK && entry.kind == DIRECTORY && storage_entry_has_children(w->s, entry.id))
         status = NOT_EMPTY;
     if (status != OK)
-        return show(w, status, &entry);
+        return refuse(w, status, &entry);
     entry.gone = true;
     put(w, &entry);
     return show(w, OK, &entry);
@@ -441,8 +530,9 @@ static Tracker__OpStatus op_attr(struct work *w)
         return DENIED;
     if (!get_live(w->s, id, &entry))
         return NOT_FOUND;
-    if (!may_change(w, &entry))
-        return show(w, DENIED, &entry);
+    Tracker__OpStatus status = may_write(w, entry.kind == DIRECTORY ? entry.id : entry.parent);
+    if (status != OK)
+        return refuse(w, status, &entry);
     uint32_t mode = w->op->set_mode && entry.kind != SYMLINK ? w->op->mode & 0777 : entry.mode;
     int64_t mtime = w->op->set_mtime ? w->op->mtime : entry.mtime;
     if (mode == entry.mode && mtime == entry.mtime)
@@ -484,6 +574,9 @@ void catalogue_apply(struct storage *s, const struct catalogue_actor *actor, con
             earlier.entry != 0 && storage_entry_get(s, earlier.entry, &result->entry);
         return;
     }
+    work.narrow = storage_rules_narrow(s);
+    struct storage_account account;
+    work.admin = work.narrow && storage_account_get(s, actor->account, &account) && account.admin;
     result->status = run(&work);
     if (result->status == FULL)
         return; /* there may be room next time */

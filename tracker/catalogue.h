@@ -9,8 +9,7 @@
 #include "proto/tracker.pb-c.h"
 #include "tracker/storage.h"
 
-/* Who asks. Every member may change everything; rights of folders are to be asked for where an
- * operation has found its entries (catalogue.c: may_change). */
+/* Who asks. What an operation needs is said in catalogue.c. */
 struct catalogue_actor {
     const char *account;
     const uint8_t *device; /* DEVICE_ID_SIZE bytes */

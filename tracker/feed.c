@@ -42,26 +42,68 @@ static size_t fitting(const struct storage_entry *entries, size_t count)
     return n;
 }
 
-/* Sends entries, and that everything up to `upto` has been sent. */
+/* The entry as this session may see it. */
+static void entry_for(const struct session *s, Tracker__Entry *message,
+                      const struct storage_entry *entry)
+{
+    catalogue_entry_message(message, entry);
+    if (!entry->gone && entry->kind == TRACKER__KIND__KIND_DIRECTORY)
+        message->level = (Tracker__Level)(rights_level(s, entry->id) + 1);
+}
+
+/* The entry is gone, or it is gone for this session. */
+static void entry_gone(Tracker__Entry *message, const struct storage_entry *entry)
+{
+    tracker__entry__init(message);
+    message->id = entry->id;
+    message->seq = entry->seq;
+    message->gone = true;
+}
+
+/* Puts into `message` what the session is to be told of a change; false: nothing. Who may not see an entry is told
+ * that it is gone if it may know it from before. Of a change as it happens (`fresh`) that can be said; of a row it is
+ * assumed, but for one that is older than a series from scratch. */
+static bool change_for(const struct session *s, Tracker__Entry *message,
+                       const struct storage_entry *entry, bool fresh)
+{
+    if (!entry->gone && rights_sees(s, entry)) {
+        entry_for(s, message, entry);
+        return true;
+    }
+    if (fresh ? !rights_saw(s, entry) : !entry->gone && entry->seq <= s->feed_scratch)
+        return false;
+    entry_gone(message, entry);
+    return true;
+}
+
+/* Sends what the session may see of these entries, and that everything up to `upto` has been sent. */
 static void send_changes(struct session *s, const struct storage_entry *entries, size_t count,
-                         uint64_t upto)
+                         uint64_t upto, bool fresh)
 {
     Tracker__Entry messages[LIMIT_CHANGES];
     Tracker__Entry *list[LIMIT_CHANGES];
-    for (size_t i = 0; i < count; i++) {
-        catalogue_entry_message(&messages[i], &entries[i]);
-        list[i] = &messages[i];
-    }
+    size_t told = 0;
+    bool quiet = s->feed_quiet;
+    for (size_t i = 0; i < count; i++)
+        if (change_for(s, &messages[told], &entries[i], fresh)) {
+            list[told] = &messages[told];
+            told++;
+        }
+    s->feed_cursor = upto;
+    if (told == 0 && quiet)
+        return; /* it learns with the next one how far that was */
     Tracker__Changes changes = TRACKER__CHANGES__INIT;
     changes.generation =
         (ProtobufCBinaryData){.len = sizeof s->server->generation, .data = s->server->generation};
-    changes.n_entries = count;
+    changes.n_entries = told;
     changes.entries = list;
     changes.seq = upto;
     changes.from_scratch = s->feed_first && s->feed_scratch != 0;
     changes.live = s->feed_was_live;
+    if (s->feed_first)
+        changes.level = (Tracker__Level)(rights_level(s, STORAGE_ROOT_ENTRY) + 1);
     s->feed_first = false;
-    s->feed_cursor = upto;
+    s->feed_quiet = s->feed_was_live;
     session_push(s, CHANNEL_BULK, TRACKER__TRACKER_TYPE__TRACKER_CHANGES, &changes.base);
 }
 
@@ -73,6 +115,7 @@ struct chunk {
     unsigned round;
     uint64_t since, scratch;
     uint8_t generation[STORAGE_GENERATION_SIZE]; /* of what the member knows */
+    char account[ACCOUNT_BYTES_MAX + 1];
     bool check; /* the first chunk: does `since` mean anything here? */
     bool end;
     uint64_t upto;
@@ -86,7 +129,8 @@ static void chunk_run(struct storage_job *job, struct storage *storage)
     uint8_t generation[STORAGE_GENERATION_SIZE];
     uint64_t seq = storage_seq(storage);
     storage_generation(storage, generation);
-    bool strange = c->check && memcmp(generation, c->generation, sizeof generation) != 0;
+    bool strange = c->check && (memcmp(generation, c->generation, sizeof generation) != 0 ||
+                                c->since < storage_renewed(storage, c->account));
     if (c->scratch == 0 &&
         (strange || c->since > seq || c->since == 0 || c->since < storage_pruned(storage))) {
         c->since = 0;
@@ -127,7 +171,7 @@ static void chunk_done(struct storage_job *job)
             s->feed = FEED_LIVE;
             s->feed_was_live = true;
         }
-        send_changes(s, c->entries, c->count, c->upto);
+        send_changes(s, c->entries, c->count, c->upto, false);
         if (c->end)
             s->feed_scratch = 0;
     }
@@ -145,6 +189,7 @@ static void chunk_post(struct session *s, const ProtobufCBinaryData *generation)
     c->since = s->feed_cursor;
     c->scratch = s->feed_scratch;
     c->check = generation != NULL;
+    memcpy(c->account, s->account, sizeof c->account);
     if (generation != NULL && generation->len == sizeof c->generation)
         memcpy(c->generation, generation->data, sizeof c->generation);
     session_keep(s);
@@ -159,6 +204,24 @@ void feed_drained(struct session *s)
         chunk_post(s, NULL);
 }
 
+static void begin(struct session *s, uint64_t since)
+{
+    s->feed = FEED_BEHIND;
+    s->feed_round++;
+    s->feed_was_live = s->feed_quiet = false;
+    s->feed_first = true;
+    s->feed_cursor = since;
+    s->feed_scratch = 0;
+}
+
+void feed_renew(struct session *s)
+{
+    if (s->feed == FEED_NONE)
+        return;
+    begin(s, 0);
+    feed_drained(s);
+}
+
 const char *feed_subscribe(struct session *s, uint32_t id, const void *message)
 {
     const Tracker__Subscribe *request = message;
@@ -166,12 +229,7 @@ const char *feed_subscribe(struct session *s, uint32_t id, const void *message)
         return "a malformed Subscribe";
     session_done(s, id);
     channel_set_low_mark(s->channel, QUEUE_NEXT);
-    s->feed = FEED_BEHIND;
-    s->feed_round++;
-    s->feed_was_live = false;
-    s->feed_first = true;
-    s->feed_cursor = request->since;
-    s->feed_scratch = 0;
+    begin(s, request->since);
     chunk_post(s, &request->generation);
     return NULL;
 }
@@ -190,7 +248,7 @@ static void push_to(struct session *s, const struct catalogue_changes *changes)
         at++;
     while (at < changes->count) {
         size_t count = fitting(changes->entries + at, changes->count - at);
-        send_changes(s, changes->entries + at, count, changes->entries[at + count - 1].seq);
+        send_changes(s, changes->entries + at, count, changes->entries[at + count - 1].seq, true);
         at += count;
     }
 }
@@ -268,8 +326,14 @@ static void ops_answer(struct ops *o)
         if (o->job.failed) {
             items[i].status = TRACKER__OP_STATUS__OP_FULL;
         } else if (result->has_entry && (bytes += entry_bytes(&result->entry)) < RESULTS_BYTES) {
-            catalogue_entry_message(&entries[i], &result->entry);
             items[i].entry = &entries[i];
+            if (!result->entry.gone && session_is_member(o->session) &&
+                rights_sees(o->session, &result->entry))
+                entry_for(o->session, &entries[i], &result->entry);
+            else if (result->entry.gone || result->status == TRACKER__OP_STATUS__OP_OK)
+                entry_gone(&entries[i], &result->entry);
+            else
+                items[i].entry = NULL;
         }
         list[i] = &items[i];
     }
@@ -289,9 +353,14 @@ static void ops_done(struct storage_job *job)
         session_fault(o->session, o->id, TRACKER__FAULT_CODE__FAULT_INTERNAL,
                       "the tracker cannot write to its database", 0);
     } else {
-        if (!job->failed)
+        if (!job->failed) {
+            /* The mirror follows before anything is told, and whose sight it changes is told last. */
+            rights_follow(o->session->server, &o->changes);
             gather(o->session->server, &o->changes);
+        }
         ops_answer(o);
+        if (!job->failed)
+            rights_followed(o->session->server);
     }
     for (size_t i = 0; i < o->message->n_ops; i++)
         catalogue_result_clear(&o->results[i]);

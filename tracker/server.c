@@ -355,6 +355,12 @@ static bool open_state(struct server *server, char **fault)
     server->storage = storage_open(server->dir, STORAGE_SERVE, fault);
     if (server->storage == NULL)
         return false;
+    struct rights_settings rights = {
+        .dir = server->dir, .seed = server->seed, .ticket_lifetime = server->ticket_lifetime};
+    server->rights = rights_open(&rights, server->storage, fault);
+    if (server->rights == NULL)
+        return false;
+    swarm_set_judge(server->swarm, rights_judge, server);
     server->members = members_load(server->storage, server->seed);
     bool good =
         server->members != NULL && announce_load(server) && storage_begin(server->storage, false);
@@ -376,6 +382,8 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     server->name = xstrdup(settings->name);
     server->registration = settings->registration;
     server->certificate_lifetime = (int64_t)settings->certificate_lifetime;
+    server->ticket_lifetime = settings->ticket_lifetime == 0 ? SERVER_TICKET_LIFETIME
+                                                             : (int64_t)settings->ticket_lifetime;
     server->seed = random_u64();
     server->listener = server->reserve = server->lock = -1;
     server->waiting_end = &server->waiting;
@@ -500,6 +508,7 @@ void server_free(struct server *server)
     tls_context_free(server->tls);
     authority_close(&server->authority);
     members_free(server->members);
+    rights_close(server->rights);
     swarm_free(server->swarm);
     throttle_free(server->throttle);
     storage_close(server->storage);

@@ -18,9 +18,12 @@ struct server_settings {
     uint16_t port;    /* 0: any free one */
     enum registration registration;
     uint64_t certificate_lifetime; /* of devices, seconds */
-    const char *name;              /* of the swarm */
+    uint64_t
+        ticket_lifetime; /* of the right to fetch a content from a peer, seconds; 0: the usual */
+    const char *name;    /* of the swarm */
 };
 #define SERVER_CERTIFICATE_LIFETIME (24 * 3600)
+#define SERVER_TICKET_LIFETIME      (20 * 60)
 
 /* Opens the data directory (creating keys and databases at the first start) and the listener. NULL: *fault is
  * a malloc'ed sentence. Copies what it needs of the settings. */

@@ -17,6 +17,7 @@
 #include "tracker/authority.h"
 #include "tracker/catalogue.h"
 #include "tracker/members.h"
+#include "tracker/rights.h"
 #include "tracker/server.h"
 #include "tracker/storage_queue.h"
 #include "tracker/swarm.h"
@@ -74,6 +75,8 @@ struct session {
     uint64_t
         feed_scratch; /* from scratch: tombstones up to this one are left out; 0: not from scratch */
     bool feed_first;  /* nothing of this series was sent */
+    bool feed_quiet;  /* changes of which it may see nothing need not be said */
+    bool renew;       /* rights.c: its sight has changed */
 };
 
 struct server {
@@ -83,6 +86,7 @@ struct server {
     char *dir, *name;
     enum registration registration;
     int64_t certificate_lifetime;
+    int64_t ticket_lifetime;
 
     struct authority authority;
     struct tls_context *tls;
@@ -90,6 +94,7 @@ struct server {
     struct storage_queue *queue;
     uint8_t generation[STORAGE_GENERATION_SIZE];
     struct members *members;
+    struct rights *rights;
     struct swarm *swarm;
     struct throttle *throttle;
 
@@ -174,6 +179,7 @@ typedef const char *session_handler(struct session *, uint32_t id, const void *m
 session_handler accounts_register, accounts_login, accounts_renew, accounts_logout,
     accounts_password, accounts_whoami, accounts_invite;
 session_handler feed_subscribe;
+session_handler grants_grant, grants_access, grants_group, grants_groups;
 session_handler announce_announce, announce_want, announce_unwant, announce_health,
     announce_dial_back;
 /* Ops are carried out on the storage's thread, so they are unpacked there. */
@@ -183,6 +189,8 @@ void accounts_stop(struct server *);
 void feed_start(struct server *);
 void feed_stop(struct server *);
 void feed_drained(struct session *);
+/* What this subscriber may see has changed: it gets the catalogue anew. */
+void feed_renew(struct session *);
 void announce_start(struct server *);
 bool announce_load(struct server *);
 /* Writes what is left of the piece maps: the storage is this thread's again. */

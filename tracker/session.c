@@ -113,10 +113,17 @@ static const char *on_hello(struct session *s, uint32_t id, const void *message)
         welcome.device = (ProtobufCBinaryData){.len = sizeof s->device, .data = s->device};
     welcome.seen_as = s->from;
     welcome.time = wall_seconds();
+    uint8_t key[TICKET_KEY_SIZE];
+    if (session_is_member(s)) {
+        rights_server_key(s->server, s->device, key);
+        welcome.ticket_key = (ProtobufCBinaryData){.len = sizeof key, .data = key};
+    }
     s->greeted = true;
     session_answer(s, id, TRACKER__TRACKER_TYPE__TRACKER_WELCOME, &welcome.base);
-    if (session_is_member(s))
+    if (session_is_member(s)) {
         tell_revoked(s);
+        rights_greet(s);
+    }
     return NULL;
 }
 
@@ -157,6 +164,12 @@ static const struct request {
      announce_health},
     {TRACKER__TRACKER_TYPE__TRACKER_DIAL_BACK, MEMBER | NO_ID, &tracker__dial_back__descriptor,
      announce_dial_back},
+    {TRACKER__TRACKER_TYPE__TRACKER_GRANT, MEMBER, &tracker__grant__descriptor, grants_grant},
+    {TRACKER__TRACKER_TYPE__TRACKER_ACCESS, MEMBER, &tracker__access_request__descriptor,
+     grants_access},
+    {TRACKER__TRACKER_TYPE__TRACKER_GROUP, MEMBER, &tracker__group__descriptor, grants_group},
+    {TRACKER__TRACKER_TYPE__TRACKER_GROUPS, MEMBER, &tracker__groups_request__descriptor,
+     grants_groups},
     {TRACKER__TRACKER_TYPE__TRACKER_PING, 0, &tracker__ping__descriptor, on_ping},
 };
 

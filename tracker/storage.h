@@ -140,6 +140,11 @@ struct storage_entry {
     char name[NAME_BYTES_MAX + 1];
     char owner[ACCOUNT_BYTES_MAX + 1];
     char *target; /* malloc'ed or NULL; storage_entry_clear frees it */
+    /* Of a change, not of the row: the directory it was in before (0: it is new), what it held there,
+     * and whether its maker was given the right to manage it. */
+    uint64_t was;
+    uint8_t was_root[STORAGE_ROOT_SIZE];
+    bool was_file, ruled;
 };
 void storage_entry_clear(struct storage_entry *);
 /* `to` gets its own copy of everything. */
@@ -184,6 +189,52 @@ bool storage_op_get(struct storage *, const uint8_t device[DEVICE_ID_SIZE], uint
                     struct storage_op *out);
 void storage_op_put(struct storage *, const uint8_t device[DEVICE_ID_SIZE],
                     const struct storage_op *);
+
+/* --- access: rules of folders, groups (tracker/access.h says what they mean) -------------------------------
+ */
+struct storage_rule {
+    uint64_t folder;
+    uint8_t kind;  /* enum access_kind */
+    uint8_t level; /* enum access_level */
+    char who[ACCOUNT_BYTES_MAX + 1];
+};
+void storage_rule_put(struct storage *, const struct storage_rule *);
+void storage_rule_drop(struct storage *, const struct storage_rule *); /* `level` means nothing */
+bool storage_rule_get(struct storage *, struct storage_rule *);        /* fills in `level` */
+void storage_rules_each(struct storage *, void (*each)(const struct storage_rule *, void *),
+                        void *arg);
+/* Those of the folder and of all above it, the folder's first. */
+void storage_rules_above(struct storage *, uint64_t folder,
+                         void (*each)(const struct storage_rule *, void *), void *arg);
+/* True if somebody is kept from something, so that rights have to be looked at. */
+bool storage_rules_narrow(struct storage *);
+/* What rules let the account do in that folder (enum access_level); what it is besides (an admin) is
+ * the caller's to know. */
+unsigned storage_access(struct storage *, const char *account, uint64_t folder);
+
+bool storage_group_get(struct storage *, const char *name);
+void storage_group_add(struct storage *, const char *name);
+void storage_group_drop(struct storage *, const char *name); /* with its rules and memberships */
+uint64_t storage_group_count(struct storage *);
+void storage_group_join(struct storage *, const char *group, const char *account);
+void storage_group_leave(struct storage *, const char *group, const char *account);
+uint64_t storage_groups_of(struct storage *, const char *account); /* how many */
+/* Each group with account NULL, then its members with theirs. */
+void storage_groups_each(struct storage *,
+                         void (*each)(const char *group, const char *account, void *), void *arg);
+
+/* What the account ("": everybody) may see has changed: who was told less than all changes up to now
+ * gets everything anew. */
+void storage_renew(struct storage *, const char *account);
+uint64_t storage_renewed(struct storage *, const char *account);
+
+/* For the mirror at the start: every live directory, and every live file's root and directory. */
+void storage_folders_each(struct storage *, void (*each)(uint64_t id, uint64_t parent, void *),
+                          void *arg);
+void storage_contents_each(struct storage *,
+                           void (*each)(const uint8_t root[STORAGE_ROOT_SIZE], uint64_t parent,
+                                        void *),
+                           void *arg);
 
 /* --- piece maps: a file of their own, may lag
  * ---------------------------------------------------------- */

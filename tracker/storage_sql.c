@@ -83,6 +83,40 @@ const char *const storage_main_steps[] = {
     "END;\n"
     "CREATE TRIGGER audit_true BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'audit is kept'); "
     "END;\n",
+
+    /* 4: who may see and change which folder */
+    "CREATE TABLE team (\n"
+    "  name TEXT PRIMARY KEY,  -- a group's name, formed as an account's and never the same as "
+    "one\n"
+    "  made INTEGER NOT NULL   -- seconds since 1970\n"
+    ") STRICT, WITHOUT ROWID;\n"
+    "CREATE TABLE membership (\n"
+    "  team    TEXT NOT NULL REFERENCES team(name) ON DELETE CASCADE,\n"
+    "  account TEXT NOT NULL REFERENCES account(name) ON DELETE CASCADE,\n"
+    "  PRIMARY KEY (account, team)\n"
+    ") STRICT, WITHOUT ROWID;\n"
+    "CREATE INDEX membership_team ON membership(team);\n"
+    "CREATE TABLE rule (\n"
+    "  folder INTEGER NOT NULL, -- entry, 1 for the root\n"
+    "  kind   INTEGER NOT NULL, -- 1 account, 2 group, 3 everyone\n"
+    "  who    TEXT NOT NULL,    -- its name, '' for everyone\n"
+    "  level  INTEGER NOT NULL, -- 0 nothing, 1 read, 2 write, 3 manage\n"
+    "  PRIMARY KEY (folder, kind, who)\n"
+    ") STRICT, WITHOUT ROWID;\n"
+    "CREATE INDEX rule_who ON rule(kind, who);\n"
+    "CREATE INDEX rule_narrow ON rule(level) WHERE level < 2;\n"
+    "INSERT INTO rule(folder, kind, who, level) VALUES(1, 3, '', 2);\n"
+    "CREATE TRIGGER rule_account AFTER DELETE ON account BEGIN\n"
+    "  DELETE FROM rule WHERE kind = 1 AND who = OLD.name; END;\n"
+    "CREATE TRIGGER rule_team AFTER DELETE ON team BEGIN\n"
+    "  DELETE FROM rule WHERE kind = 2 AND who = OLD.name; END;\n"
+    "CREATE TRIGGER rule_folder AFTER UPDATE OF gone ON entry WHEN NEW.gone IS NOT NULL AND\n"
+    "  NEW.kind = 1 BEGIN DELETE FROM rule WHERE folder = NEW.id; END;\n"
+    "CREATE TABLE renewal (\n"
+    "  account TEXT PRIMARY KEY, -- whose sight changed otherwise than by entries; '' for "
+    "everyone's\n"
+    "  seq     INTEGER NOT NULL  -- who knows less than this gets the catalogue from scratch\n"
+    ") STRICT, WITHOUT ROWID;\n",
 };
 const int storage_main_version = sizeof storage_main_steps / sizeof *storage_main_steps;
 
@@ -169,6 +203,39 @@ const char *const storage_sql[SQL_END] = {
     [SQL_OP_PUT] = "INSERT INTO op(device, op, status, entry) VALUES(?1, ?2, ?3, ?4)",
     [SQL_OP_TRIM] = "DELETE FROM op WHERE device = ?1 AND n <= (SELECT n FROM op WHERE device = ?1"
                     " ORDER BY n DESC LIMIT 1 OFFSET ?2)",
+
+    [SQL_RULE_PUT] = "INSERT INTO rule(folder, kind, who, level) VALUES(?1, ?2, ?3, ?4)"
+                     " ON CONFLICT(folder, kind, who) DO UPDATE SET level = ?4",
+    [SQL_RULE_DROP] = "DELETE FROM rule WHERE folder = ?1 AND kind = ?2 AND who = ?3",
+    [SQL_RULE_GET] = "SELECT level FROM rule WHERE folder = ?1 AND kind = ?2 AND who = ?3",
+    [SQL_RULE_ALL] = "SELECT folder, kind, who, level FROM rule",
+    [SQL_RULE_ABOVE] =
+        "WITH RECURSIVE up(id, depth) AS (SELECT ?1, 0 UNION ALL SELECT e.parent, depth + 1"
+        " FROM up JOIN entry e ON e.id = up.id WHERE depth < 80)"
+        " SELECT r.folder, r.kind, r.who, r.level FROM up JOIN rule r ON r.folder = up.id"
+        " ORDER BY up.depth, r.kind DESC, r.who",
+    [SQL_RULE_NARROW] = "SELECT EXISTS(SELECT 1 FROM rule WHERE level < 2) OR NOT EXISTS("
+                        "SELECT 1 FROM rule WHERE folder = 1 AND kind = 3 AND level >= 2)",
+    [SQL_RULE_FOR] =
+        "WITH RECURSIVE up(id, depth) AS (SELECT ?1, 0 UNION ALL SELECT e.parent, depth + 1"
+        " FROM up JOIN entry e ON e.id = up.id WHERE depth < 80)"
+        " SELECT r.kind, r.who, r.level, r.folder FROM up CROSS JOIN rule r ON r.folder = up.id"
+        " WHERE r.kind = 3 OR (r.kind = 1 AND r.who = ?2) OR (r.kind = 2 AND EXISTS("
+        "SELECT 1 FROM membership m WHERE m.account = ?2 AND m.team = r.who)) ORDER BY up.depth",
+    [SQL_GROUP_GET] = "SELECT 1 FROM team WHERE name = ?1",
+    [SQL_GROUP_ADD] = "INSERT INTO team(name, made) VALUES(?1, unixepoch())",
+    [SQL_GROUP_DROP] = "DELETE FROM team WHERE name = ?1",
+    [SQL_GROUP_ALL] = "SELECT name FROM team ORDER BY name",
+    [SQL_GROUP_COUNT] = "SELECT count(*) FROM team",
+    [SQL_MEMBER_ADD] = "INSERT OR IGNORE INTO membership(team, account) VALUES(?1, ?2)",
+    [SQL_MEMBER_DROP] = "DELETE FROM membership WHERE team = ?1 AND account = ?2",
+    [SQL_MEMBER_ALL] = "SELECT team, account FROM membership ORDER BY team, account",
+    [SQL_MEMBER_COUNT] = "SELECT count(*) FROM membership WHERE account = ?1",
+    [SQL_RENEW_PUT] = "INSERT INTO renewal(account, seq) VALUES(?1, ?2)"
+                      " ON CONFLICT(account) DO UPDATE SET seq = ?2",
+    [SQL_RENEW_GET] = "SELECT max(seq) FROM renewal WHERE account = ?1 OR account = ''",
+    [SQL_FOLDER_ALL] = "SELECT id, parent FROM entry WHERE kind = 1 AND gone IS NULL",
+    [SQL_CONTENT_ALL] = "SELECT root, parent FROM entry WHERE kind = 2 AND gone IS NULL",
 
     [SQL_PIECES_BEGIN] = "BEGIN IMMEDIATE",
     [SQL_PIECES_COMMIT] = "COMMIT",

@@ -8,7 +8,7 @@
  * never searched for.
  *
  * Invariants:
- *   1. a holding is in content->holders exactly if its device is connected and has confirmed it;
+ *   1. a holding is in content->holders exactly if its device is connected, has confirmed it and may see it;
  *   2. copies[i] = number of incomplete holders whose map has i; sum over spread = pieces;
  *   3. spread[least] > 0 and spread[k] = 0 for k < least, where there are copies at all;
  *   4. a content lives while refs > 0. */
@@ -105,6 +105,13 @@ struct holding *swarm_holding(const struct swarm *s, const struct swarm_device *
     return NULL;
 }
 
+void swarm_set_judge(struct swarm *s,
+                     bool (*may)(void *arg, void *owner, const uint8_t root[HASH_SIZE]), void *arg)
+{
+    s->may = may;
+    s->may_arg = arg;
+}
+
 struct swarm_device *swarm_device_find(struct swarm *s, const uint8_t id[DEVICE_ID_SIZE])
 {
     struct table_node *node = table_first(&s->devices, table_hash(s->seed, id, DEVICE_ID_SIZE));
@@ -187,11 +194,21 @@ static void map_count(struct content *c, const uint8_t *map,
         each(c, (uint32_t)i);
 }
 
-/* The holding counts from now on. */
-static void count_in(struct swarm *s, struct holding *h)
+void swarm_holding_bar(struct holding *h, bool barred)
+{
+    if (h->barred != barred)
+        h->content->barred += barred ? 1 : UINT32_MAX;
+    h->barred = barred;
+}
+
+/* The holding counts from now on, if its device may see the content. */
+void swarm_count_in(struct swarm *s, struct holding *h)
 {
     struct content *c = h->content;
     if (h->at_content != NOT_LISTED)
+        return;
+    swarm_holding_bar(h, !swarm_may(s, h->device, c));
+    if (h->barred)
         return;
     h->at_content = c->holders_count;
     SWARM_PUSH(c->holders, c->holders_count, c->holders_room, h);
@@ -203,9 +220,10 @@ static void count_in(struct swarm *s, struct holding *h)
 }
 
 /* It does so no longer. */
-static void count_out(struct holding *h)
+void swarm_count_out(struct holding *h)
 {
     struct content *c = h->content;
+    swarm_holding_bar(h, false);
     if (h->at_content == NOT_LISTED)
         return;
     if (h->map == NULL)
@@ -255,7 +273,7 @@ static struct holding *holding_make(struct swarm *s, struct swarm_device *d, str
 static void holding_drop(struct swarm *s, struct holding *h)
 {
     struct swarm_device *d = h->device;
-    count_out(h);
+    swarm_count_out(h);
     struct holding *last = d->held[--d->held_count];
     d->held[h->at_device] = last;
     last->at_device = h->at_device;
@@ -278,7 +296,7 @@ static void holding_set(struct swarm *s, struct holding *h, uint8_t *map, bool f
         free(map);
         return;
     }
-    count_out(h);
+    swarm_count_out(h);
     if (h->map != NULL)
         h->device->map_pieces -= c->pieces;
     free(h->map);
@@ -343,18 +361,18 @@ const char *swarm_hold(struct swarm *s, struct swarm_device *d, const struct swa
     if (fresh)
         h = holding_make(s, d, c);
     holding_set(s, h, map, fresh);
-    count_in(s, h);
+    swarm_count_in(s, h);
     return NULL;
 }
 
 /* The last missing piece has come: one of the complete ones from now on. */
 static void holding_completes(struct swarm *s, struct holding *h)
 {
-    count_out(h);
+    swarm_count_out(h);
     h->device->map_pieces -= h->content->pieces;
     free(h->map);
     h->map = NULL;
-    count_in(s, h);
+    swarm_count_in(s, h);
 }
 
 const char *swarm_add(struct swarm *s, struct swarm_device *d, const struct swarm_key *key,
@@ -368,7 +386,7 @@ const char *swarm_add(struct swarm *s, struct swarm_device *d, const struct swar
     struct content *c = swarm_content(s, key, count > 0);
     struct holding *h = c == NULL ? NULL : swarm_holding(s, d, c);
     if (h != NULL && (h->map == NULL || count == 0))
-        count_in(s, h);
+        swarm_count_in(s, h);
     if (count == 0 || (h != NULL && h->map == NULL))
         return NULL;
     const char *fault = check_room(d, c, h, true);
@@ -381,11 +399,12 @@ const char *swarm_add(struct swarm *s, struct swarm_device *d, const struct swar
         h->map = xcalloc(1, bitmap_bytes(end));
         d->map_pieces += end;
     }
-    count_in(s, h);
+    swarm_count_in(s, h);
     for (size_t i = 0; i < count; i++)
         if (!bitmap_test(h->map, pieces[i])) {
             bitmap_set(h->map, pieces[i]);
-            piece_gains(c, pieces[i]);
+            if (!h->barred)
+                piece_gains(c, pieces[i]);
             h->pieces++;
             mark_dirty(s, h);
         }
@@ -440,20 +459,20 @@ void swarm_disconnect(struct swarm *s, struct swarm_device *d)
 void swarm_forget(struct swarm *s, struct swarm_device *d)
 {
     for (uint32_t i = 0; i < d->held_count; i++)
-        count_out(d->held[i]);
+        swarm_count_out(d->held[i]);
 }
 
 void swarm_confirm(struct swarm *s, struct swarm_device *d)
 {
     CHECK(d->owner != NULL);
     for (uint32_t i = 0; i < d->held_count; i++)
-        count_in(s, d->held[i]);
+        swarm_count_in(s, d->held[i]);
 }
 
 void swarm_settle(struct swarm *s, struct swarm_device *d)
 {
     for (uint32_t i = d->held_count; i-- > 0;)
-        if (d->held[i]->at_content == NOT_LISTED)
+        if (d->held[i]->at_content == NOT_LISTED && !d->held[i]->barred)
             holding_drop(s, d->held[i]);
 }
 
@@ -471,7 +490,7 @@ void swarm_health(const struct swarm *s, const struct swarm_key *key, struct swa
     }
     out->complete = c->complete;
     out->partial = c->holders_count - c->complete;
-    out->offline = c->known - c->holders_count;
+    out->offline = c->known - c->holders_count - c->barred;
     out->rarest = c->complete + c->least;
     uint32_t more = c->copies == NULL ? 0 : c->pieces - c->spread[c->least];
     out->distributed = UINT64_C(1000) * out->rarest;

@@ -28,6 +28,19 @@ struct swarm_key {
 struct swarm *swarm_new(uint64_t seed);
 void swarm_free(struct swarm *); /* NULL is fine */
 
+/* May the owner of a connected device see this root? Without a judge everybody may. What a device announces of a root
+ * that it may not see is kept but counts for nothing, as if it were not connected; its wants of one get no peers and
+ * are not told of. Neither learns the difference. */
+void swarm_set_judge(struct swarm *,
+                     bool (*may)(void *arg, void *owner, const uint8_t root[HASH_SIZE]), void *arg);
+typedef void swarm_lost(void *arg, struct swarm_device *asker, struct swarm_device *holder,
+                        const struct swarm_key *);
+/* What the device may see has changed: judges its holdings and wants again. `lost` is called for each connected
+ * holder of each content that it wants and may not see any more. */
+void swarm_rejudge(struct swarm *, struct swarm_device *, swarm_lost *, void *arg);
+/* Who may see the content has changed: judges it for all connected devices. */
+void swarm_rejudge_content(struct swarm *, const struct swarm_key *, swarm_lost *, void *arg);
+
 /* --- devices
  * ------------------------------------------------------------------------------------------ */
 /* The device with this id, made if it is unknown. Lives as long as the swarm. */

@@ -113,7 +113,7 @@ static size_t choose(struct swarm *s, struct content *c, struct swarm_device *as
     draw_start(s, &draw, c->wants_count);
     while (count < max && draw_next(s, &draw, &i)) {
         struct swarm_device *d = c->wants[i]->device;
-        if (d == asker || is_listed(out, count, d))
+        if (d == asker || c->wants[i]->barred || is_listed(out, count, d))
             continue;
         struct holding *h = swarm_holding(s, d, c);
         if (h != NULL && h->at_content != NOT_LISTED)
@@ -164,9 +164,11 @@ const char *swarm_want(struct swarm *s, struct swarm_device *d, const struct swa
             return "more files wanted than a device may";
         c = swarm_content(s, key, true);
         c->refs++;
-        /* The newcomer is news to the others, not to itself: told before it is on the list. */
-        swarm_is_news(s, c, d);
         want = xcalloc(1, sizeof *want);
+        want->barred = !swarm_may(s, d, c);
+        /* The newcomer is news to the others, not to itself: told before it is on the list. */
+        if (!want->barred)
+            swarm_is_news(s, c, d);
         want->device = d;
         want->content = c;
         want->at_device = d->wants_count;
@@ -174,10 +176,64 @@ const char *swarm_want(struct swarm *s, struct swarm_device *d, const struct swa
         want->at_content = c->wants_count;
         SWARM_PUSH(c->wants, c->wants_count, c->wants_room, want);
     }
-    *found = choose(s, c, d, count, out);
+    if (!want->barred)
+        *found = choose(s, c, d, count, out);
     want->count = (uint16_t)count;
     want->given = (uint16_t)*found;
     return NULL;
+}
+
+static void want_judge(struct swarm *s, struct want *want, swarm_lost *lost, void *arg)
+{
+    struct content *c = want->content;
+    bool barred = !swarm_may(s, want->device, c);
+    if (barred == want->barred)
+        return;
+    want->barred = barred;
+    if (!barred) {
+        want->given = 0;
+        swarm_is_news(s, c, want->device);
+    }
+    for (uint32_t i = 0; barred && lost != NULL && i < c->holders_count; i++)
+        if (c->holders[i]->device != want->device)
+            lost(arg, want->device, c->holders[i]->device, &c->key);
+}
+
+static void holding_judge(struct swarm *s, struct holding *h)
+{
+    if (h->barred) {
+        swarm_count_in(s, h);
+    } else if (h->at_content != NOT_LISTED && !swarm_may(s, h->device, h->content)) {
+        swarm_count_out(h);
+        swarm_holding_bar(h, true);
+    }
+}
+
+void swarm_rejudge(struct swarm *s, struct swarm_device *d, swarm_lost *lost, void *arg)
+{
+    for (uint32_t i = 0; i < d->wants_count; i++)
+        want_judge(s, d->wants[i], lost, arg);
+    for (uint32_t i = 0; i < d->held_count; i++)
+        holding_judge(s, d->held[i]);
+}
+
+/* Barred holdings are found only through their devices. */
+void swarm_rejudge_content(struct swarm *s, const struct swarm_key *key, swarm_lost *lost,
+                           void *arg)
+{
+    struct content *c = swarm_content(s, key, false);
+    if (c == NULL)
+        return;
+    for (uint32_t i = 0; i < c->wants_count; i++)
+        want_judge(s, c->wants[i], lost, arg);
+    for (uint32_t i = c->holders_count; i-- > 0;)
+        holding_judge(s, c->holders[i]);
+    struct table_node *node = c->barred == 0 ? NULL : table_walk(&s->devices, NULL);
+    for (; node != NULL && c->barred > 0; node = table_walk(&s->devices, node)) {
+        struct holding *h = swarm_holding(s, (struct swarm_device *)(void *)node, c);
+        if (h != NULL && h->barred)
+            holding_judge(s, h);
+    }
 }
 
 void swarm_unwant(struct swarm *s, struct swarm_device *d, const uint8_t root[HASH_SIZE])
@@ -240,6 +296,12 @@ int64_t swarm_news_due(const struct swarm *s)
     return due;
 }
 
+static bool wants_openly(const struct swarm_device *d, const struct content *c)
+{
+    const struct want *want = want_find(d, c);
+    return want != NULL && !want->barred;
+}
+
 /* What of the news one waiting device is told. */
 static size_t news_for(struct swarm *s, struct content *c, struct want *want,
                        struct swarm_peer *out)
@@ -257,7 +319,7 @@ static size_t news_for(struct swarm *s, struct content *c, struct want *want,
             continue;
         if (holds)
             out[count++] = peer_of(h);
-        else if (want_find(d, c) != NULL)
+        else if (wants_openly(d, c))
             out[count++] = (struct swarm_peer){.device = d};
         else
             continue;
@@ -279,7 +341,7 @@ void swarm_news(struct swarm *s, int64_t now,
         if (c->due > now)
             continue;
         for (uint32_t w = 0; w < c->wants_count; w++) {
-            size_t count = news_for(s, c, c->wants[w], peers);
+            size_t count = c->wants[w]->barred ? 0 : news_for(s, c, c->wants[w], peers);
             if (count > 0)
                 tell(arg, c->wants[w]->device, &c->key, peers, count);
         }

@@ -15,6 +15,7 @@ struct holding {
     uint32_t pieces;     /* how many */
     uint32_t at_device;  /* place in device->held; NOT_LISTED once dropped */
     uint32_t at_content; /* place in content->holders; NOT_LISTED: does not count */
+    bool barred;         /* said by its device, which may not see the content: does not count */
     bool dirty;
     struct holding *next_dirty;
 };
@@ -26,6 +27,7 @@ struct want {
     uint32_t at_content;
     uint16_t count; /* peers it asked for */
     uint16_t given; /* and has been told of */
+    bool barred;    /* the device may not see the content */
 };
 
 struct swarm_device {
@@ -45,6 +47,7 @@ struct content {
     uint32_t pieces;
     uint32_t refs;            /* holdings (dropped ones that are still dirty as well) and wants */
     uint32_t known;           /* holdings, counted or not */
+    uint32_t barred;          /* of which are barred */
     struct holding **holders; /* those that count */
     uint32_t holders_count, holders_room;
     uint32_t complete; /* of which have all */
@@ -70,7 +73,19 @@ struct swarm {
     struct holding *dirty, **dirty_end;
     struct content **pending; /* contents with news */
     uint32_t pending_count, pending_room;
+    bool (*may)(void *arg, void *owner, const uint8_t root[HASH_SIZE]);
+    void *may_arg;
 };
+
+/* Whether the device, which is connected, may see the content. */
+static inline bool swarm_may(const struct swarm *s, const struct swarm_device *d,
+                             const struct content *c)
+{
+    return s->may == NULL || s->may(s->may_arg, d->owner, c->key.root);
+}
+void swarm_count_in(struct swarm *, struct holding *);
+void swarm_count_out(struct holding *);
+void swarm_holding_bar(struct holding *, bool barred);
 
 struct content *swarm_content(struct swarm *, const struct swarm_key *, bool make);
 void swarm_content_release(struct swarm *, struct content *);
