@@ -70,6 +70,12 @@ void ticket_make(const uint8_t server_key[TICKET_KEY_SIZE], const uint8_t fetche
     memcpy(out + MAC_AT, whole, MAC_SIZE);
 }
 
+void ticket_read(const uint8_t bytes[TICKET_SIZE], struct ticket *out)
+{
+    out->epoch = get_number(bytes);
+    out->end = (int64_t)get_number(bytes + 8);
+}
+
 bool ticket_open(const uint8_t server_key[TICKET_KEY_SIZE], const uint8_t fetcher[DEVICE_ID_SIZE],
                  const uint8_t root[HASH_SIZE], const void *bytes, size_t size, struct ticket *out)
 {
@@ -80,7 +86,6 @@ bool ticket_open(const uint8_t server_key[TICKET_KEY_SIZE], const uint8_t fetche
     mac(server_key, fetcher, root, ticket, whole);
     if (CRYPTO_memcmp(whole, ticket + MAC_AT, MAC_SIZE) != 0)
         return false;
-    out->epoch = get_number(ticket);
-    out->end = (int64_t)get_number(ticket + 8);
+    ticket_read(ticket, out);
     return true;
 }

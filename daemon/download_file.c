@@ -174,7 +174,8 @@ static void try_warm(struct file *file)
     unsigned tried = 0;
 
     TAILQ_FOREACH(link, &file->download->links, entry) {
-        if (link->state != LINK_UP || tried >= WARM_TRIED)
+        if (link->state != LINK_UP || tried >= WARM_TRIED ||
+            (file->download->ticketed && !link->device->has_whole))
             continue;
         tried++;
         if (device_fetch(link->device, file) == NULL)

@@ -180,10 +180,48 @@ void link_fill(struct link *link, int64_t now)
     fill_class(link, PICKER_BACKGROUND, room < allowance ? room : allowance, now);
 }
 
+/* --- tickets ---------------------------------------------------------------------------------------------------- */
+/* A ticket that ends hardly later than the one shown is not worth a message. */
+#define NEWER_S 30
+
+void link_show_whole(struct link *link)
+{
+    Peer__Ticket message = PEER__TICKET__INIT;
+    struct ticket ticket;
+
+    if (link->state != LINK_UP || !link->device->has_whole)
+        return;
+    ticket_read(link->device->whole, &ticket);
+    if (ticket.epoch <= link->shown.epoch && ticket.end < link->shown.end + NEWER_S)
+        return;
+    link->shown = ticket;
+    run_send(link);
+    message.whole = true;
+    message.ticket.data = link->device->whole;
+    message.ticket.len = TICKET_SIZE;
+    link_say(link, PEER__PEER_TYPE__PEER_TICKET, &message.base);
+}
+
+void fetch_show_ticket(struct fetch *fetch, const uint8_t ticket[TICKET_SIZE])
+{
+    Peer__Ticket message = PEER__TICKET__INIT;
+    uint8_t copy[TICKET_SIZE];
+
+    if (fetch->link->state != LINK_UP || fetch->refused)
+        return;
+    run_send(fetch->link);
+    memcpy(copy, ticket, sizeof(copy));
+    message.file = fetch->number;
+    message.ticket.data = copy;
+    message.ticket.len = sizeof(copy);
+    link_say(fetch->link, PEER__PEER_TYPE__PEER_TICKET, &message.base);
+}
+
 /* --- files on the link ------------------------------------------------------------------------------------------ */
 struct fetch *link_open(struct link *link, struct file *file)
 {
     struct fetch *fetch;
+    struct holding *holding;
     Peer__Open open = PEER__OPEN__INIT;
 
     CHECK(link->state == LINK_UP);
@@ -203,6 +241,14 @@ struct fetch *link_open(struct link *link, struct file *file)
     link->fetch_count++;
     LIST_INSERT_HEAD(&file->fetches, fetch, of_file);
     run_send(link);
+    link_show_whole(link);
+    LIST_FOREACH(holding, &file->holdings, of_file)
+    {
+        if (holding->device == link->device && holding->has_ticket && !link->device->has_whole) {
+            open.ticket.data = holding->ticket;
+            open.ticket.len = TICKET_SIZE;
+        }
+    }
     open.file = fetch->number;
     open.root.data = file->root;
     open.root.len = HASH_SIZE;

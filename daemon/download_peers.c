@@ -275,6 +275,28 @@ static void forgive(struct device *device, struct file *file)
         fetch_close(fetch);
 }
 
+/* Our right at that device, as the tracker gives it now. */
+static void take_ticket(struct holding *holding, const Tracker__Peer *peer)
+{
+    struct device *device = holding->device;
+    struct fetch *fetch = device_fetch(device, holding->file);
+
+    if (peer->ticket.len != TICKET_SIZE)
+        return;
+    device->download->ticketed = true;
+    device->has_whole = peer->whole;
+    holding->has_ticket = !peer->whole;
+    if (peer->whole) {
+        memcpy(device->whole, peer->ticket.data, TICKET_SIZE);
+        if (device->link != NULL)
+            link_show_whole(device->link);
+        return;
+    }
+    memcpy(holding->ticket, peer->ticket.data, TICKET_SIZE);
+    if (fetch != NULL)
+        fetch_show_ticket(fetch, holding->ticket);
+}
+
 static void peer_arrived(struct file *file, const Tracker__Peer *peer)
 {
     struct download *download = file->download;
@@ -294,6 +316,7 @@ static void peer_arrived(struct file *file, const Tracker__Peer *peer)
     holding->stale = false;
     holding->complete = peer->complete;
     holding->pieces = peer->pieces;
+    take_ticket(holding, peer);
     forgive(device, file);
 }
 

@@ -22,6 +22,7 @@
 #include "base/loop.h"
 #include "base/workers.h"
 #include "crypto/identity.h"
+#include "crypto/ticket.h"
 #include "daemon/download.h"
 #include "daemon/picker.h"
 #include "daemon/pipeline.h"
@@ -165,7 +166,8 @@ struct link {
     struct channel *channel;
     enum link_state state;
     char address[LIMIT_ADDRESS];
-    bool greeted; /* its Hello came */
+    struct ticket shown; /* the newest ticket for every content that was shown there */
+    bool greeted;        /* its Hello came */
     bool choked;
     bool dirty;
     bool full; /* a file found no place on it */
@@ -196,6 +198,8 @@ struct holding {
     bool complete;
     bool stale; /* not in the answer that is being read */
     uint32_t pieces;
+    bool has_ticket;
+    uint8_t ticket[TICKET_SIZE]; /* our right to the file at that device */
 };
 
 struct device {
@@ -214,6 +218,8 @@ struct device {
     int64_t next_try;
     int64_t banned_until;
     char ban[64]; /* why */
+    bool has_whole;
+    uint8_t whole[TICKET_SIZE]; /* our right to every content there */
 };
 
 /* --- the thread ---------------------------------------------------------------------------------------------------------- */
@@ -248,7 +254,8 @@ struct download {
 
     int64_t tokens, tokens_at; /* of settings.rate_down */
     uint64_t total, total_before, rate, wasted;
-    bool place; /* on a link that was full */
+    bool ticketed; /* the tracker gives tickets: without one no content is asked for blindly */
+    bool place;    /* on a link that was full */
     bool started, stopping;
 };
 
@@ -306,6 +313,10 @@ void link_free(struct link *);
 /* NULL: no more files on this link at the moment; then the file is reviewed again when there is a place. */
 struct fetch *link_open(struct link *, struct file *);
 void fetch_close(struct fetch *); /* says Close, frees */
+/* Shows the device's newer ticket for every content, if there is one. */
+void link_show_whole(struct link *);
+/* Shows a newer ticket for a file that is open. */
+void fetch_show_ticket(struct fetch *, const uint8_t ticket[TICKET_SIZE]);
 void link_fill(struct link *, int64_t now);
 void link_flush(struct link *);
 void link_tick(struct link *, int64_t now);

@@ -24,8 +24,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/name.h"
 #include "base/workers.h"
 #include "crypto/random.h"
+#include "crypto/ticket.h"
 #include "daemon/download.h"
 #include "daemon/local.h"
 #include "daemon/store.h"
@@ -114,6 +116,39 @@ static const char *take_revoked(struct session *s, const uint8_t *message, size_
     return NULL;
 }
 
+static const char *take_barred(struct session *s, const uint8_t *message, size_t size)
+{
+    Tracker__Barred *barred = tracker__barred__unpack(NULL, size, message);
+
+    if (barred == NULL)
+        return malformed;
+    uint8_t(*roots)[HASH_SIZE] = xcalloc(barred->n_roots + 1, sizeof *roots);
+    size_t count = 0;
+    for (size_t i = 0; i < barred->n_roots; i++)
+        if (barred->roots[i].len == HASH_SIZE)
+            memcpy(roots[count++], barred->roots[i].data, HASH_SIZE);
+    if (strlen(barred->account) <= ACCOUNT_BYTES_MAX)
+        upload_barred(s->daemon->upload, barred->account, barred->epoch,
+                      (const uint8_t(*)[HASH_SIZE])roots, count);
+    free(roots);
+    tracker__barred__free_unpacked(barred, NULL);
+    return NULL;
+}
+
+static void ask_wanted(struct session *);
+static void ask_for(struct session *, struct wanted *);
+
+/* Our rights have changed: the tickets we have are void, or will be in a moment. */
+static const char *renew_tickets(struct session *s)
+{
+    struct wanted *wanted, *next;
+
+    HASH_ITER(hh, s->wanted, wanted, next)
+        ask_for(s, wanted);
+    ask_wanted(s);
+    return NULL;
+}
+
 static const char *on_push(void *arg, unsigned type, const uint8_t *message, size_t size)
 {
     struct session *s = arg;
@@ -127,6 +162,10 @@ static const char *on_push(void *arg, unsigned type, const uint8_t *message, siz
         return take_dial_back(s, message, size);
     case TRACKER__TRACKER_TYPE__TRACKER_REVOKED:
         return take_revoked(s, message, size);
+    case TRACKER__TRACKER_TYPE__TRACKER_BARRED:
+        return take_barred(s, message, size);
+    case TRACKER__TRACKER_TYPE__TRACKER_RENEW_TICKETS:
+        return renew_tickets(s);
     default:
         return tracker_link_unknown_push;
     }
@@ -134,8 +173,6 @@ static const char *on_push(void *arg, unsigned type, const uint8_t *message, siz
 
 /* --- wants
  * ---------------------------------------------------------------------------------------------- */
-
-static void ask_wanted(struct session *);
 
 static void want_answered(void *arg, const struct tracker_answer *answer)
 {
@@ -160,6 +197,7 @@ static void send_want(struct session *s, struct wanted *wanted)
     want.size = wanted->size;
     want.count = LIMIT_PEERS;
     s->wants_under_way++;
+    wanted->asked = clock_now();
     tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_WANT, &want.base, want_answered,
                          s);
 }
@@ -180,6 +218,32 @@ static void ask_for(struct session *s, struct wanted *wanted)
     if (!wanted->to_ask)
         DL_APPEND(s->to_ask, wanted);
     wanted->to_ask = true;
+}
+
+/* Tickets are renewed when a quarter of their life is over, so that a tracker may be away for the rest of it. */
+static void tickets_due(void *arg)
+{
+    struct session *s = arg;
+    struct wanted *wanted, *next;
+    int64_t old = clock_now() - s->ticket_lifetime / 4;
+
+    if (!tracker_link_is_up(s->link) || s->ticket_lifetime == 0)
+        return;
+    HASH_ITER(hh, s->wanted, wanted, next) {
+        if (wanted->asked <= old)
+            ask_for(s, wanted);
+    }
+    ask_wanted(s);
+    timer_set(s->tickets, s->ticket_lifetime / 16);
+}
+
+static void take_ticket_key(struct session *s, const Tracker__Welcome *welcome)
+{
+    s->ticket_lifetime = welcome->ticket_lifetime * NS_PER_S;
+    if (welcome->ticket_key.len == TICKET_KEY_SIZE)
+        upload_ticket_key(s->daemon->upload, welcome->ticket_key.data, welcome->time);
+    if (s->ticket_lifetime > 0)
+        timer_set(s->tickets, s->ticket_lifetime / 16);
 }
 
 /* --- the connection
@@ -220,6 +284,7 @@ static void on_up(void *arg, const Tracker__Welcome *welcome)
     s->up_since = clock_now();
     free(s->swarm);
     s->swarm = xstrdup(welcome->swarm);
+    take_ticket_key(s, welcome);
     session_announce_link_up(s, welcome->seen_as);
     HASH_ITER(hh, s->wanted, wanted, next)
         ask_for(s, wanted);
@@ -565,6 +630,7 @@ struct session *session_new(struct daemon *daemon, struct credentials *credentia
     s->credentials = credentials;
     s->redial = timer_new(s->loop, dial, s);
     s->resubmit = timer_new(s->loop, resubmit_due, s);
+    s->tickets = timer_new(s->loop, tickets_due, s);
     s->pools.handshakes = daemon->handshakes;
     s->pools.resolver = workers_new("resolver", 1);
     session_account_init(s);
@@ -607,6 +673,7 @@ void session_free(struct session *s)
     workers_free(s->pools.resolver);
     timer_free(s->redial);
     timer_free(s->resubmit);
+    timer_free(s->tickets);
     session_announce_down(s);
     loop_free(s->loop);
     session_announce_free(s);

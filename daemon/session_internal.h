@@ -22,7 +22,8 @@ struct account_flow;
 struct wanted {
     uint8_t root[HASH_SIZE];
     uint64_t size;
-    bool to_ask; /* in session->to_ask */
+    bool to_ask;   /* in session->to_ask */
+    int64_t asked; /* when */
     struct wanted *prev, *next;
     UT_hash_handle hh;
 };
@@ -47,6 +48,8 @@ struct session {
     struct wanted *wanted;
     struct wanted *to_ask;    /* those whose Want has not gone out, in order */
     unsigned wants_under_way; /* unanswered */
+    struct timer *tickets;    /* looks for wants whose tickets are getting old */
+    int64_t ticket_lifetime;  /* 0: the tracker gives none */
     struct holding *holdings;
     struct holding *marked;   /* those with something to tell, in order */
     unsigned loads_under_way; /* contents that workers open for it */

@@ -474,6 +474,7 @@ void upload_free(struct upload *u)
         u->spare = buffer->next;
         free(buffer);
     }
+    upload_rights_free(u);
     credentials_release(u->credentials);
     free(u);
 }

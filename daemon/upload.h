@@ -22,6 +22,12 @@ void upload_free(struct upload *); /* after all modules were stopped and the wor
 /* New credentials, a reference of which is taken over; NULL: logged out, links end. */
 void upload_credentials(struct upload *, struct credentials *);
 void upload_revoked(struct upload *, const uint8_t device[16]);
+/* From the session: the key that tickets are held against, and the time on the tracker's clock, seconds since 1970.
+ * Until it has come nobody is served. */
+void upload_ticket_key(struct upload *, const uint8_t key[32], int64_t tracker_time);
+/* Tickets of that account ("": of all) from before `epoch` are void; for these roots at once. */
+void upload_barred(struct upload *, const char *account, uint64_t epoch, const uint8_t (*roots)[32],
+                   size_t count);
 /* The store's change hook: blocks became present (or were lost): fetchers with that content open
  * are told, batched. */
 void upload_holding_changed(struct upload *, struct content *);

@@ -284,7 +284,14 @@ static const char *open_file(struct serve_link *link, const Peer__Open *m)
         return NULL;
     }
     struct served *f = xcalloc(1, sizeof *f);
+    Peer__Reason reason = serve_may_open(link, m, f);
+    if (reason != PEER__REASON__REASON_UNKNOWN) {
+        free(f);
+        serve_reject(link, (struct block_run){.file = m->file}, reason, false);
+        return NULL;
+    }
     f->file = m->file;
+    memcpy(f->root, m->root.data, HASH_SIZE);
     f->generation = ++link->generation;
     f->link = link;
     HASH_ADD(hh, link->files, file, sizeof f->file, f);
@@ -294,7 +301,6 @@ static const char *open_file(struct serve_link *link, const Peer__Open *m)
         return NULL;
     }
     content_release(content);
-    memcpy(f->root, m->root.data, HASH_SIZE);
     f->size = m->size;
     f->waiting = true;
     DL_APPEND(link->waiting, f);

@@ -4,6 +4,7 @@
  *   upload.c         the thread: mail, links' roster, holdings' changes, status
  *   upload_accept.c  the listener and the first frame of what it accepts; dialling back
  *   upload_link.c    one link on which we serve: see upload_link_private.h
+ *   upload_rights.c  tickets
  */
 #ifndef DAEMON_UPLOAD_INTERNAL_H
 #define DAEMON_UPLOAD_INTERNAL_H
@@ -16,8 +17,10 @@
 #include <uthash.h>
 
 #include "base/loop.h"
+#include "base/name.h"
 #include "crypto/identity.h"
 #include "crypto/merkle.h"
+#include "crypto/ticket.h"
 #include "proto/limits.h"
 #include "proto/peer.pb-c.h"
 
@@ -51,6 +54,15 @@ struct revoked {
     UT_hash_handle hh;
 };
 
+/* From which epoch on an account's ("": everybody's) tickets count. */
+struct barred {
+    char account[ACCOUNT_BYTES_MAX + 1];
+    uint64_t epoch;
+    uint64_t before; /* the epoch that counted before, and still does in the grace */
+    int64_t at;      /* when it was heard */
+    UT_hash_handle hh;
+};
+
 struct upload {
     struct daemon *daemon;
     struct loop *loop;
@@ -63,6 +75,11 @@ struct upload {
     unsigned link_count;
     struct watched *watched; /* upload_link.c: who is told what comes of which content */
     struct revoked *revoked;
+    /* upload_rights.c */
+    uint8_t ticket_key[TICKET_KEY_SIZE];
+    bool has_ticket_key;
+    int64_t tracker_ahead; /* the tracker's clock less the monotonic one, seconds */
+    struct barred *barred;
     struct upload_buffer *spare;
     unsigned spare_count;
     struct timer *tick; /* once a second: rates, pings, idle links */
@@ -107,6 +124,9 @@ void upload_buffer_put(struct upload_buffer *);
 uint32_t upload_allows(struct upload *, uint32_t most);
 void upload_spend(struct upload *, uint32_t bytes);
 void upload_link_gone(struct upload *); /* a link has left the list */
+
+/* --- upload_rights.c --- */
+void upload_rights_free(struct upload *);
 
 /* --- upload_link.c --- */
 /* A link whose fetcher has said Hello; answers that if `answer` (else ours has gone out). Owns the

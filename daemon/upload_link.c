@@ -139,6 +139,8 @@ static const char *dispatch(struct serve_link *link, const struct frame *frame,
         return serve_on_cancel(link, message, size);
     case PEER__PEER_TYPE__PEER_HASH_REQUEST:
         return serve_on_hash_request(link, message, size);
+    case PEER__PEER_TYPE__PEER_TICKET:
+        return serve_on_ticket(link, message, size);
     case PEER__PEER_TYPE__PEER_PING:
         return on_ping(link, message, size);
     case PEER__PEER_TYPE__PEER_PONG:
@@ -235,6 +237,7 @@ void serve_link_tick(struct serve_link *link, int64_t now)
         f->rate = smooth(f->rate, f->sent - f->rate_sent);
         f->rate_sent = f->sent;
     }
+    serve_rights_tick(link);
     int64_t silent = now - channel_last_heard(link->channel);
     if (clock_wall() / NS_PER_S > link->remote.valid_until + CERTIFICATE_GRACE_S) {
         /* A revocation may have been missed; whoever is still a member comes again with a new one. */

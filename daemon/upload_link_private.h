@@ -3,6 +3,7 @@
  *   upload_link.c    the link's life, its channel, what it says
  *   upload_blocks.c  requests for blocks, and the jobs that read them
  *   upload_files.c   files opened and closed, hashes, news of pieces
+ *   upload_rights.c  who may open what
  *
  * L1  what is read or queued of a class is less than READ_AHEAD or URGENT_AHEAD, plus one job.
  * L2  whatever keeps the pump from going on ends in a call of it: a job in its `done`, a full bulk queue in `drained`, full
@@ -49,7 +50,8 @@ struct served {
     bool waiting;                           /* in link->waiting */
     struct served *prev, *next;             /* there */
     struct served *watch_prev, *watch_next; /* in the list of struct watched */
-    uint8_t root[HASH_SIZE];                /* what is being opened */
+    uint8_t root[HASH_SIZE];
+    struct ticket ticket; /* what it was opened with, unless the link's is good */
     uint64_t size;
     uint64_t sent, rate_sent, rate;
     UT_hash_handle hh;
@@ -72,6 +74,7 @@ struct serve_link {
     struct request_queue *queue;
     struct timer *have_timer;
     struct served *waiting; /* files to be opened, in order */
+    struct ticket whole;    /* good for every content; 0: none was shown */
     uint32_t generation;
     uint32_t reads, hashings, openings;    /* jobs under way */
     uint32_t bulk_reading, urgent_reading; /* bytes */
@@ -89,6 +92,13 @@ void serve_release(struct serve_link *);
 struct served *serve_file_of(struct serve_link *, uint32_t file);
 void serve_say(struct serve_link *, unsigned type, const ProtobufCMessage *);
 void serve_reject(struct serve_link *, struct block_run, Peer__Reason, bool hashes);
+
+/* --- upload_rights.c --- */
+/* REASON_UNKNOWN: the fetcher has the right to that root, and `f` its ticket; else why not. */
+Peer__Reason serve_may_open(struct serve_link *, const Peer__Open *, struct served *f);
+const char *serve_on_ticket(struct serve_link *, const uint8_t *bytes, size_t size);
+/* Ends the files whose tickets count no more. */
+void serve_rights_tick(struct serve_link *);
 
 /* --- upload_blocks.c: each returns NULL, or why the link must end --- */
 const char *serve_on_request(struct serve_link *, const uint8_t *bytes, size_t size);

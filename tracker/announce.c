@@ -68,7 +68,7 @@ static void fill_peers(struct peers_message *m, const struct session *asker,
         m->peers[i].addresses = m->addresses[i];
         m->peers[i].complete = peers[i].complete;
         m->peers[i].pieces = peers[i].pieces;
-        rights_ticket(asker, peer->device, key->root, m->tickets[i]);
+        m->peers[i].whole = rights_ticket(asker, peer->device, key->root, m->tickets[i]);
         m->peers[i].ticket = (ProtobufCBinaryData){.len = TICKET_SIZE, .data = m->tickets[i]};
         m->list[i] = &m->peers[i];
     }

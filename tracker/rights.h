@@ -33,8 +33,8 @@ bool rights_judge(void *arg, void *owner, const uint8_t root[HASH_SIZE]);
 /* --- tickets -------------------------------------------------------------------------------------------- */
 void rights_server_key(const struct server *, const uint8_t device[DEVICE_ID_SIZE],
                        uint8_t out[TICKET_KEY_SIZE]);
-/* For the fetcher, at the server `device`. */
-void rights_ticket(const struct session *fetcher, const uint8_t device[DEVICE_ID_SIZE],
+/* For the fetcher, at the server `device`. True: it is good for every content, not only for the root. */
+bool rights_ticket(const struct session *fetcher, const uint8_t device[DEVICE_ID_SIZE],
                    const uint8_t root[HASH_SIZE], uint8_t out[TICKET_SIZE]);
 /* Tells a session that has said Hello whose tickets were made void lately. */
 void rights_greet(struct session *);

@@ -116,6 +116,7 @@ static const char *on_hello(struct session *s, uint32_t id, const void *message)
     uint8_t key[TICKET_KEY_SIZE];
     if (session_is_member(s)) {
         rights_server_key(s->server, s->device, key);
+        welcome.ticket_lifetime = (uint32_t)s->server->ticket_lifetime;
         welcome.ticket_key = (ProtobufCBinaryData){.len = sizeof key, .data = key};
     }
     s->greeted = true;

@@ -20,7 +20,7 @@
 #include "daemon/ingest.h"
 #include "daemon/local.h"
 #include "daemon/store.h"
-#include "daemon/upload_internal.h"
+#include "daemon/upload_link_private.h"
 #include "proto/frame.h"
 #include "proto/peer.pb-c.h"
 #include "tests/mock_stream.h"
@@ -193,6 +193,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     mock.at_end = (bytes[0] & 4) != 0;
     mock.room = bytes[0] & 8 ? 100000 : SIZE_MAX; /* and no more is read */
     serve_link_new(upload, &mock.stream, &remote, (bytes[0] & 16) != 0);
+    /* What a ticket says is its MAC's to prove: this fetcher has shown a good one. */
+    upload->has_ticket_key = true;
+    upload->links->whole = (struct ticket){.epoch = UINT64_MAX, .end = INT64_MAX};
     for (unsigned i = 0; i < 3 && upload->links != NULL; i++) {
         turn(&mock);
         if (!(bytes[0] & 32)) /* else it ends with jobs under way */

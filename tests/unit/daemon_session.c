@@ -128,6 +128,23 @@ void upload_revoked(struct upload *upload, const uint8_t device[16])
     revocations++;
 }
 
+void upload_ticket_key(struct upload *upload, const uint8_t key[32], int64_t tracker_time)
+{
+    (void)upload;
+    (void)key;
+    (void)tracker_time;
+}
+
+void upload_barred(struct upload *upload, const char *account, uint64_t epoch,
+                   const uint8_t (*roots)[32], size_t count)
+{
+    (void)upload;
+    (void)account;
+    (void)epoch;
+    (void)roots;
+    (void)count;
+}
+
 void upload_dial_back(struct upload *upload, const uint8_t device[16], char **addresses)
 {
     (void)upload;

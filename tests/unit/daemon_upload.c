@@ -14,6 +14,7 @@
 #include "base/loop.h"
 #include "base/stream.h"
 #include "base/workers.h"
+#include "crypto/ticket.h"
 #include "daemon/credentials.h"
 #include "daemon/download.h"
 #include "daemon/local.h"
@@ -162,6 +163,21 @@ static void holding_changed(void *arg, struct content *content, uint64_t first, 
     upload_holding_changed(upload, content);
 }
 
+#define TRACKER_TIME 5000000
+
+static const uint8_t ticket_key_here[TICKET_KEY_SIZE] = "the tracker's word for this one";
+
+/* Anna's ticket; root NULL: for every content. */
+static void make_ticket(uint8_t out[TICKET_SIZE], const uint8_t *root, uint64_t epoch, int64_t end)
+{
+    static const uint8_t whole[HASH_SIZE];
+    struct certificate_subject subject;
+    struct ticket ticket = {.epoch = epoch, .end = end};
+
+    assert_true(certificate_subject(anna, &subject));
+    ticket_make(ticket_key_here, subject.device, root == NULL ? whole : root, &ticket, out);
+}
+
 static struct credentials *credentials(void)
 {
     const char *fault = "";
@@ -195,6 +211,7 @@ static void begin(uint64_t rate)
     adopted = 0;
     upload_start(upload);
     upload_credentials(upload, credentials());
+    upload_ticket_key(upload, ticket_key_here, TRACKER_TIME);
 }
 
 static void finish(void)
@@ -257,10 +274,14 @@ static void fetcher(struct wire *w)
     expect_hello(w);
 }
 
-static void send_open(struct wire *w, uint32_t file, const uint8_t *root, uint64_t size)
+static void send_open_with(struct wire *w, uint32_t file, const uint8_t *root, uint64_t size,
+                           uint8_t *ticket)
 {
     Peer__Open open = PEER__OPEN__INIT;
     uint8_t copy[HASH_SIZE];
+
+    open.ticket.data = ticket;
+    open.ticket.len = ticket == NULL ? 0 : TICKET_SIZE;
 
     memcpy(copy, root, HASH_SIZE);
     open.file = file;
@@ -268,6 +289,14 @@ static void send_open(struct wire *w, uint32_t file, const uint8_t *root, uint64
     open.root.len = HASH_SIZE;
     open.size = size;
     assert_true(wire_send(w, PEER__PEER_TYPE__PEER_OPEN, &open.base));
+}
+
+static void send_open(struct wire *w, uint32_t file, const uint8_t *root, uint64_t size)
+{
+    uint8_t ticket[TICKET_SIZE];
+
+    make_ticket(ticket, root, 10, TRACKER_TIME + 600);
+    send_open_with(w, file, root, size, ticket);
 }
 
 static void open_file(struct wire *w, uint32_t file, const struct made *made, bool complete)
@@ -472,6 +501,153 @@ static void what_is_not_here_or_of_another_size_is_not_opened(void **state)
     request(&w, 1, 0, 1, DEMAND);
     expect_refusal(&w, PEER__REASON__REASON_NO_FILE);
     open_file(&w, 1, &big, true); /* the number is free again */
+    wire_free(&w);
+}
+
+/* --- tickets --- */
+
+static void show_ticket(struct wire *w, uint32_t file, bool whole, uint8_t *ticket)
+{
+    Peer__Ticket message = PEER__TICKET__INIT;
+
+    message.file = file;
+    message.whole = whole;
+    message.ticket.data = ticket;
+    message.ticket.len = TICKET_SIZE;
+    assert_true(wire_send(w, PEER__PEER_TYPE__PEER_TICKET, &message.base));
+}
+
+/* The answer to an Open with that ticket, as bytes. */
+static size_t answer_to(struct wire *w, const uint8_t *root, uint64_t size, uint8_t *ticket,
+                        uint8_t out[64])
+{
+    send_open_with(w, 3, root, size, ticket);
+    assert_int_equal(wire_next(w), REJECT);
+    assert_true(w->frame.message_size <= 64);
+    memcpy(out, w->message, w->frame.message_size);
+    return w->frame.message_size;
+}
+
+static void without_a_right_a_file_that_is_here_is_as_unknown_as_any(void **state)
+{
+    struct wire w;
+    uint8_t unknown[HASH_SIZE] = {1, 2, 3}, ticket[TICKET_SIZE], other[TICKET_SIZE];
+    uint8_t known_answer[64], unknown_answer[64];
+
+    (void)state;
+    fetcher(&w);
+    make_ticket(other, small.root, 10, TRACKER_TIME + 600); /* another file's */
+    for (unsigned i = 0; i < 5; i++) {
+        uint8_t *shown = i == 0 ? NULL : i == 1 ? other : ticket;
+        make_ticket(ticket, big.root, 10, i == 2 ? TRACKER_TIME - 60 : TRACKER_TIME + 600);
+        if (i > 2)
+            ticket[i == 3 ? 31 : 12] ^= 1; /* a wrong MAC, and a later end */
+        size_t size = answer_to(&w, big.root, big.g.size, shown, known_answer);
+        assert_int_equal(answer_to(&w, unknown, big.g.size, shown, unknown_answer), size);
+        assert_memory_equal(known_answer, unknown_answer, size);
+        /* Nor does the size tell. */
+        assert_int_equal(answer_to(&w, big.root, big.g.size + 1, shown, unknown_answer), size);
+        assert_memory_equal(known_answer, unknown_answer, size);
+    }
+    open_file(&w, 3, &big, true);
+    wire_free(&w);
+}
+
+static void a_ticket_for_everything_opens_everything(void **state)
+{
+    struct wire w;
+    uint8_t ticket[TICKET_SIZE];
+
+    (void)state;
+    fetcher(&w);
+    make_ticket(ticket, NULL, 10, TRACKER_TIME + 600);
+    show_ticket(&w, 0, true, ticket);
+    send_open_with(&w, 1, big.root, big.g.size, NULL);
+    assert_int_equal(wire_next(&w), OPENED);
+    send_open_with(&w, 2, small.root, small.g.size, NULL);
+    assert_int_equal(wire_next(&w), OPENED);
+    wire_free(&w);
+}
+
+/* Frames up to the Reject of all of that file; what comes in between is let by. */
+static void await_end_of(struct wire *w, uint32_t file)
+{
+    for (;;) {
+        int type = wire_next(w);
+        assert_true(type >= 0);
+        if (type != REJECT)
+            continue;
+        struct refusal r = refusal_here(w);
+        if (r.file == file && r.count == 0 && !r.hashes) {
+            assert_int_equal(r.reason, PEER__REASON__REASON_NO_FILE);
+            return;
+        }
+    }
+}
+
+static void a_right_that_was_taken_ends_the_file_at_once(void **state)
+{
+    struct wire w;
+    uint8_t again[TICKET_SIZE];
+
+    (void)state;
+    fetcher(&w);
+    open_file(&w, 1, &big, true);
+    open_file(&w, 2, &small, true);
+    make_ticket(again, small.root, 11, TRACKER_TIME + 600);
+    request(&w, 1, 0, 64, BACKGROUND);
+    upload_barred(upload, "anna", 11, (const uint8_t(*)[HASH_SIZE])big.root, 1);
+    await_end_of(&w, 1);
+    request(&w, 1, 0, 1, DEMAND);
+    int type;
+    while ((type = wire_next(&w)) == BLOCK)
+        ;
+    assert_int_equal(type, REJECT);
+    assert_int_equal(refusal_here(&w).reason, PEER__REASON__REASON_NO_FILE);
+    /* Her old tickets open nothing any more; the other file lives on with a new one. */
+    send_open(&w, 4, small.root, small.g.size);
+    expect_refusal(&w, PEER__REASON__REASON_NO_FILE);
+    show_ticket(&w, 2, false, again);
+    send_open_with(&w, 5, small.root, small.g.size, again);
+    assert_int_equal(wire_next(&w), OPENED);
+    request(&w, 2, 0, 1, DEMAND);
+    expect_block(&w, &small, 0);
+    wire_free(&w);
+}
+
+static void who_shows_no_new_ticket_loses_the_file_after_the_grace(void **state)
+{
+    struct wire w, other;
+    uint8_t again[TICKET_SIZE];
+
+    (void)state;
+    fetcher(&w);
+    fetcher(&other);
+    open_file(&w, 1, &big, true);
+    open_file(&w, 2, &small, true);
+    upload_barred(upload, "bert", 50, NULL, 0); /* concerns nobody here */
+    upload_barred(upload, "", 12, NULL, 0);
+    make_ticket(again, small.root, 12, TRACKER_TIME + 600);
+    show_ticket(&w, 2, false, again);
+    await_end_of(&w, 1);
+    request(&w, 2, 0, 1, DEMAND);
+    expect_block(&w, &small, 0);
+    wire_free(&w);
+    wire_free(&other);
+}
+
+static void a_ticket_ends_by_itself(void **state)
+{
+    struct wire w;
+    uint8_t ticket[TICKET_SIZE];
+
+    (void)state;
+    fetcher(&w);
+    make_ticket(ticket, NULL, 10, TRACKER_TIME + 2);
+    show_ticket(&w, 0, true, ticket);
+    send_open_with(&w, 1, big.root, big.g.size, NULL);
+    assert_int_equal(wire_next(&w), OPENED);
+    await_end_of(&w, 1);
     wire_free(&w);
 }
 
@@ -1154,6 +1330,11 @@ int main(void)
         TEST(a_complete_file_opens_and_its_blocks_come_in_order),
         TEST(of_an_incomplete_file_it_tells_what_is_there_and_what_comes),
         TEST(what_is_not_here_or_of_another_size_is_not_opened),
+        TEST(without_a_right_a_file_that_is_here_is_as_unknown_as_any),
+        TEST(a_ticket_for_everything_opens_everything),
+        TEST(a_right_that_was_taken_ends_the_file_at_once),
+        TEST(who_shows_no_new_ticket_loses_the_file_after_the_grace),
+        TEST(a_ticket_ends_by_itself),
         TEST(files_opened_and_closed_at_once_do_not_pile_up),
         TEST(too_many_open_files_are_refused),
         TEST(demanded_blocks_overtake_the_rest),
