@@ -154,6 +154,10 @@ int catalogue_remove(struct catalogue *, uint64_t parent, const char *name, bool
 int catalogue_attr(struct catalogue *, uint64_t ino, const uint32_t *mode, const int64_t *mtime);
 /* Of one entry; new entries in a pinned directory are pinned. */
 void catalogue_pin(struct catalogue *, uint64_t ino, bool pinned);
+/* The entry goes on under a new number; the old one, if it is open, names a node of the same content
+ * without a name. For a file that somebody reads in a way that cannot follow its next version.
+ * -EBUSY while it is being written, -ENOENT if it has no name. */
+int catalogue_renew(struct catalogue *, uint64_t ino);
 /* Holds a node although its name goes; each open needs a close. */
 void catalogue_open_node(struct catalogue *, uint64_t ino);
 void catalogue_close_node(struct catalogue *, uint64_t ino);

@@ -173,6 +173,7 @@ static const struct request_kind {
     {TYPE(RELEASE), WHO_FS, &local__release__descriptor, io_release},
     {TYPE(REATTACH), WHO_FS, &local__reattach__descriptor, io_reattach},
     {TYPE(SYNC), WHO_FS, &local__node__descriptor, write_sync},
+    {TYPE(RENEW), WHO_FS, &local__node__descriptor, names_renew},
     {TYPE(REGISTER), WHO_CTL, &local__register__descriptor, ctl_register},
     {TYPE(LOGIN), WHO_CTL, &local__login__descriptor, ctl_login},
     {TYPE(LOGOUT), WHO_CTL, &local__logout__descriptor, ctl_logout},

@@ -281,6 +281,16 @@ void names_rename(struct local *l, struct client *cl, struct reply reply, const 
         finish(l, reply, local_is_visible(l) ? catalogue_rename(l->catalogue, &rename) : -ENOENT);
 }
 
+void names_renew(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    uint64_t ino = ((const Local__Node *)message)->ino;
+
+    if (visible(l, ino) == NULL)
+        finish(l, reply, -ENOENT);
+    else
+        finish(l, reply, write_find(l, ino) != NULL ? -EBUSY : catalogue_renew(l->catalogue, ino));
+}
+
 /* --- extended attributes ---------------------------------------------------------------------- */
 
 static void send_value(struct local *l, struct reply reply, const void *value, size_t size)

@@ -236,7 +236,7 @@ bool local_is_connected(const struct local *);
 typedef void handler(struct local *, struct client *, struct reply, const void *message);
 extern handler names_lookup, names_getattr, names_readdir, names_readlink, names_statfs,
     names_getxattr, names_mkdir, names_symlink, names_unlink, names_rmdir, names_rename,
-    names_setattr;
+    names_renew, names_setattr;
 extern handler io_open, io_want, io_unwant, io_reading, io_release, io_reattach;
 extern handler write_create, write_begin, write_wrote, write_seal, write_sync;
 extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ctl_invite,

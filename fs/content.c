@@ -3,22 +3,33 @@
  * The daemon sets a bit after the block is in the data file (acquire and release order, base/bitmap.h), in memory that
  * is shared: a set bit is all that is needed to read without asking anyone. Blocks may go again (evicted, or damage was
  * found on the disk): first the generation grows, then the bit is cleared, then the bytes go. So both are looked at
- * again after the read; the generation, as a block may have gone and come back meanwhile. */
+ * again after the read; the generation, as a block may have gone and come back meanwhile.
+ *
+ * Views. Large reads of a complete content that is in the page cache are answered from a mapping of the data file: the
+ * kernel copies from there straight into the mount's pages, once instead of twice. Only the kernel looks at the mapped
+ * bytes (a store's file that shrinks gives an error there, no SIGBUS here), and the pages are let go of after each answer,
+ * so that reading a large file does not make this process look large. */
 #include "fs/content.h"
 
 #include "base/bitmap.h"
 #include "base/check.h"
 #include "base/mem.h"
+#include "fs/crew.h"
 
 #include <errno.h>
+#include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define CONTENT_MAGIC 0x636f6e74u
 /* Of the daemon's map file, see Opened in proto/local.proto. */
 #define MAP_HEADER     4096
 #define MAP_GENERATION 64
+#define VIEW_MIN       (64u << 10)         /* for less, copying is cheaper than mapping */
+#define VIEW_MAX       (UINT64_C(1) << 40) /* bytes of address space for one content */
+#define PAGE           4096u
 
 struct content {
     unsigned magic;
@@ -28,6 +39,7 @@ struct content {
     uint64_t size; /* of a sealed content */
     void *mapping; /* NULL: everything is present, and stays */
     size_t mapping_size;
+    void *view; /* atomic; of all bytes; NULL: not mapped yet, MAP_FAILED: cannot be */
 };
 
 static struct content *content_new(int fd)
@@ -116,6 +128,8 @@ void content_release(struct content *content)
     content->magic = 0;
     if (content->mapping != NULL)
         munmap(content->mapping, content->mapping_size);
+    if (content->view != NULL && content->view != MAP_FAILED)
+        munmap(content->view, content->size);
     if (content->fd >= 0)
         close(content->fd);
     free(content);
@@ -161,10 +175,58 @@ static uint64_t generation_of(const struct content *content)
     return content->mapping == NULL ? 0 : __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
 
+static void *map_view(struct content *content)
+{
+    void *view = __atomic_load_n(&content->view, __ATOMIC_ACQUIRE), *other = NULL;
+
+    if (view != NULL)
+        return view;
+    view = mmap(NULL, content->size, PROT_READ, MAP_SHARED, content->fd, 0);
+    if (__atomic_compare_exchange_n(&content->view, &other, view, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE))
+        return view;
+    if (view != MAP_FAILED)
+        munmap(view, content->size);
+    return other;
+}
+
+/* Without waiting for the disk: whether the page at `offset` is in memory. */
+static bool is_in_memory(const struct content *content, uint64_t offset)
+{
+    char byte;
+    struct iovec io = {.iov_base = &byte, .iov_len = 1};
+
+    return preadv2(content->fd, &io, 1, (off_t)offset, RWF_NOWAIT) == 1;
+}
+
+const void *content_view(struct content *content, size_t *size, uint64_t offset)
+{
+    char *view;
+
+    if (content->working || *size < VIEW_MIN || offset % PAGE != 0 || offset >= content->size ||
+        content->size > VIEW_MAX || !content_complete(content))
+        return NULL;
+    if (*size > content->size - offset)
+        *size = (size_t)(content->size - offset);
+    if (!is_in_memory(content, offset) || !is_in_memory(content, offset + *size - 1))
+        return NULL; /* read(2) reads ahead on the disk better than a mapping */
+    view = map_view(content);
+    if (view == MAP_FAILED)
+        return NULL;
+    view += offset;
+    return madvise(view, *size, MADV_POPULATE_READ) == 0 ? view : NULL;
+}
+
+void content_view_done(const void *view, size_t size)
+{
+    (void)madvise((void *)(uintptr_t)view, size, MADV_DONTNEED);
+}
+
 ssize_t content_read(const struct content *content, void *to, size_t size, uint64_t offset)
 {
     uint64_t generation = generation_of(content);
     size_t done = 0;
+    bool patient = false;
 
     if (offset > INT64_MAX - size)
         return 0;
@@ -177,8 +239,17 @@ ssize_t content_read(const struct content *content, void *to, size_t size, uint6
             return -EAGAIN;
     }
     while (done < size) {
-        ssize_t part = pread(content->fd, (char *)to + done, size - done, (off_t)(offset + done));
+        struct iovec rest = {.iov_base = (char *)to + done, .iov_len = size - done};
+        ssize_t part =
+            preadv2(content->fd, &rest, 1, (off_t)(offset + done), patient ? 0 : RWF_NOWAIT);
 
+        if (!patient &&
+            part <=
+                0) { /* -EAGAIN: it is on the disk; or the file system cannot tell, or the end */
+            patient = true;
+            crew_step_aside();
+            continue;
+        }
         if (part < 0 && errno == EINTR)
             continue;
         if (part < 0)

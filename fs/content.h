@@ -30,8 +30,13 @@ bool content_has(const struct content *, uint64_t offset, size_t size);
  * descriptor is open, so that the kernel may have it. What became complete since is not: its blocks may go again. */
 bool content_complete(const struct content *);
 
-/* Reads up to `size` bytes that are present, cut at the end of the content. The number of bytes, -EAGAIN if a block
+/* Reads (stepping aside in front of the disk, crew.h) up to `size` bytes that are present, cut at the end of the content. The number of bytes, -EAGAIN if a block
  * is not present, -errno. */
 ssize_t content_read(const struct content *, void *to, size_t size, uint64_t offset);
+
+/* The bytes at `offset` of a complete content, for the kernel to copy (not to be looked at): valid until
+ * content_view_done. *size is cut at the end of the content. NULL if they are to be had by content_read only. */
+const void *content_view(struct content *, size_t *size, uint64_t offset);
+void content_view_done(const void *view, size_t size);
 
 #endif

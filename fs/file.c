@@ -356,6 +356,7 @@ void handle_drop(struct handle *h)
     }
     *at = h->next;
     f->handles--;
+    handle_unpass(h);
     if (f->handles > 0)
         client_notice_now(f->fs->client, LOCAL__LOCAL_TYPE__LOCAL_RELEASE, f->ino, h->id, 0, 0,
                           false);
@@ -518,8 +519,10 @@ void file_correct(struct files *files, uint64_t ino, struct stat *st)
     size = content_size(f->content);
     if (size >= 0)
         st->st_size = size;
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
     if (f->set_mtime)
         st->st_mtim = f->st.st_mtim;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
 }
 
 /* --- FUSE workers ---------------------------------------------------------------------------------------- */

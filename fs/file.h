@@ -2,7 +2,14 @@
  *
  * Threads: a file, its state and its queues belong to the client's thread. FUSE workers reach, through a handle that
  * the kernel holds open, what is under the file's own lock: the content, the gate for writers, and what was written or
- * read since the daemon was last told. The lock is held for memory operations only. */
+ * read since the daemon was last told. The lock is held for memory operations only.
+ *
+ * Passthrough. A complete content that is opened for reading only, and by nobody else in the ordinary way, is handed to
+ * the kernel (device.h), which then reads it without us. Two things follow from the kernel's rules. Who opens the inode
+ * while another has it open in the ordinary way (it was still streaming, or somebody writes) gets the ordinary way, too;
+ * once all of these are closed, the next open decides anew. And who opens it for writing, or truncates it, while it is
+ * passed gets another inode: the entry is given a new number, under which it is written; the readers keep the version
+ * that they opened. */
 #ifndef FS_FILE_H
 #define FS_FILE_H
 
@@ -34,7 +41,10 @@ struct file {
     /* The client's thread: */
     enum file_state state;
     unsigned handles;
-    unsigned busy;             /* file_advance or a callback is at work: not to be freed */
+    unsigned
+        passed; /* of these, in passthrough: then all are, none writes, and the state is FILE_SEALED */
+    int backing;   /* the kernel's number of the content's descriptor, while `passed` is not 0 */
+    unsigned busy; /* file_advance or a callback is at work: not to be freed */
     struct request_list opens; /* wait for FILE_OPENING to end */
     struct request_list turns; /* in order; while one waits the gate is closed */
     struct request_list reads; /* parked */
@@ -44,6 +54,7 @@ struct file {
     uint64_t
         closed; /* id of the last handle, while the daemon does not know that it is closed; else 0 */
     bool unsealed;    /* has a working file that was never sealed: to be sealed at the last close */
+    bool edited;      /* was written while it was in the table: its readers may be in for more */
     bool seal_failed; /* the last try; not tried again by itself */
     bool gone;        /* the daemon does not have it open: no Release */
     bool forgotten;   /* no longer in the table */
@@ -73,6 +84,7 @@ struct handle {
     uint64_t id;
     struct handle *next; /* the client's thread */
     bool writable;
+    bool passed;
     pid_t process; /* that opened it for writing */
     uint64_t run_from,
         run_to; /* under the file's lock: present bytes read in one run, not told yet */
@@ -100,6 +112,14 @@ struct file *file_get(struct fs *, uint64_t ino);
 struct file *file_created(struct fs *, struct answer *, int *error);
 struct handle *handle_new(struct file *, bool writable, pid_t process);
 void handle_drop(struct handle *); /* what handle_close asks for */
+/* After handle_new: whether the kernel may read by itself for this handle; if so the backing file's number, else 0. */
+int handle_pass(struct handle *);
+/* Whether the inode is open in passthrough, so that nothing of it may change: a writer needs another number
+ * (file_renew). */
+bool file_is_passed(const struct file *);
+/* Asks the daemon for another number for the entry, then answers the request with ESTALE, whereupon the kernel looks the
+ * name up again; ETXTBSY if it has no name any more. */
+void file_renew(struct request *);
 /* Goes on with what waits; may free the file. */
 void file_advance(struct file *);
 /* Asks for content and bitmap anew; then parked reads that are not sent are. */

@@ -8,6 +8,9 @@
 struct content *file_content_of(struct answer *, int *error);
 void file_set_attr(struct file *, const Local__Attr *); /* NULL is fine */
 void file_install(struct file *, struct content *);     /* takes the reference over */
+void handle_unpass(struct handle *);                    /* it goes */
+/* Under the lock: bytes or size changed just now. */
+void file_touch(struct file *);
 /* Lets go of the file if nothing needs it. */
 void file_settle(struct file *);
 

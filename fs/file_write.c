@@ -32,6 +32,14 @@
 
 /* --- FUSE workers ---------------------------------------------------------------------------------------- */
 
+void file_touch(struct file *f)
+{
+    if (!f->fs->passthrough)
+        return; /* the kernel keeps the time, and sends it */
+    clock_gettime(CLOCK_REALTIME, &f->st.st_mtim);
+    f->set_mtime = true;
+}
+
 struct content *file_begin_write(struct file *f)
 {
     struct content *content = NULL;
@@ -40,6 +48,7 @@ struct content *file_begin_write(struct file *f)
     if (f->gate) {
         f->writers++;
         f->dirty = true;
+        file_touch(f);
         content = content_share(f->content);
     }
     CHECK(pthread_mutex_unlock(&f->lock) == 0);
@@ -124,6 +133,8 @@ static bool is_dirty(struct file *f)
 static void set_dirty(struct file *f, bool dirty)
 {
     CHECK(pthread_mutex_lock(&f->lock) == 0);
+    if (dirty)
+        file_touch(f);
     f->dirty = dirty;
     CHECK(pthread_mutex_unlock(&f->lock) == 0);
 }
@@ -177,6 +188,8 @@ static void begin(struct file *f, const struct request *for_turn)
     r->file = f;
     r->keep = true;
     r->patience = PATIENCE_SLOW;
+    CHECK(f->passed == 0);
+    f->edited = true;
     f->pending++;
     f->state = FILE_BEGINNING;
     request_begin(r);
@@ -199,7 +212,9 @@ static void on_sealed(struct request *r, struct answer *a)
     } else {
         f->state = FILE_WORKING;
         f->seal_failed = true;
-        set_dirty(f, true);
+        CHECK(pthread_mutex_lock(&f->lock) == 0);
+        f->dirty = true;
+        CHECK(pthread_mutex_unlock(&f->lock) == 0);
         fail_turn(f, a->error);
     }
     f->busy--;
@@ -331,8 +346,10 @@ void file_advance(struct file *f)
         set_gate(f, false, false);
     while (f->state != FILE_OPENING && (r = TAILQ_FIRST(&f->opens)) != NULL) {
         request_unqueue(r);
-        if ((r->flags & O_TRUNC) != 0 && (r->flags & O_ACCMODE) != O_RDONLY &&
-            content_size(f->content) != 0) {
+        if ((r->flags & O_ACCMODE) != O_RDONLY && file_is_passed(f)) {
+            file_renew(r);
+        } else if ((r->flags & O_TRUNC) != 0 && (r->flags & O_ACCMODE) != O_RDONLY &&
+                   content_size(f->content) != 0) {
             r->turn = TURN_EMPTY;
             request_queue(r, &f->turns);
             set_gate(f, false, false);

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 struct client;
+struct device;
 struct files;
 struct fuse_session;
 struct invalidator;
@@ -28,6 +29,10 @@ struct fs {
     gid_t gid;
     void (*live)(struct fs *); /* called once when the kernel has greeted us */
     struct fuse_session *session;
+    struct device *device;
+    bool wants_passthrough; /* -o passthrough: its absence is worth a warning */
+    bool
+        passthrough; /* set while the kernel greets us: it takes complete files over, and gathers no writes */
     struct client *client;
     struct files *files;
     struct invalidator *invalidator;

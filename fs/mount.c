@@ -21,6 +21,8 @@
 #include "base/workers.h"
 #include "fs/buffer.h"
 #include "fs/client.h"
+#include "fs/crew.h"
+#include "fs/device.h"
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/invalidate.h"
@@ -38,8 +40,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define THREADS      4 /* FUSE workers; none ever waits. 2, 8 and clone_fd read no faster */
-#define IDLE_THREADS 4 /* they are kept */
 #define MAX_BACKGROUND                                                                             \
     2048 /* reads and writes that the kernel has under way: one parked read of each of 2,000 */
 #define CONGESTION      1536
@@ -196,7 +196,11 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
     want(conn, FUSE_CAP_READDIRPLUS, true);
     want(conn, FUSE_CAP_READDIRPLUS_AUTO, true);
     want(conn, FUSE_CAP_ATOMIC_O_TRUNC, true);
-    want(conn, FUSE_CAP_WRITEBACK_CACHE, true);
+    /* The kernel does not do both. */
+    fs->passthrough = device_passes(fs->device);
+    want(conn, FUSE_CAP_WRITEBACK_CACHE, !fs->passthrough);
+    if (fs->wants_passthrough && !fs->passthrough)
+        log_warning("no passthrough: it needs Linux 6.9 and CAP_SYS_ADMIN");
     want(conn, FUSE_CAP_CACHE_SYMLINKS, true);
     /* Pages are valid as long as the inode: size and mtime change only with what is written here. */
     want(conn, FUSE_CAP_AUTO_INVAL_DATA, false);
@@ -352,20 +356,14 @@ static void refuse_requests(struct fs *fs)
 
 static void serve(struct fs *fs)
 {
-    struct fuse_loop_config *config = fuse_loop_cfg_create();
-
-    fuse_loop_cfg_set_max_threads(config, THREADS);
-    fuse_loop_cfg_set_idle_threads(config, IDLE_THREADS);
-    fuse_loop_cfg_set_clone_fd(config, 0);
     fs->files = files_new(fs);
     fs->disk = workers_new("disk", DISK_THREADS);
     fs->invalidator = invalidator_new(fs);
     fs->client = client_new(fs);
     invalidator_start(fs->invalidator);
     client_start(fs->client);
-    fuse_session_loop_mt(fs->session, config);
+    crew_run(fs->session);
     notify_service_manager("STOPPING=1");
-    fuse_loop_cfg_destroy(config);
     workers_free(fs->disk);
     client_refuse(fs->client);
     refuse_requests(fs);
@@ -406,6 +404,14 @@ static int run(struct fs *fs, const struct options *options)
         fuse_session_destroy(fs->session);
         return 1;
     }
+    fs->device = device_new(fs, options->cache != CACHE_WRITEBACK);
+    if (fs->device == NULL) {
+        log_error("no memory");
+        fuse_session_unmount(fs->session);
+        fuse_session_destroy(fs->session);
+        return 1;
+    }
+    fs->wants_passthrough = options->cache == CACHE_PASSTHROUGH;
     if (!options->foreground && !go_into_background(fs->home)) {
         fuse_session_unmount(fs->session);
         fuse_session_destroy(fs->session);
@@ -417,6 +423,7 @@ static int run(struct fs *fs, const struct options *options)
     serve(fs);
     fuse_remove_signal_handlers(fs->session);
     fuse_session_destroy(fs->session);
+    device_free(fs->device);
     return 0;
 }
 

@@ -26,6 +26,8 @@
 #include "fs/attr.h"
 #include "fs/buffer.h"
 #include "fs/client.h"
+#include "fs/crew.h"
+#include "fs/device.h"
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/invalidate.h"
@@ -73,7 +75,7 @@ static void on_open(struct request *r, struct answer *a)
     }
     h = handle_new(r->file, is_for_writing(r->flags), r->process);
     set_info(&fi, r, h);
-    if (fuse_reply_open(r->req, &fi) == -ENOENT)
+    if (device_reply_open(r->req, &fi, handle_pass(h)) == -ENOENT)
         handle_drop(h);
 }
 
@@ -240,6 +242,18 @@ static void start_read(struct request *r)
     request_send(r);
 }
 
+/* From a view, if there is one: the last that is done with the handle, as in reply_read. */
+static bool read_from_view(fuse_req_t req, struct content *content, size_t size, uint64_t offset)
+{
+    const void *view = content_view(content, &size, offset);
+
+    if (view == NULL)
+        return false;
+    fuse_reply_buf(req, view, size);
+    content_view_done(view, size);
+    return true;
+}
+
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
@@ -248,6 +262,10 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
     struct request *r;
     ssize_t length;
 
+    if (read_from_view(req, content, size, (uint64_t)offset)) {
+        content_release(content);
+        return;
+    }
     length = read_present(content, size, (uint64_t)offset);
     if (length != -EAGAIN) {
         if (length > 0)

@@ -8,11 +8,13 @@
  * `rsync -a` as root do not fail for it. */
 #include "fs/ops.h"
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "fs/attr.h"
 #include "fs/client.h"
+#include "fs/crew.h"
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/request.h"
@@ -22,7 +24,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define NS 1000000000
+#define NS            1000000000
+#define LARGE_WRITE   (64u << 10)       /* takes longer than to wake another thread */
+#define SLOW_WRITE_NS (2 * NS_PER_MS)   /* the kernel makes writers wait for the disk */
+#define SLOW_FOR_NS   (500 * NS_PER_MS) /* so others wait as well, for the next moment */
+
+static int64_t slow_until; /* atomic */
 
 static struct handle *handle_of(const struct fuse_file_info *fi)
 {
@@ -56,8 +63,14 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t s
     int result;
 
     if (content != NULL) {
+        int64_t began = clock_now();
+
+        if (size >= LARGE_WRITE || began < __atomic_load_n(&slow_until, __ATOMIC_RELAXED))
+            crew_step_aside();
         result = file_pwrite_all(content_fd(content), bytes, size, (uint64_t)offset);
         file_end_write(h->file, content, (uint64_t)offset, result == 0 ? size : 0);
+        if (clock_now() - began > SLOW_WRITE_NS)
+            __atomic_store_n(&slow_until, began + SLOW_FOR_NS, __ATOMIC_RELAXED);
         if (result != 0)
             fuse_reply_err(req, -result);
         else
@@ -169,6 +182,10 @@ static void start_setattr(struct request *r)
     if ((r->flags & FUSE_SET_ATTR_SIZE) != 0) {
         f = file_get(r->fs, r->ino);
         r->file = f;
+        if (file_is_passed(f)) {
+            file_renew(r);
+            return;
+        }
         file_take_turn(f, r, TURN_TRUNCATE);
         return;
     }
@@ -179,9 +196,11 @@ static void start_setattr(struct request *r)
         return;
     }
     if (is_being_written(f) && (r->flags & FUSE_SET_ATTR_MTIME) != 0) {
+        CHECK(pthread_mutex_lock(&f->lock) == 0);
         f->st.st_mtim.tv_sec = r->mtime / NS;
         f->st.st_mtim.tv_nsec = r->mtime % NS;
         f->set_mtime = true;
+        CHECK(pthread_mutex_unlock(&f->lock) == 0);
         r->flags &= ~FUSE_SET_ATTR_MTIME;
         if ((r->flags & FUSE_SET_ATTR_MODE) == 0) {
             request_finish(r, 0);

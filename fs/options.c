@@ -1,6 +1,6 @@
 /* The command line. Pure: it looks at its arguments only.
  *
- * Options behind -o are of three kinds: ours (wait=, home=), those that the kernel's mount or libfuse must know
+ * Options behind -o are of three kinds: ours (wait=, home=, passthrough, writeback), those that the kernel's mount or libfuse must know
  * (passed on), and those that mount(8), systemd and people put into /etc/fstab for others, which are dropped.
  * nosuid and nodev are always in force, so suid and dev are dropped, too. Anything else is a mistake worth an error:
  * a misspelt "waite=5s" must not give a mount that waits for 30. */
@@ -70,6 +70,10 @@ static bool take_one(struct options *options, const char *option, char *fault)
     }
     if (strcmp(option, "allow_other") == 0) {
         options->allow_other = true;
+        return true;
+    }
+    if (strcmp(option, "passthrough") == 0 || strcmp(option, "writeback") == 0) {
+        options->cache = *option == 'p' ? CACHE_PASSTHROUGH : CACHE_WRITEBACK;
         return true;
     }
     if (strcmp(option, "debug") == 0) {
@@ -194,6 +198,11 @@ const char *options_usage(void)
            "  -o wait=30s    how long a read waits for blocks that nobody serves, before it fails\n"
            "  -o ro          read only\n"
            "  -o allow_other let other users in, within the files' modes\n"
+           "  -o writeback   small writes are gathered in the kernel, even where large complete "
+           "files\n"
+           "                 could be handed to it instead (passthrough: the default for root, "
+           "kernel\n"
+           "                 6.9 and later)\n"
            "  --home DIR     the member's directory (default: $P2P_HOME, else "
            "~/.local/share/p2pfs);\n"
            "                 also -o home=DIR, for /etc/fstab, where SOURCE can be any word\n"

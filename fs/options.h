@@ -6,6 +6,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What the kernel does for large readers or small writers; it cannot do both for one mount. */
+enum options_cache {
+    CACHE_AUTO,        /* passthrough where kernel and rights allow it, else write-back */
+    CACHE_PASSTHROUGH, /* the same, with a warning if it cannot be */
+    CACHE_WRITEBACK,   /* writes are gathered in the kernel; complete files go through p2pfs */
+};
+
 struct options {
     char *mountpoint; /* as given */
     char *home;       /* --home or home=, NULL if not given */
@@ -14,6 +21,7 @@ struct options {
     bool debug;       /* -d: libfuse's trace */
     bool help, version;
     bool allow_other;
+    enum options_cache cache;
     char
         *pass; /* what libfuse gets to know, beside what every mount of ours has: "ro,noexec", "" */
 };

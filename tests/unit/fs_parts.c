@@ -151,6 +151,7 @@ static void only_present_blocks_are_read(void **state)
     static uint8_t bytes[5 * CONTENT_BLOCK];
     uint8_t *map;
     struct content *content = make(size, &map, false);
+    size_t few = 4096;
 
     assert_int_equal(content_read(content, bytes, 1, 0), -EAGAIN);
     bitmap_set(map, 1);
@@ -167,6 +168,7 @@ static void only_present_blocks_are_read(void **state)
     bitmap_set(map, 2);
     assert_false(content_complete(content)); /* it may become incomplete again */
     assert_int_equal(content_read(content, bytes, sizeof(bytes), 0), size);
+    assert_null(content_view(content, &few, 0));
     bitmap_clear(map, 2); /* damage was found */
     assert_int_equal(content_read(content, bytes, sizeof(bytes), 0), -EAGAIN);
     content_release(content);
@@ -196,6 +198,41 @@ static void a_data_file_that_is_too_short_is_an_error_not_zeros(void **state)
 
     assert_non_null(content);
     assert_int_equal(content_read(content, &byte, 1, 0), -EIO);
+    content_release(content);
+}
+
+static void large_reads_of_a_complete_content_come_from_a_view(void **state)
+{
+    static const uint8_t last = 7;
+    uint64_t size = (256 << 10) + 3;
+    FILE *file = tmpfile(); /* a memfd cannot say what is in memory */
+    int error = 0, data = dup(fileno(file)), pipes[2];
+    struct content *content;
+    size_t length = 128 << 10;
+    const void *view;
+    uint8_t got;
+
+    assert_int_equal(ftruncate(data, (off_t)size), 0);
+    assert_int_equal(pwrite(data, &last, 1, (off_t)size - 1), 1);
+    assert_int_equal(pwrite(data, "x", 1, 64 << 10), 1);
+    content = content_sealed(data, -1, size, true, &error);
+    view = content_view(content, &length, (192 << 10));
+    assert_non_null(view);
+    assert_int_equal(length, size - (192 << 10)); /* cut at the end */
+    assert_int_equal(pipe(pipes), 0);
+    assert_int_equal(write(pipes[1], (const uint8_t *)view + length - 1, 1), 1);
+    assert_int_equal(read(pipes[0], &got, 1), 1);
+    assert_int_equal(got, last);
+    content_view_done(view, length);
+    length = 128 << 10;
+    assert_null(content_view(content, &length, 1)); /* not at a page's start */
+    assert_null(content_view(content, &length, size + 4095));
+    assert_int_equal(ftruncate(data, 4096), 0); /* the disk's fault, not ours */
+    length = 128 << 10;
+    assert_null(content_view(content, &length, 0));
+    close(pipes[0]);
+    close(pipes[1]);
+    fclose(file);
     content_release(content);
 }
 
@@ -317,6 +354,7 @@ int main(void)
         cmocka_unit_test(only_present_blocks_are_read),
         cmocka_unit_test(descriptors_that_do_not_fit_are_refused),
         cmocka_unit_test(a_data_file_that_is_too_short_is_an_error_not_zeros),
+        cmocka_unit_test(large_reads_of_a_complete_content_come_from_a_view),
         cmocka_unit_test(readers_are_told_apart),
         cmocka_unit_test(who_writes_is_found_among_descriptors),
         cmocka_unit_test(only_our_mounts_are_ours),
