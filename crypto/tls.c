@@ -47,6 +47,13 @@ static struct tls *here(const struct stream *stream)
     return tls;
 }
 
+/* What OpenSSL noted before would be taken for the next call's. It is seldom anything, and clearing costs more than looking. */
+static void forget_errors(void)
+{
+    if (ERR_peek_error() != 0)
+        ERR_clear_error();
+}
+
 void tls_soon(struct tls *tls)
 {
     static const struct timeval zero;
@@ -116,7 +123,7 @@ static ssize_t read_some(struct tls *tls, uint8_t *to, size_t size)
     size_t got = 0, n;
 
     while (got < size) {
-        ERR_clear_error();
+        forget_errors();
         int result = SSL_read_ex(tls->ssl, to + got, size - got, &n);
         if (result == 1) {
             got += n;
@@ -209,7 +216,7 @@ static ssize_t write_record(struct tls *tls, const uint8_t *from, size_t size)
     size_t n;
 
     update_key(tls);
-    ERR_clear_error();
+    forget_errors();
     int result = SSL_write_ex(tls->ssl, from, size, &n);
     if (result != 1)
         return fail_by_ssl(tls, SSL_get_error(tls->ssl, result));
@@ -227,11 +234,11 @@ static ssize_t tls_write(struct stream *stream, const void *from, size_t size)
         return STREAM_FAILED;
     while (tls->state == TLS_READY && taken < size) {
         size_t part = size - taken < TLS_RECORD_CONTENT ? size - taken : TLS_RECORD_CONTENT;
-        if (tls_outbox_held(tls) + TLS_RECORD_MAX > tls->context->outbox_max) {
+        if (!tls_socket_has_room(tls)) {
             int result = send_held(tls);
             if (result == STREAM_FAILED)
                 return STREAM_FAILED;
-            if (tls_outbox_held(tls) + TLS_RECORD_MAX > tls->context->outbox_max)
+            if (!tls_socket_has_room(tls))
                 break;
         }
         ssize_t n = write_record(tls, bytes + taken, part);

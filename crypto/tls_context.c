@@ -27,13 +27,12 @@ static const char ciphers[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
 static char groups[] = "X25519:P-256"; /* these two are not const for OpenSSL's macros */
 static char signatures[] = "rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512";
 
-#define SECURITY_LEVEL     3 /* 128 bits: RSA of 3072 bits and up */
-#define CHAIN_DEPTH        1 /* the CA signs directly */
-#define CHAIN_BYTES_MAX    16384
-#define READ_BUFFER        65536 /* four records with one recv */
-#define TIMEOUT_DEFAULT    (10 * NS_PER_S)
-#define OUTBOX_RECORDS_MIN 2
-#define OUTBOX_RECORDS_MAX 8
+#define SECURITY_LEVEL  3 /* 128 bits: RSA of 3072 bits and up */
+#define CHAIN_DEPTH     1 /* the CA signs directly */
+#define CHAIN_BYTES_MAX 16384
+#define READ_BUFFER     65536 /* four records with one recv */
+#define TIMEOUT_DEFAULT (10 * NS_PER_S)
+#define OUTBOX_RECORDS  8
 /* RFC 8446, 5.5 allows 2^24.5 full records; the peer's count is ours to leave room for. */
 #define KEY_RECORDS ((UINT64_C(1) << 23) - 1024)
 
@@ -195,19 +194,6 @@ static const char *set_trust(struct tls_context *context, const struct tls_setti
     return NULL;
 }
 
-/* Whole records; no more than the unsent mark asks for, since what is held here waits like what is
- * unsent. */
-static size_t outbox_max(const struct tls_settings *s)
-{
-    size_t records =
-        s->notsent_lowat == 0 ? OUTBOX_RECORDS_MAX : s->notsent_lowat / TLS_RECORD_CONTENT;
-    if (records < OUTBOX_RECORDS_MIN)
-        records = OUTBOX_RECORDS_MIN;
-    if (records > OUTBOX_RECORDS_MAX)
-        records = OUTBOX_RECORDS_MAX;
-    return records * TLS_RECORD_MAX;
-}
-
 struct tls_context *tls_context_new(const struct tls_settings *s, const char **fault)
 {
     struct tls_context *context = xcalloc(1, sizeof *context);
@@ -218,7 +204,7 @@ struct tls_context *tls_context_new(const struct tls_settings *s, const char **f
     context->handshake_timeout_ns =
         s->handshake_timeout_ns > 0 ? s->handshake_timeout_ns : TIMEOUT_DEFAULT;
     context->notsent_lowat = s->notsent_lowat;
-    context->outbox_max = outbox_max(s);
+    context->outbox_max = OUTBOX_RECORDS * TLS_RECORD_MAX;
     context->key_records = KEY_RECORDS;
     context->ssl = SSL_CTX_new(TLS_method());
     if (context->ssl == NULL || !set_parameters(context->ssl, s->policy))

@@ -179,15 +179,6 @@ static void on_timeout(void *arg)
     tls_fail(tls);
 }
 
-static void set_socket_options(const struct tls *tls)
-{
-    int on = 1, lowat = (int)tls->context->notsent_lowat;
-    /* They fail on a socket that is not TCP (a test's), which works without them. */
-    (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (lowat > 0)
-        (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof lowat);
-}
-
 static struct stream *start(struct loop *loop, struct workers *handshakes,
                             struct tls_context *context, int fd, bool server)
 {
@@ -212,7 +203,7 @@ static struct stream *start(struct loop *loop, struct workers *handshakes,
         SSL_set_accept_state(tls->ssl);
     else
         SSL_set_connect_state(tls->ssl);
-    set_socket_options(tls);
+    tls_socket_prepare(tls);
     tls->timer = timer_new(loop, on_timeout, tls);
     timer_set(tls->timer, context->handshake_timeout_ns);
     tls_attach(tls);

@@ -94,11 +94,20 @@ struct tls {
     struct certificate_subject peer;
     struct certificate *peer_ca;
 
+    /* How much may wait between the owner and the network: see tls_socket.c, pace. */
+    size_t ahead;
+    uint64_t paced; /* bytes sent since paced_at */
+    int64_t paced_at;
+
     uint64_t records; /* protected with the present sending key */
     uint64_t updates; /* of the sending key, so far */
 };
 
 /* --- tls_socket.c: the thread that owns `ssl` ---- */
+/* The socket's options, and the first measure of what may wait. */
+void tls_socket_prepare(struct tls *);
+/* Whether another record of the owner's has room in the outbox. */
+bool tls_socket_has_room(const struct tls *);
 BIO *tls_socket_bio(struct tls *);
 /* Sends what the outbox holds: 0 all gone, STREAM_AGAIN, STREAM_FAILED with io_error set. */
 int tls_socket_send(struct tls *);

@@ -10,16 +10,72 @@
  *
  * Thread: whichever owns the SSL at the time. SIGPIPE cannot come: MSG_NOSIGNAL. */
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <openssl/bio.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "crypto/tls_internal.h"
 
 #define OUTBOX_FIRST 4096
+
+/* Pace is measured over so many bytes. */
+#define PACE_BYTES (1u << 20)
+/* What may wait in front of a byte that is written now: so much time's worth, within bounds. */
+#define AHEAD_NS  (2 * NS_PER_MS)
+#define AHEAD_MAX (512u << 10)
+
+static void set_unsent_mark(struct tls *tls, size_t bytes)
+{
+    int mark = (int)bytes;
+
+    tls->ahead = bytes;
+    (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &mark, sizeof mark);
+}
+
+void tls_socket_prepare(struct tls *tls)
+{
+    int on = 1;
+
+    /* These fail on a socket that is not TCP (a test's), which works without them. */
+    (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (tls->context->notsent_lowat > 0)
+        set_unsent_mark(tls, tls->context->notsent_lowat);
+}
+
+bool tls_socket_has_room(const struct tls *tls)
+{
+    size_t most = tls->context->outbox_max;
+
+    /* Two records at least: one is filled while the other leaves. */
+    if (tls->ahead > 0 && tls->ahead < most)
+        most = tls->ahead < 2 * TLS_RECORD_MAX ? 2 * TLS_RECORD_MAX : tls->ahead;
+    return tls_outbox_held(tls) + TLS_RECORD_MAX <= most;
+}
+
+/* What is written waits behind what the socket and the outbox hold. On a slow link that must be little, or an urgent frame
+ * comes late; on a fast one little means a system call, and a wake-up at the other end, every 32 KiB. So both follow the
+ * pace. A link that idled counts as slow, for a megabyte. */
+static void pace(struct tls *tls, size_t sent)
+{
+    tls->paced += sent;
+    if (tls->paced < PACE_BYTES || tls->ahead == 0)
+        return;
+    int64_t now = clock_now(), took = now - tls->paced_at;
+    uint64_t wanted = took <= 0 ? AHEAD_MAX : tls->paced * AHEAD_NS / (uint64_t)took;
+    if (wanted > AHEAD_MAX)
+        wanted = AHEAD_MAX;
+    if (wanted < tls->context->notsent_lowat)
+        wanted = tls->context->notsent_lowat;
+    if (wanted > tls->ahead + tls->ahead / 2 || wanted < tls->ahead - tls->ahead / 3)
+        set_unsent_mark(tls, wanted);
+    tls->paced = 0;
+    tls->paced_at = now;
+}
 
 int tls_socket_send(struct tls *tls)
 {
@@ -35,6 +91,7 @@ int tls_socket_send(struct tls *tls)
             return STREAM_FAILED;
         }
         tls->out_head += (size_t)n;
+        pace(tls, (size_t)n);
     }
     tls->out_head = tls->out_tail = 0;
     if (tls->context->policy == TLS_TRACKER && tls->out_room > OUTBOX_FIRST) {

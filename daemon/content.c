@@ -282,37 +282,20 @@ static void write_runs(struct content *content, uint64_t first, uint32_t count,
     }
 }
 
-static int put_batch(struct content *content, uint64_t first, uint32_t count,
-                     const uint8_t *const *blocks, int *verdicts)
+static void check_batch(struct content *content, uint64_t first, uint32_t count,
+                        const uint8_t *const *blocks, int *verdicts)
 {
     uint8_t leaves[HASHES(BATCH)];
     int result = content_leaves(content, first, count, leaves);
 
-    if (result == 0 && !__atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE) &&
-        !content_complete(content)) { /* C3, and it failed when the block was lost */
-        content_busy(content);
-        result = content_restore_map(content);
-        content_unbusy(content);
-    }
-    if (result < 0) {
-        for (uint32_t i = 0; i < count; i++)
-            verdicts[i] = result;
-        return result;
-    }
-    verify(content, first, count, leaves, blocks, verdicts);
-    content_put_begin(content);
-    write_runs(content, first, count, blocks, verdicts);
-    show(content, first, count, verdicts);
-    content_put_end(content);
-    for (uint32_t i = 0; i < count && result == 0; i++) {
-        if (verdicts[i] != -EALREADY)
-            result = verdicts[i];
-    }
-    return result;
+    for (uint32_t i = 0; i < count && result < 0; i++)
+        verdicts[i] = result;
+    if (result == 0)
+        verify(content, first, count, leaves, blocks, verdicts);
 }
 
-int content_put(struct content *content, uint64_t first, uint32_t count,
-                const uint8_t *const *blocks, int *verdicts)
+void content_check(struct content *content, uint64_t first, uint32_t count,
+                   const uint8_t *const *blocks, int *verdicts)
 {
     const struct geometry *g = &content->geometry;
 
@@ -320,20 +303,68 @@ int content_put(struct content *content, uint64_t first, uint32_t count,
     CHECK(count > 0 && first < g->blocks && count <= g->blocks - first);
     CHECK(first / g->piece_blocks == (first + count - 1) / g->piece_blocks);
     int result = content_pin(content);
-    if (result < 0) {
-        for (uint32_t i = 0; i < count; i++)
-            verdicts[i] = result;
-        return result;
+    for (uint32_t i = 0; i < count && result < 0; i++)
+        verdicts[i] = result;
+    if (result < 0)
+        return;
+    for (uint32_t done = 0, step; done < count; done += step) {
+        step = count - done < BATCH ? count - done : BATCH;
+        check_batch(content, first + done, step, blocks + done, verdicts + done);
     }
-    for (uint32_t done = 0; done < count;) {
-        uint32_t step = count - done < BATCH ? count - done : BATCH;
-        int error = put_batch(content, first + done, step, blocks + done, verdicts + done);
-        if (result == 0)
-            result = error;
-        done += step;
-    }
-    content_unpin(content, true);
+    content_unpin(content, false);
+}
+
+/* C3, and it failed when the block was lost. */
+static int need_map(struct content *content)
+{
+    if (__atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE) || content_complete(content))
+        return 0;
+    content_busy(content);
+    int result = content_restore_map(content);
+    content_unbusy(content);
     return result;
+}
+
+static void spoil(uint32_t count, int *verdicts, int error)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (verdicts[i] == 0)
+            verdicts[i] = error;
+    }
+}
+
+int content_write(struct content *content, uint64_t first, uint32_t count,
+                  const uint8_t *const *blocks, int *verdicts)
+{
+    int result = content_pin(content);
+
+    if (result == 0) {
+        result = need_map(content);
+        if (result < 0)
+            spoil(count, verdicts, result);
+        for (uint32_t done = 0, step; done < count; done += step) {
+            step = count - done < BATCH ? count - done : BATCH;
+            content_put_begin(content);
+            write_runs(content, first + done, step, blocks + done, verdicts + done);
+            show(content, first + done, step, verdicts + done);
+            content_put_end(content);
+        }
+        content_unpin(content, true);
+    } else {
+        spoil(count, verdicts, result);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (verdicts[i] != 0 && verdicts[i] != -EALREADY)
+            return verdicts[i];
+    }
+    return 0;
+}
+
+int content_put(struct content *content, uint64_t first, uint32_t count,
+                const uint8_t *const *blocks, int *verdicts)
+{
+    content_check(content, first, count, blocks, verdicts);
+    return content_write(content, first, count, blocks, verdicts);
 }
 
 /* --- get ------------------------------------------------------------------------------------------- */
@@ -344,10 +375,12 @@ static uint32_t read_verified(struct content *content, uint64_t first, uint32_t 
     const uint8_t *messages[BATCH];
     uint8_t leaves[HASHES(BATCH)], hashes[HASHES(BATCH)];
     uint32_t good = 0;
+    struct timespec time;
 
     *error = content_leaves(content, first, count, leaves);
     if (*error < 0)
         return 0;
+    bool timed = content_file_time(content, &time);
     *error =
         file_pread_all(content->fd[FD_DATA], to,
                        content_block_bytes(&content->geometry, first, count), first * BLOCK_SIZE);
@@ -363,6 +396,8 @@ static uint32_t read_verified(struct content *content, uint64_t first, uint32_t 
         good++;
     if (good < count)
         *error = -EBADMSG;
+    if (timed && good > 0)
+        content_trust(content, first, good, &time);
     return good;
 }
 

@@ -385,6 +385,18 @@ static int load_leaves(struct content *content, uint32_t piece, struct leaves **
     return result;
 }
 
+/* Who needs one piece's hashes will need the next ones', and pieces may be small. */
+static void load_more(struct content *content, uint32_t piece)
+{
+    const struct geometry *g = &content->geometry;
+    uint32_t more = LEAVES_AHEAD / g->piece_blocks;
+    struct leaves *leaves;
+
+    while (more-- > 0 && ++piece < g->pieces && content_has_leaves(content, piece) &&
+           load_leaves(content, piece, &leaves) == 0)
+        cache_add(content, leaves);
+}
+
 int content_leaves(struct content *content, uint64_t first, uint32_t count, uint8_t *out)
 {
     const struct geometry *g = &content->geometry;
@@ -403,6 +415,7 @@ int content_leaves(struct content *content, uint64_t first, uint32_t count, uint
         return result;
     memcpy(out, leaves->hashes + HASHES(skip), HASHES(count));
     cache_add(content, leaves);
+    load_more(content, piece);
     return 0;
 }
 
@@ -419,6 +432,20 @@ int content_block_hashes(struct content *content, uint64_t first, uint32_t count
         content_unpin(content, false);
     }
     return result;
+}
+
+bool content_block_hashes_now(struct content *content, uint64_t first, uint32_t count, uint8_t *out)
+{
+    const struct geometry *g = &content->geometry;
+
+    CHECK_OBJECT(content, CONTENT_MAGIC);
+    CHECK(count > 0 && first < g->blocks && count <= g->blocks - first);
+    if (g->blocks == 1) {
+        memcpy(out, content->root, HASH_SIZE);
+        return true;
+    }
+    return cache_copy(content, (uint32_t)(first / g->piece_blocks), first % g->piece_blocks, count,
+                      out);
 }
 
 /* --- anew from the data ------------------------------------------------------------------------------ */

@@ -64,6 +64,7 @@ void content_close(struct content *content)
     free(content->used);
     free(content->dirty_pages);
     free(content->layer);
+    free(content->trusted);
     content->magic = 0;
     free(content);
 }

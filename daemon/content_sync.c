@@ -158,6 +158,20 @@ int content_pin(struct content *content)
     return result;
 }
 
+bool content_pin_now(struct content *content)
+{
+    struct store *store = content->store;
+
+    lock_take(&store->lock);
+    bool open = content->fd[FD_DATA] >= 0 && !content->opening;
+    if (open) {
+        content->pins++;
+        unlist(store, content);
+    }
+    lock_drop(&store->lock);
+    return open;
+}
+
 void content_unpin(struct content *content, bool dirty)
 {
     struct store *store = content->store;

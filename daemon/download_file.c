@@ -76,6 +76,7 @@ struct file *file_get(struct download *download, struct content *content)
     LIST_INIT(&file->fetches);
     LIST_INIT(&file->holdings);
     file->arrived_end = &file->arrived;
+    put_queue_init(&file->puts);
     file->leaves_late = INT64_MAX;
     file->layer = content_has_piece_layer(content) ? LAYER_HERE : LAYER_ABSENT;
     HASH_ADD(hh, download->files, root, HASH_SIZE, file);
@@ -114,6 +115,7 @@ void file_free(struct file *file)
     picker_free(file->picker);
     content_release(file->content);
     HASH_DEL(download->files, file);
+    put_queue_end(&file->puts);
     free(file);
 }
 

@@ -16,6 +16,7 @@
 #ifndef DAEMON_DOWNLOAD_PRIVATE_H
 #define DAEMON_DOWNLOAD_PRIVATE_H
 
+#include <pthread.h>
 #include <sys/queue.h>
 #include <uthash.h>
 
@@ -93,6 +94,14 @@ struct leaves {
     struct buffer *held;            /* blocks that came before their hashes */
 };
 
+/* Blocks of one file that were checked and wait to be written. Whichever worker comes when nobody writes does it, and goes on as
+ * long as there are any, while the others check: two writers of one file only wait for each other in the kernel. */
+struct put_queue {
+    pthread_mutex_t lock;
+    struct put_job *first, **end;
+    bool writing;
+};
+
 struct file {
     UT_hash_handle hh;
     struct download *download;
@@ -113,6 +122,7 @@ struct file {
     TAILQ_ENTRY(file) of_demanding;
     uint32_t jobs;     /* on workers */
     uint32_t put_jobs; /* of which write blocks */
+    struct put_queue puts;
 
     enum layer_state layer;
     struct fetch *layer_fetch;
@@ -302,6 +312,8 @@ void buffers_trim(struct download *, uint32_t keep);
 void verify_block(struct file *, struct buffer *); /* takes it over */
 void verify_post(struct file *);                   /* gives workers what has arrived */
 void verify_free(struct download *);
+void put_queue_init(struct put_queue *);
+void put_queue_end(struct put_queue *);
 void store_trouble(struct download *, int error);
 
 /* download_link.c */

@@ -5,7 +5,7 @@
  * `put_run` alone runs on workers.
  *
  *   link -> verify_block -> (held until the piece's block hashes are here) -> file->arrived -> verify_post: jobs of consecutive
- *   blocks -> worker: content_put -> mail -> verdicts: present, or wrong (the sender is banned, the block asked for
+ *   blocks -> worker: content_check -> file->puts -> one worker at a time: content_write -> mail -> verdicts: present, or wrong (the sender is banned, the block asked for
  *   elsewhere), or no room (all fetching pauses, and tries again).
  *
  * A job with a block that a reader waits for is posted urgent; jobs are small, so that it does not wait for many others. While
@@ -184,13 +184,72 @@ static void put_done(struct mail *mail, void *owner)
     download_settle(download);
 }
 
-/* On a worker. */
+/* --- on workers --------------------------------------------------------------------------------------------------- */
+void put_queue_init(struct put_queue *queue)
+{
+    CHECK(pthread_mutex_init(&queue->lock, NULL) == 0);
+    queue->end = &queue->first;
+}
+
+void put_queue_end(struct put_queue *queue)
+{
+    CHECK(queue->first == NULL && !queue->writing);
+    CHECK(pthread_mutex_destroy(&queue->lock) == 0);
+}
+
+/* Whether the caller is to write now; if so, everything that waits. */
+static struct put_job *put_queue_take(struct put_queue *queue)
+{
+    struct put_job *all = queue->first;
+
+    queue->first = NULL;
+    queue->end = &queue->first;
+    queue->writing = all != NULL;
+    return all;
+}
+
+static struct put_job *put_queue_add(struct put_queue *queue, struct put_job *job)
+{
+    struct put_job *mine = NULL;
+
+    CHECK(pthread_mutex_lock(&queue->lock) == 0);
+    job->next = NULL;
+    *queue->end = job;
+    queue->end = &job->next;
+    if (!queue->writing)
+        mine = put_queue_take(queue);
+    CHECK(pthread_mutex_unlock(&queue->lock) == 0);
+    return mine;
+}
+
+static struct put_job *put_queue_more(struct put_queue *queue)
+{
+    CHECK(pthread_mutex_lock(&queue->lock) == 0);
+    struct put_job *more = put_queue_take(queue);
+    CHECK(pthread_mutex_unlock(&queue->lock) == 0);
+    return more;
+}
+
+/* The last job of all is told of only when the queue is let go: with it the file may go. */
 static void put_run(struct job *raw)
 {
-    struct put_job *job = (struct put_job *)(void *)raw;
+    struct put_job *job = (struct put_job *)(void *)raw, *last = NULL;
+    struct put_queue *queue = &job->file->puts;
+    struct loop *loop = job->file->download->loop;
 
-    content_put(job->content, job->first, job->count, job->blocks, job->verdicts);
-    loop_post(job->file->download->loop, &job->mail);
+    content_check(job->content, job->first, job->count, job->blocks, job->verdicts);
+    job = put_queue_add(queue, job);
+    while (job != NULL) {
+        struct put_job *next = job->next;
+
+        content_write(job->content, job->first, job->count, job->blocks, job->verdicts);
+        if (last != NULL)
+            loop_post(loop, &last->mail);
+        last = job;
+        job = next != NULL ? next : put_queue_more(queue);
+    }
+    if (last != NULL)
+        loop_post(loop, &last->mail);
 }
 
 static struct put_job *job_new(struct file *file)

@@ -29,7 +29,8 @@ struct seal {
     struct geometry geometry;
     uint8_t root[HASH_SIZE];
     uint8_t *layer;
-    uint8_t *buffer; /* STRETCH blocks */
+    uint8_t *buffer;      /* STRETCH blocks */
+    struct timespec time; /* of the last change of the file, when all of it was written */
 };
 
 /* --- hashing what is left ------------------------------------------------------------------------------------ */
@@ -215,8 +216,10 @@ static struct content *enter(struct seal *seal, int *error)
             *error = join(seal, content);
             return *error == 0 ? content : NULL;
         }
-        if (content != NULL)
+        if (content != NULL) {
+            content_trust(content, 0, seal->geometry.blocks, &seal->time);
             store_tell(content, 0, seal->geometry.blocks, true);
+        }
         if (content != NULL || *error != -ENOENT)
             return content;
         *error = durable ? 0 : make_durable(seal);
@@ -230,16 +233,19 @@ static struct content *enter(struct seal *seal, int *error)
     }
 }
 
-static int set_length(struct ingest *ingest, uint64_t size)
+static int set_length(struct seal *seal, uint64_t size)
 {
+    struct ingest *ingest = seal->ingest;
     struct stat status;
 
     if (fstat(ingest->fd, &status) < 0)
         return -errno;
     if (ingest->adopted && (uint64_t)status.st_size != size)
         return -EINVAL; /* it is the store's, and never changes again */
-    if ((uint64_t)status.st_size != size && ftruncate(ingest->fd, (off_t)size) < 0)
+    if ((uint64_t)status.st_size != size &&
+        (ftruncate(ingest->fd, (off_t)size) < 0 || fstat(ingest->fd, &status) < 0))
         return -errno;
+    seal->time = status.st_mtim;
     return 0;
 }
 
@@ -251,7 +257,7 @@ struct content *ingest_seal(struct ingest *ingest, uint64_t size, int *error)
     CHECK_OBJECT(ingest, INGEST_MAGIC);
     *error = size > FILE_SIZE_MAX ? -EFBIG : 0;
     if (*error == 0)
-        *error = set_length(ingest, size);
+        *error = set_length(&seal, size);
     if (*error < 0)
         return NULL;
     if (size == 0) {

@@ -118,6 +118,9 @@ int content_set_leaves(struct content *, uint32_t piece, const uint8_t *hashes);
 /* [worker] Copies block hashes within one piece; -ENODATA if not known. */
 int content_block_hashes(struct content *, uint64_t first, uint32_t count, uint8_t *out);
 
+/* The same from memory: false if they are not there at the moment. Any thread. */
+bool content_block_hashes_now(struct content *, uint64_t first, uint32_t count, uint8_t *out);
+
 /* --- blocks ---- */
 /* [worker] Verifies `count` consecutive blocks from `first` (within one piece whose leaves are known) and writes those
  * that match with as few writes as possible, then sets their present bits. verdict[i]: 0 written, -EALREADY it was
@@ -125,6 +128,13 @@ int content_block_hashes(struct content *, uint64_t first, uint32_t count, uint8
  * Safe to call for different or the same blocks from several workers. */
 int content_put(struct content *, uint64_t first, uint32_t count, const uint8_t *const *blocks,
                 int *verdicts);
+/* [worker] content_put in its two halves, for blocks of one piece: the first hashes and judges (0, -EALREADY, -EBADMSG, -errno)
+ * and touches no file; the second writes what was judged 0. Any number of threads may check at once, but two that write to one
+ * file stand in each other's way in the kernel. */
+void content_check(struct content *, uint64_t first, uint32_t count, const uint8_t *const *blocks,
+                   int *verdicts);
+int content_write(struct content *, uint64_t first, uint32_t count, const uint8_t *const *blocks,
+                  int *verdicts);
 /* [worker] Reads one present block and checks it against its hash. 0; -ENODATA if it is not present; -EBADMSG if the disk
  * gave something else (then the present bit is cleared and the damage logged once); -errno. `to` holds BLOCK_SIZE bytes. */
 int content_get(struct content *, uint64_t block, uint8_t *to);
@@ -132,6 +142,9 @@ int content_get(struct content *, uint64_t block, uint8_t *to);
  * leading blocks are good; *error says why it stopped (0 if it did not). */
 uint32_t content_get_many(struct content *, uint64_t first, uint32_t count, uint8_t *to,
                           int *error);
+/* Any thread, quick: the same for blocks that this process has hashed before, of a complete content whose file is unchanged
+ * since, if they are in the page cache. False: content_get_many has to do it. */
+bool content_get_now(struct content *, uint64_t first, uint32_t count, uint8_t *to);
 /* --- eviction --------------------------------------------------------------------------------------- */
 /* Somebody read these blocks, which are here. Any thread, no I/O. */
 void content_touch(struct content *, uint64_t first, uint64_t count);

@@ -6,6 +6,7 @@
  *   content.c       blocks: put, get, the bits and what is counted from them
  *   content_lend.c  descriptors for other processes
  *   content_evict.c, store_evict.c  taking blocks away, and choosing which
+ *   content_trust.c what is known to be right, and served without another hash
  *   content_hash.c  piece layer and block hashes, the cache of block hashes
  *   content_sync.c  descriptors, syncing, the steps between incomplete and complete
  *   ingest.c, ingest_seal.c  working files
@@ -24,6 +25,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "base/bitmap.h"
 #include "base/check.h"
@@ -37,6 +39,7 @@
 #define IDLE_MAX      2048        /* contents kept open without a reference */
 #define IDLE_MEMORY   (64u << 20) /* bytes they may take */
 #define LEAVES_MEMORY (64u << 20) /* bytes of block hashes in memory, all contents together */
+#define LEAVES_AHEAD  1024        /* block hashes that are read beyond what was asked for */
 #define SYNC_BATCH    4096        /* contents synced together */
 #define NAME_SIZE     80          /* "HH/", 64 digits, a suffix */
 #define HASHES(n)     ((size_t)HASH_SIZE * (n))
@@ -146,6 +149,8 @@ struct content {
     unsigned putting;                  /* puts under way */
     bool evicting;                     /* and no new one begins */
     bool damage_logged;
+    uint8_t *trusted; /* bits of blocks, or NULL: see content_trust.c */
+    struct timespec trusted_time;
 
     uint8_t *layer;         /* atomic: NULL, or the verified piece layer, for good */
     struct leaves **leaves; /* store->leaves_lock; by piece; NULL until the first */
@@ -222,6 +227,12 @@ uint64_t content_block_bytes(const struct geometry *, uint64_t first, uint64_t c
 /* The content is pinned, and not busy with the caller: these blocks are lost, durably. */
 void content_lose(struct content *, uint64_t first, uint64_t count);
 
+/* --- content_trust.c: the content is pinned --- */
+/* The time of change of a complete content's file; false if it is not complete, or not the size it should be. */
+bool content_file_time(const struct content *, struct timespec *);
+/* These blocks were hashed, and right, in a file whose time of change was `time` before they were read. */
+void content_trust(struct content *, uint64_t first, uint64_t count, const struct timespec *time);
+
 /* --- content_hash.c --- */
 uint64_t hash_file_size(const struct geometry *);
 static inline uint64_t hash_leaf_offset(uint64_t block)
@@ -273,6 +284,8 @@ int content_dup_read_only(int fd);
 /* --- content_sync.c --- */
 /* Opens the descriptors if they are not, and keeps them open until unpinned. */
 int content_pin(struct content *);
+/* The same if that needs no opening. */
+bool content_pin_now(struct content *);
 void content_unpin(struct content *, bool dirty);
 /* Gives the content a descriptor that was opened on the side; closes it if it has one already (of a map: the old one). */
 void content_take_fd(struct content *, int which, int fd);

@@ -3,8 +3,8 @@
  * Owns the read jobs under way. Leaves reading and checking to the store (on workers). Protocol: proto/peer.proto, Request, Cancel,
  * Block, Reject. Thread: "upload"; read_run alone runs on workers.
  *
- * A block's way: Request -> queue -> read job on a worker (content_get_many: read, verify) -> mail -> one Block frame each, the
- * job's memory lent to the channel. Demanded blocks are read at once and overtake bulk in the channel; bulk is read only while
+ * A block's way: Request -> queue -> read at once if it is known to be right and in the page cache (content_get_now), else a
+ * read job on a worker (content_get_many: read, verify) -> mail; then one Block frame each, the memory lent to the channel. Demanded blocks are read at once and overtake bulk in the channel; bulk is read only while
  * little of it is queued in the channel (READ_AHEAD bytes), so that it neither piles up nor runs dry. */
 #include "daemon/upload_link_private.h"
 
@@ -52,28 +52,28 @@ static void frame_sent(void *payload, void *arg)
         serve_link_pump(link);
 }
 
-/* Queues the good blocks of a job; they hold the buffer from now on. */
-static void send_blocks(struct serve_link *link, struct served *f, const struct read_job *job)
+/* Queues the blocks of a run; they hold the buffer from now on. */
+static void send_blocks(struct serve_link *link, struct served *f, struct block_run run,
+                        bool urgent, struct upload_buffer *buffer)
 {
     const struct geometry *geometry = content_geometry(f->content);
-    enum channel_class class = job->urgent ? CHANNEL_URGENT : CHANNEL_BULK;
+    enum channel_class class = urgent ? CHANNEL_URGENT : CHANNEL_BULK;
 
-    job->buffer->users = job->good;
-    job->buffer->link = job->urgent ? link : NULL;
-    job->buffer->lent = job->good * BLOCK_SIZE;
-    if (job->urgent)
-        link->urgent_queued += job->buffer->lent;
-    for (uint32_t i = 0; i < job->good; i++) {
+    buffer->users = run.count;
+    buffer->link = urgent ? link : NULL;
+    buffer->lent = run.count * BLOCK_SIZE;
+    if (urgent)
+        link->urgent_queued += buffer->lent;
+    for (uint32_t i = 0; i < run.count; i++) {
         Peer__Block message = PEER__BLOCK__INIT;
-        message.file = job->run.file;
-        message.block = job->run.first + i;
+        message.file = run.file;
+        message.block = run.first + i;
         uint32_t size = geometry_block_size(geometry, message.block);
         f->sent += size;
         link->sent += size;
         link->upload->total += size;
         channel_send_payload(link->channel, class, PEER__PEER_TYPE__PEER_BLOCK, 0, 0, &message.base,
-                             job->buffer->bytes + (size_t)i * BLOCK_SIZE, size, frame_sent,
-                             job->buffer);
+                             buffer->bytes + (size_t)i * BLOCK_SIZE, size, frame_sent, buffer);
     }
 }
 
@@ -90,8 +90,9 @@ static void read_done(struct mail *mail, void *owner)
     struct served *f = link->dead ? NULL : serve_file_of(link, job->run.file);
     if (f == NULL || f->generation != job->generation || link->leaving)
         job->good = 0;
-    if (job->good > 0)
-        send_blocks(link, f, job);
+    struct block_run good = {job->run.file, job->run.first, job->good};
+    if (good.count > 0)
+        send_blocks(link, f, good, job->urgent, job->buffer);
     else
         upload_buffer_put(job->buffer);
     if (f != NULL && f->generation == job->generation && job->good < job->run.count &&
@@ -125,6 +126,13 @@ static void read_run(struct job *raw)
 
 static void read_start(struct serve_link *link, struct served *f, struct block_run run, bool urgent)
 {
+    struct upload_buffer *buffer = upload_buffer_get(link->upload);
+
+    /* What needs neither the disk nor a hash is quicker read than handed to a worker. */
+    if (content_get_now(f->content, run.first, run.count, buffer->bytes)) {
+        send_blocks(link, f, run, urgent, buffer);
+        return;
+    }
     struct read_job *job = xcalloc(1, sizeof *job);
 
     job->job.run = read_run;
@@ -134,7 +142,7 @@ static void read_start(struct serve_link *link, struct served *f, struct block_r
     job->run = run;
     job->generation = f->generation;
     job->urgent = urgent;
-    job->buffer = upload_buffer_get(link->upload);
+    job->buffer = buffer;
     link->reads++;
     *(urgent ? &link->urgent_reading : &link->bulk_reading) += run.count * BLOCK_SIZE;
     workers_post(link->upload->daemon->workers, &job->job, urgent);
@@ -153,12 +161,14 @@ bool serve_link_turn(struct serve_link *link, bool demanded)
     struct block_run run;
     enum urgency urgency;
 
-    if (link->leaving || request_queue_blocks(link->queue) == 0 || link->reads >= READS_MAX)
+    /* Hashes that were asked for go first: blocks without them are of no use to the fetcher, who holds only so many. */
+    if (link->leaving || request_queue_blocks(link->queue) == 0 || link->reads >= READS_MAX ||
+        link->hashings > 0)
         return false;
     bool urgent = request_queue_has(link->queue, URGENT_DEMAND);
     if ((demanded && !urgent) || class_is_full(link, urgent))
         return false;
-    bool first = urgent && link->urgent_reading == 0;
+    bool first = urgent && link->urgent_reading + link->urgent_queued == 0;
     uint32_t most = upload_allows(link->upload, first ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS);
     if (most == 0)
         return false;

@@ -101,15 +101,19 @@ static void hashes_done(struct mail *mail, void *owner)
     (void)owner;
     CHECK_OBJECT(link, SERVE_LINK_MAGIC);
     link->hashings--;
-    if (link->dead)
-        serve_release(link);
-    else if (!link->leaving && job->error == 0)
-        send_hashes(link, job->run, job->layer, job->hashes);
-    else if (!link->leaving)
-        serve_reject(link, job->run, PEER__REASON__REASON_NO_BLOCK, true);
+    if (!link->dead && !link->leaving) {
+        if (job->error == 0)
+            send_hashes(link, job->run, job->layer, job->hashes);
+        else
+            serve_reject(link, job->run, PEER__REASON__REASON_NO_BLOCK, true);
+    }
     content_release(job->content);
     free(job->hashes);
     free(job);
+    if (link->dead)
+        serve_release(link);
+    else
+        serve_link_pump(link);
 }
 
 static void hashes_run(struct job *raw)
@@ -118,6 +122,23 @@ static void hashes_run(struct job *raw)
 
     job->error = content_block_hashes(job->content, job->run.first, job->run.count, job->hashes);
     loop_post(job->link->upload->loop, &job->mail);
+}
+
+/* Block hashes from the disk, into `hashes`, which become the job's. */
+static void hashes_load(struct serve_link *link, struct served *f, struct block_run run,
+                        uint8_t *hashes)
+{
+    struct hash_job *job = xcalloc(1, sizeof *job);
+
+    job->job.run = hashes_run;
+    job->mail.deliver = hashes_done;
+    job->link = link;
+    job->content = content_share(f->content);
+    job->run = run;
+    job->layer = PEER__LAYER__LAYER_BLOCKS;
+    job->hashes = hashes;
+    link->hashings++;
+    workers_post(link->upload->daemon->workers, &job->job, true);
 }
 
 /* Whether [first, first + count) lies within the layer, and for block hashes within one piece. */
@@ -153,24 +174,19 @@ const char *serve_on_hash_request(struct serve_link *link, const uint8_t *bytes,
     } else if (link->hashings >= HASHES_MAX ||
                channel_queued(link->channel, CHANNEL_URGENT) >= HASHES_AHEAD) {
         serve_reject(link, run, PEER__REASON__REASON_BUSY, true);
-    } else if (m->layer == PEER__LAYER__LAYER_PIECES) {
-        uint8_t *hashes = xmalloc((size_t)m->count * HASH_SIZE);
-        if (content_piece_hashes(f->content, (uint32_t)m->first, m->count, hashes))
-            send_hashes(link, run, m->layer, hashes);
-        else
-            serve_reject(link, run, PEER__REASON__REASON_NO_BLOCK, true);
-        free(hashes);
     } else {
-        struct hash_job *job = xcalloc(1, sizeof *job);
-        job->job.run = hashes_run;
-        job->mail.deliver = hashes_done;
-        job->link = link;
-        job->content = content_share(f->content);
-        job->run = run;
-        job->layer = m->layer;
-        job->hashes = xmalloc((size_t)m->count * HASH_SIZE);
-        link->hashings++;
-        workers_post(link->upload->daemon->workers, &job->job, true);
+        uint8_t *hashes = xmalloc((size_t)m->count * HASH_SIZE);
+        bool pieces = m->layer == PEER__LAYER__LAYER_PIECES;
+        if (pieces ? content_piece_hashes(f->content, (uint32_t)m->first, m->count, hashes)
+                   : content_block_hashes_now(f->content, m->first, m->count, hashes))
+            send_hashes(link, run, m->layer, hashes);
+        else if (pieces)
+            serve_reject(link, run, PEER__REASON__REASON_NO_BLOCK, true);
+        else {
+            hashes_load(link, f, run, hashes);
+            hashes = NULL;
+        }
+        free(hashes);
     }
     message_done(&arena);
     return fault;

@@ -6,7 +6,7 @@
  *   upload_rights.c  who may open what
  *
  * L1  what is read or queued of a class is less than READ_AHEAD or URGENT_AHEAD, plus one job.
- * L2  whatever keeps the pump from going on ends in a call of it: a job in its `done`, a full bulk queue in `drained`, full
+ * L2  whatever keeps the pump from going on ends in a call of it: a job (of hashes too) in its `done`, a full bulk queue in `drained`, full
  *     urgent frames in frame_sent, an empty bucket in upload.c's refill.
  * L3  a file may be closed while jobs for it are under way: they hold a reference on the content and name the file by number
  *     and generation.

@@ -99,14 +99,23 @@ int content_set_leaves(struct content *c, uint32_t piece, const uint8_t *hashes)
     return 0;
 }
 
-int content_put(struct content *c, uint64_t first, uint32_t count, const uint8_t *const *blocks,
-                int *verdicts)
+void content_check(struct content *c, uint64_t first, uint32_t count, const uint8_t *const *blocks,
+                   int *verdicts)
 {
     CHECK(count > 0 && first + count <= c->geometry.blocks);
     CHECK(bitmap_test(c->leaves, first / c->geometry.piece_blocks));
     for (uint32_t i = 0; i < count; i++) {
         CHECK(!bitmap_test(c->present, first + i));
-        verdicts[i] = blocks[i][0] == 0xee ? -EBADMSG : blocks[i][0] == 0xef ? -ENOSPC : 0;
+        verdicts[i] = blocks[i][0] == 0xee ? -EBADMSG : 0;
+    }
+}
+
+int content_write(struct content *c, uint64_t first, uint32_t count, const uint8_t *const *blocks,
+                  int *verdicts)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (verdicts[i] == 0 && blocks[i][0] == 0xef)
+            verdicts[i] = -ENOSPC;
         if (verdicts[i] == 0) {
             bitmap_set(c->present, first + i);
             c->put++;
