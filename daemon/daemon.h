@@ -43,7 +43,8 @@ struct daemon_settings {
     char *announce;   /* extra address to announce, "" for none */
     uint64_t rate_up; /* bytes a second, 0: no limit */
     uint64_t rate_down;
-    bool background; /* complete files that are really being read; default true */
+    bool background;     /* complete files that are really being read; default true */
+    uint64_t cache_size; /* bytes of other members' contents that are not pinned; 0: no limit */
 };
 
 struct daemon {

@@ -516,6 +516,28 @@ void download_unget(struct download *download, const uint8_t root[HASH_SIZE])
     post(download, note);
 }
 
+static void on_lost(struct mail *mail, void *owner)
+{
+    struct download *download = owner;
+    struct note *note = open_note(mail, download);
+    struct file *file = file_of(download, note->id);
+
+    if (file != NULL && !download->stopping) {
+        picker_lost(file->picker);
+        file_dirty(file);
+    }
+    free(note);
+    download_settle(download);
+}
+
+void download_lost(struct download *download, struct content *content)
+{
+    struct note *note = note_new(on_lost);
+
+    memcpy(note->id, content_root(content), HASH_SIZE);
+    post(download, note);
+}
+
 void download_peers(struct download *download, Tracker__Peers *peers, bool answer)
 {
     struct note *note = note_new(on_peers);

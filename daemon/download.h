@@ -43,6 +43,9 @@ void download_get(struct download *, struct content *);
 /* No longer asked for; what readers demand goes on. */
 void download_unget(struct download *, const uint8_t root[HASH_SIZE]);
 
+/* From the store's change hook: blocks of this content went. Who waits for them asks for them again. */
+void download_lost(struct download *, struct content *);
+
 /* --- from the session ---------------------------------------------------------------------------------------- */
 /* `peers` is taken over (protobuf-c unpacked). `answer`: replaces what was known, else adds. */
 void download_peers(struct download *, Tracker__Peers *peers, bool answer);

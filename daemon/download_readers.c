@@ -82,6 +82,15 @@ struct handle *handle_get(struct file *file, uint64_t id)
     return handle;
 }
 
+/* A file that takes most of the cache would only push out what was read of it before. */
+static bool may_complete(const struct file *file)
+{
+    const struct daemon_settings *settings = &file->download->daemon->settings;
+
+    return settings->background &&
+           (settings->cache_size == 0 || file->geometry->size <= settings->cache_size / 2);
+}
+
 /* The handle reads there: its windows move. */
 void handle_reads(struct handle *handle, uint64_t offset, uint64_t size)
 {
@@ -101,7 +110,7 @@ void handle_reads(struct handle *handle, uint64_t offset, uint64_t size)
         }
         picker_window_set(file->picker, &handle->windows[i], first, end - first);
     }
-    if (file->download->daemon->settings.background && readahead_is_reading(&handle->ahead))
+    if (may_complete(file) && readahead_is_reading(&handle->ahead))
         file_set_background(file);
     picker_trim(file->picker);
     file_dirty(file);

@@ -126,13 +126,19 @@ static void deliver_task(struct mail *mail, void *owner)
 void local_post(struct local *l, struct task *task, void (*work)(struct task *),
                 void (*done)(struct local *, struct task *))
 {
+    local_post_to(l, l->daemon->workers, task, work, done);
+}
+
+void local_post_to(struct local *l, struct workers *workers, struct task *task,
+                   void (*work)(struct task *), void (*done)(struct local *, struct task *))
+{
     task->local = l;
     task->work = work;
     task->done = done;
     task->job.run = run_task;
     task->mail.deliver = deliver_task;
     if (!l->stopped) {
-        workers_post(l->daemon->workers, &task->job, true);
+        workers_post(workers, &task->job, true);
         return;
     }
     /* At the end: nobody else is left to do it. */
@@ -185,6 +191,7 @@ static const struct request_kind {
     {TYPE(HEALTH), WHO_CTL, &local__paths__descriptor, ctl_health},
     {TYPE(GET), WHO_CTL, &local__get__descriptor, fetch_get},
     {TYPE(UNPIN), WHO_CTL, &local__paths__descriptor, fetch_unpin},
+    {TYPE(EVICT), WHO_CTL, &local__paths__descriptor, ctl_evict},
     {TYPE(LS), WHO_CTL, &local__ls__descriptor, ctl_ls},
     {TYPE(STOP), WHO_CTL, &local__stop__descriptor, ctl_stop},
 };
@@ -483,6 +490,7 @@ static void tick(void *arg)
     timer_set(l->tick, TICK_NS);
     io_tick(l, now);
     write_tick(l, now);
+    evict_look(l->evict);
     if (now >= l->next_retry) {
         l->next_retry = now + RETRY_NS;
         catalogue_retry(l->catalogue);
@@ -540,6 +548,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     l->tick = timer_new(l->loop, tick, l);
     l->stir_timer = timer_new(l->loop, local_stir, l);
     l->drop_timer = timer_new(l->loop, local_drop_due, l);
+    l->evict = evict_new(l);
     l->accept = event_new(loop_base(l->loop), l->socket, EV_READ | EV_PERSIST, on_accept, l);
     CHECK(l->accept != NULL && event_add(l->accept, NULL) == 0);
     return l;
@@ -621,6 +630,7 @@ void local_stop(struct local *l)
     l->stopped = true;
     while (l->clients != NULL)
         client_free(l->clients);
+    evict_stop(l->evict);
     (void)catalogue_commit(l->catalogue, true);
     if (l->socket >= 0) {
         unlink(l->socket_path);
@@ -652,6 +662,7 @@ void local_free(struct local *l)
     io_free(l);
     fetch_free(l);
     ctl_free(l);
+    evict_free(l->evict);
     push_free(l);
     catalogue_close(l->catalogue);
     free_items(&l->unused);

@@ -36,6 +36,9 @@ void local_account_answer(struct local *, struct account_answer *);
 /* health NULL: error is an errno; copies: one byte per piece, may be NULL; both taken over. */
 void local_health_answer(struct local *, void *cookie, int error, Tracker__Health *health);
 
+/* error 0, or an errno; `granted`: bits of pieces that may be deleted, malloc'ed, taken over, NULL with an error. */
+void local_release_answer(struct local *, void *cookie, int error, uint8_t *granted);
+
 /* --- from download and upload --- */
 void local_demand_done(struct local *, uint64_t request, int error);
 void local_content_complete(struct local *, const uint8_t root[HASH_SIZE], int error);

@@ -261,6 +261,9 @@ static void fill_status(struct local *l, const struct gather *g, Local__Status *
     m->uptime = (uint64_t)((clock_now() - l->daemon->started) / NS_PER_S);
     m->store_trouble =
         g->down->store_trouble[0] != '\0' ? g->down->store_trouble : l->store_trouble;
+    const char *cache_trouble;
+    evict_status(l->evict, &m->cache_size, &m->cache_bytes, &cache_trouble);
+    m->cache_trouble = text_of(cache_trouble);
     m->version = text_of(P2P_VERSION);
     m->pid = (uint32_t)getpid();
 }

@@ -196,6 +196,20 @@ uint64_t fetch_have(struct local *l, const struct fetch *f)
     return summary.bytes < f->size ? summary.bytes : f->size;
 }
 
+void fetch_each_root(struct local *l, void (*each)(void *arg, const uint8_t root[HASH_SIZE]),
+                     void *arg)
+{
+    for (const struct fetch *f = l->fetches; f != NULL; f = f->hh.next)
+        each(arg, f->root);
+}
+
+bool fetch_has_root(struct local *l, const uint8_t root[HASH_SIZE])
+{
+    const struct fetch *f = find(l, root);
+
+    return f != NULL && !is_over(f);
+}
+
 void fetch_complete(struct local *l, const uint8_t root[HASH_SIZE], int error)
 {
     struct fetch *f = find(l, root);

@@ -72,6 +72,8 @@ static void deliver_changed(struct mail *mail, void *owner)
         content_release(changed[i]);
     }
     free(changed);
+    if (!l->stopped)
+        evict_look(l->evict);
     local_after(l);
 }
 
@@ -239,6 +241,34 @@ void local_health_answer(struct local *l, void *cookie, int error, Tracker__Heal
     mail->cookie = cookie;
     mail->error = error;
     mail->health = health;
+    loop_post(l->loop, &mail->mail);
+}
+
+struct granted_mail {
+    struct mail mail;
+    void *cookie;
+    int error;
+    uint8_t *granted;
+};
+
+static void deliver_granted(struct mail *raw, void *owner)
+{
+    struct local *l = owner;
+    struct granted_mail *mail = (struct granted_mail *)raw;
+
+    evict_granted(l->evict, mail->cookie, mail->error, mail->granted);
+    free(mail);
+    local_after(l);
+}
+
+void local_release_answer(struct local *l, void *cookie, int error, uint8_t *granted)
+{
+    struct granted_mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->mail.deliver = deliver_granted;
+    mail->cookie = cookie;
+    mail->error = error;
+    mail->granted = granted;
     loop_post(l->loop, &mail->mail);
 }
 

@@ -12,6 +12,7 @@
  *   local_sealed.c  Seals that wait for the tracker
  *   local_drop.c    contents that lost their last name
  *   local_push.c    invalidations, gathered and sent in batches
+ *   evict.c         p2pctl evict, and the limit of the cache
  *
  * A request is answered at once or later, from a job's or another thread's mail: then a struct reply
  * names it, by the client's number, which is never used twice; an answer to a client that is gone
@@ -25,6 +26,7 @@
 #include "base/loop.h"
 #include "base/workers.h"
 #include "daemon/catalogue.h"
+#include "daemon/evict.h"
 #include "daemon/local.h"
 #include "daemon/store.h"
 #include "proto/channel.h"
@@ -196,6 +198,7 @@ struct local {
 
     struct gather *gathers;
     struct health *healths;
+    struct evict *evict;
 
     /* local_push.c */
     struct batch *first_batch, *open_batch, *last_batch;
@@ -218,6 +221,9 @@ void local_error(struct local *, struct reply, int error, const char *format, ..
     __attribute__((format(printf, 4, 5)));
 void local_post(struct local *, struct task *, void (*work)(struct task *),
                 void (*done)(struct local *, struct task *));
+/* The same on other threads than the daemon's workers. */
+void local_post_to(struct local *, struct workers *, struct task *, void (*work)(struct task *),
+                   void (*done)(struct local *, struct task *));
 /* The request being carried out is put off. */
 struct deferred *local_defer(struct local *, struct reply);
 /* Carries out, in order, and frees. */
@@ -242,6 +248,7 @@ extern handler write_create, write_begin, write_wrote, write_seal, write_sync;
 extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ctl_invite,
     ctl_status, ctl_peers, ctl_health, ctl_ls, ctl_stop;
 extern handler fetch_get, fetch_unpin;
+extern handler ctl_evict; /* evict.c */
 
 /* --- local_mail.c --- */
 void local_stir(void *local); /* tells the mounts of contents that grew; a timer's */
@@ -304,6 +311,9 @@ uint64_t fetch_have(struct local *, const struct fetch *); /* bytes here */
 void fetch_complete(struct local *, const uint8_t root[HASH_SIZE], int error);
 void fetch_pinned(struct local *, uint64_t ino); /* a pinned file has a new content */
 void fetch_pin_all(struct local *);              /* at the start */
+void fetch_each_root(struct local *, void (*each)(void *arg, const uint8_t root[HASH_SIZE]),
+                     void *arg);
+bool fetch_has_root(struct local *, const uint8_t root[HASH_SIZE]); /* it is under way or waits */
 void fetch_client_gone(struct local *, uint64_t client);
 void fetch_free(struct local *);
 

@@ -33,6 +33,7 @@
 #include "daemon/credentials.h"
 #include "daemon/daemon.h"
 #include "daemon/download.h"
+#include "daemon/evict.h"
 #include "daemon/local.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
@@ -130,6 +131,14 @@ static const char *take_listen(void *to, const char *value)
     return config_take_text(to, value);
 }
 
+static const char *take_cache_size(void *to, const char *value)
+{
+    const char *fault = config_take_bytes(to, value);
+    uint64_t size = *(uint64_t *)to;
+
+    return fault != NULL ? fault : size > 0 && size < CACHE_SIZE_LEAST ? "is less than 16M" : NULL;
+}
+
 static bool load_settings(const char *home, struct daemon_settings *settings)
 {
     const struct config_key keys[] = {
@@ -138,6 +147,7 @@ static bool load_settings(const char *home, struct daemon_settings *settings)
         {"limit", "up", config_take_bytes, &settings->rate_up},
         {"limit", "down", config_take_bytes, &settings->rate_down},
         {"fetch", "background", config_take_bool, &settings->background},
+        {"store", "cache-size", take_cache_size, &settings->cache_size},
         {NULL, NULL, NULL, NULL},
     };
     char *path = home_path(home, "p2pd.conf");
@@ -242,6 +252,8 @@ static void holding_changed(void *arg, struct content *content, uint64_t first, 
         whole = content_has_piece(content, piece);
     if (!whole)
         return;
+    if (!present)
+        download_lost(d->download, content);
     session_holding_changed(d->session, content);
     upload_holding_changed(d->upload, content);
     local_holding_changed(d->local, content);

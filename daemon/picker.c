@@ -416,6 +416,25 @@ void picker_failed(struct picker *picker, uint64_t block)
     picker_settle(picker, piece);
 }
 
+void picker_lost(struct picker *picker)
+{
+    picker->version++;
+    for (uint32_t i = 0; i < picker->geometry.pieces; i++) {
+        struct piece *piece = picker_piece(picker, i);
+        uint64_t first;
+        uint32_t count;
+
+        geometry_piece(&picker->geometry, i, &first, &count);
+        if (piece != NULL) {
+            for (uint32_t k = 0; k < count; k++)
+                picker_block(picker, piece, k);
+            picker_settle(picker, piece);
+        } else if (picker->want_all && !bitmap_all(picker->present, first, count)) {
+            rarity_list(picker->rarity, i, true); /* P3 */
+        }
+    }
+}
+
 void picker_rejected(struct picker_source *source, uint64_t first, uint32_t count, bool lacks)
 {
     struct picker *picker = source->picker;

@@ -124,6 +124,8 @@ enum picker_verdict picker_received(struct picker_source *, uint64_t block, uint
                                     int64_t now, bool *urgent);
 void picker_present(struct picker *, uint64_t first, uint32_t count);
 void picker_failed(struct picker *, uint64_t block);
+/* Blocks went from the bitmap, by damage or because they were taken away. */
+void picker_lost(struct picker *);
 /* The source will not send these; `lacks`: it has not got them. */
 void picker_rejected(struct picker_source *, uint64_t first, uint32_t count, bool lacks);
 

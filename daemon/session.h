@@ -73,6 +73,12 @@ void session_unwant(struct session *, const uint8_t root[HASH_SIZE]);
 void session_holding_changed(struct session *, struct content *);
 /* A content was dropped here. */
 void session_dropped(struct session *, const uint8_t root[HASH_SIZE], uint64_t size);
+/* From local: which of these pieces (bits, taken over; NULL: all) may be deleted? The answer goes to
+ * local_release_answer with `cookie`. From then on, until session_released, nothing of this content is announced. */
+void session_release(struct session *, const uint8_t root[HASH_SIZE], uint64_t size,
+                     uint8_t *pieces, void *cookie);
+/* Once for each session_release, when what was granted is deleted, or will not be. `gone`: nothing is left of it here. */
+void session_released(struct session *, const uint8_t root[HASH_SIZE], bool gone);
 /* From upload: where we listen. Announced with this machine's addresses. */
 void session_listening(struct session *, uint16_t port);
 /* From download: this device could not be dialled; ask it, through the tracker, to dial us. */

@@ -46,6 +46,7 @@ struct holding {
     bool marked;  /* to be told: in the list */
     bool loading; /* a worker opens the content; then it is not in the list */
     bool dropped;
+    unsigned releasing;          /* parts of it are being deleted: nothing is told meanwhile */
     struct holding *prev, *next; /* in session->marked */
     UT_hash_handle hh;
 };
@@ -76,6 +77,8 @@ static void holding_free(struct session *s, struct holding *h)
 
 static void mark(struct session *s, struct holding *h)
 {
+    if (h->releasing > 0)
+        return;
     if (!h->marked && !h->loading)
         DL_APPEND(s->marked, h);
     h->marked = !h->loading;
@@ -422,7 +425,7 @@ void session_announce_link_up(struct session *s, const char *seen_as)
     }
     announce_addresses(s, seen_as, true);
     HASH_ITER(hh, s->holdings, h, next) {
-        if (h->dropped) {
+        if (h->dropped && h->releasing == 0) {
             holding_free(s, h);
             continue;
         }
@@ -476,6 +479,36 @@ void session_holding_changed(struct session *s, struct content *content)
     mail->mail.deliver = deliver_changed;
     mail->content = content_share(content);
     loop_post(s->loop, &mail->mail);
+}
+
+void session_announce_hold(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size)
+{
+    struct holding *h = holding_of(s, root, size);
+
+    h->releasing++;
+    if (h->marked)
+        DL_DELETE(s->marked, h);
+    h->marked = false;
+}
+
+void session_announce_go_on(struct session *s, const uint8_t root[HASH_SIZE], bool gone)
+{
+    struct holding *h;
+
+    HASH_FIND(hh, s->holdings, root, HASH_SIZE, h);
+    if (h == NULL || s->stopping)
+        return;
+    if (h->releasing > 0)
+        h->releasing--;
+    if (gone) {
+        h->dropped = true;
+        content_release(h->content);
+        h->content = NULL;
+    }
+    free(h->told); /* what the tracker thinks we have it knows better than we */
+    h->told = NULL;
+    h->told_complete = false;
+    mark(s, h);
 }
 
 struct dropped_mail {

@@ -3,7 +3,8 @@
  *
  *   session.c           the connection's life: dialling, back-off, subscription, operations, wants,
  * pushes session_account.c   registering, logging in and out, renewal of the certificate
- *   session_announce.c  what we hold and where we listen, told to the tracker */
+ *   session_announce.c  what we hold and where we listen, told to the tracker
+ *   session_release.c   asking the tracker what may be deleted */
 #ifndef DAEMON_SESSION_INTERNAL_H
 #define DAEMON_SESSION_INTERNAL_H
 
@@ -84,5 +85,9 @@ void session_announce_down(struct session *); /* at the end: timers are freed */
 void session_announce_free(struct session *); /* after the last mail */
 void session_announce_link_up(struct session *, const char *seen_as);
 void session_announce_link_down(struct session *);
+/* Between the two nothing is told of this content: the tracker has been asked whether parts of it may be deleted, and
+ * what it granted must not count again before it is gone. `gone`: nothing is left. */
+void session_announce_hold(struct session *, const uint8_t root[HASH_SIZE], uint64_t size);
+void session_announce_go_on(struct session *, const uint8_t root[HASH_SIZE], bool gone);
 
 #endif

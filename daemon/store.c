@@ -582,6 +582,11 @@ bool store_summary(struct store *store, const uint8_t root[HASH_SIZE], struct st
     return here && out->bytes > 0;
 }
 
+uint64_t store_held(const struct store *store)
+{
+    return __atomic_load_n(&store->held, __ATOMIC_RELAXED);
+}
+
 void store_space(struct store *store, uint64_t *held, uint64_t *free_bytes, uint64_t *total)
 {
     struct statvfs status;

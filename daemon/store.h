@@ -66,6 +66,8 @@ struct store_summary {
 void store_each(struct store *, void (*each)(const struct store_summary *, void *arg), void *arg);
 /* False if nothing of it is here. */
 bool store_summary(struct store *, const uint8_t root[HASH_SIZE], struct store_summary *out);
+/* Bytes present of all contents. */
+uint64_t store_held(const struct store *);
 void store_space(struct store *, uint64_t *held, uint64_t *free_bytes, uint64_t *total);
 
 /* [worker] Deletes a content once its last reference is gone (at once if there is none): at the next call of a [worker]

@@ -4,6 +4,7 @@
  *   account.c   register login logout whoami passwd invite      service.c  start stop
  *   status.c    status                                          swarm.c    peers health
  *   fetch.c     get pin unpin                                   list.c     ls
+ *   store.c     evict
  *   client.c    talks to p2pd      path.c    what PATH means     secret.c   asks for passwords
  *   table.c     columns            text.c    names, widths       json.c     messages as JSON
  *   progress.c  a progress line    terminal.c  size, full screen

@@ -9,7 +9,7 @@ _p2pctl_options() {
     invite) echo "--admin --uses --expires --json" ;;
     status) echo "--watch --json" ;;
     ls) echo "--long --json" ;;
-    logout | start | stop | peers | health | get | pin | unpin) echo "--json" ;;
+    logout | start | stop | peers | health | get | pin | unpin | evict) echo "--json" ;;
     esac
 }
 
@@ -32,7 +32,7 @@ _p2pctl_swarm_paths() {
 
 _p2pctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb='' home='' i
-    local verbs="register login logout whoami passwd invite start stop status peers health get pin unpin ls help"
+    local verbs="register login logout whoami passwd invite start stop status peers health get pin unpin evict ls help"
 
     COMPREPLY=()
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -63,7 +63,7 @@ _p2pctl() {
     fi
     case $verb in
     '' | help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current") ;;
-    status | peers | health | get | pin | unpin | ls)
+    status | peers | health | get | pin | unpin | evict | ls)
         compopt -o filenames
         [[ $current != /* ]] || mapfile -t COMPREPLY < <(_p2pctl_swarm_paths "$current" "$home")
         [ ${#COMPREPLY[@]} -ne 0 ] || mapfile -t COMPREPLY < <(compgen -f -- "$current")

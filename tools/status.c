@@ -64,6 +64,10 @@ static void print_heading(FILE *to, const Local__Status *s)
                 s->pending == 1 ? "" : "s");
     fprintf(to, "\nstore      %s used, %s free%s%s\n", bytes_format(a, s->store_bytes),
             bytes_format(b, s->store_free), *store != '\0' ? ": " : "", store);
+    if (s->cache_size > 0)
+        fprintf(to, "cache      %s of %s%s%s\n", bytes_format(a, s->cache_bytes),
+                bytes_format(b, s->cache_size), *s->cache_trouble != '\0' ? ": " : "",
+                s->cache_trouble);
     fprintf(to,
             "traffic    in %s/s on %" PRIu32 " link%s, out %s/s on %" PRIu32 " link%s\n"
             "           since the start: in %s, out %s",

@@ -54,6 +54,10 @@ static const struct verb verbs[] = {
      "keep files here whole: fetched now, never evicted",
      "Returns at once; 'p2pctl get' waits for them.\n" PATHS},
     {"unpin", fetch_unpin, "PATH...", 1, UINT_MAX, OPTION_JSON, "undo pin", PATHS},
+    {"evict", store_evict, "PATH...", 1, UINT_MAX, OPTION_JSON,
+     "give back the space files take here",
+     "They stay in the swarm, and are fetched again when they are read. What is pinned, and\n"
+     "pieces of which no other connected member has a copy, stay.\n" PATHS},
     {"ls", list_entries, "[PATH]", 0, 1, OPTION_LONG | OPTION_JSON, "list a directory", PATHS},
     {"help", help, "[COMMAND]", 0, 1, 0, "say how p2pctl, or one command, is used", NULL},
 };

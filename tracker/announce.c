@@ -3,6 +3,7 @@
  * Owns the sessions' addresses and the timers that tell news and write piece maps; the state itself is
  * swarm.c's. Piece maps go to disk at most once a second, at most PIECES_AT_ONCE rows at a time, one batch under
  * way: who announces never waits for a disk. */
+#include "base/bitmap.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -222,6 +223,25 @@ const char *announce_announce(struct session *s, uint32_t id, const void *messag
     else
         session_done(s, id);
     return NULL;
+}
+
+const char *announce_release(struct session *s, uint32_t id, const void *message)
+{
+    const Tracker__Release *request = message;
+    struct swarm_key key;
+    if (!key_of(&request->root, request->size, &key) || key.size == 0)
+        return "a malformed Release";
+    Tracker__Released answer = TRACKER__RELEASED__INIT;
+    answer.bitfield.len = bitmap_bytes(geometry_of(key.size).pieces);
+    answer.bitfield.data = xmalloc(answer.bitfield.len);
+    swarm_at(s->server->swarm, clock_now());
+    const char *fault = swarm_release(s->server->swarm, s->peer, &key, request->bitfield.data,
+                                      request->bitfield.len, answer.bitfield.data);
+    if (fault == NULL)
+        session_answer(s, id, TRACKER__TRACKER_TYPE__TRACKER_RELEASED, &answer.base);
+    free(answer.bitfield.data);
+    announce_changed(s->server);
+    return fault;
 }
 
 void announce_connect(struct session *s)

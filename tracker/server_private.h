@@ -181,7 +181,7 @@ session_handler accounts_register, accounts_login, accounts_renew, accounts_logo
 session_handler feed_subscribe;
 session_handler grants_grant, grants_access, grants_group, grants_groups;
 session_handler announce_announce, announce_want, announce_unwant, announce_health,
-    announce_dial_back;
+    announce_release, announce_dial_back;
 /* Ops are carried out on the storage's thread, so they are unpacked there. */
 const char *feed_ops(struct session *, uint32_t id, const uint8_t *message, size_t size);
 

@@ -163,6 +163,8 @@ static const struct request {
      announce_unwant},
     {TRACKER__TRACKER_TYPE__TRACKER_HEALTH, MEMBER, &tracker__health_request__descriptor,
      announce_health},
+    {TRACKER__TRACKER_TYPE__TRACKER_RELEASE, MEMBER, &tracker__release__descriptor,
+     announce_release},
     {TRACKER__TRACKER_TYPE__TRACKER_DIAL_BACK, MEMBER | NO_ID, &tracker__dial_back__descriptor,
      announce_dial_back},
     {TRACKER__TRACKER_TYPE__TRACKER_GRANT, MEMBER, &tracker__grant__descriptor, grants_grant},

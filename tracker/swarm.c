@@ -421,6 +421,66 @@ void swarm_drop(struct swarm *s, struct swarm_device *d, const struct swarm_key 
         holding_drop(s, h);
 }
 
+/* Whether a device other than the holder of `own` (which may be NULL) has that piece. */
+static bool others_have(const struct content *c, const struct holding *own, uint32_t piece)
+{
+    uint32_t copies = c->complete + (c->copies == NULL ? 0 : c->copies[piece]);
+    bool counts = own != NULL && own->at_content != NOT_LISTED &&
+                  (own->map == NULL || bitmap_test(own->map, piece));
+
+    return copies > (counts ? 1 : 0);
+}
+
+/* The holding is without these pieces from now on. */
+static void holding_lessen(struct swarm *s, struct holding *h, const uint8_t *less)
+{
+    struct content *c = h->content;
+    size_t bytes = bitmap_bytes(c->pieces);
+    bool counts = h->at_content != NOT_LISTED;
+    uint8_t *map = xcalloc(1, bytes);
+
+    for (uint32_t i = 0; i < c->pieces; i++)
+        if ((h->map == NULL || bitmap_test(h->map, i)) && !bitmap_test(less, i))
+            bitmap_set(map, i);
+    if (bitmap_next_set(map, 0, c->pieces) == c->pieces) {
+        free(map);
+        holding_drop(s, h);
+        return;
+    }
+    holding_set(s, h, map, false);
+    if (counts)
+        count_in(s, h);
+}
+
+const char *swarm_release(struct swarm *s, struct swarm_device *d, const struct swarm_key *key,
+                          const uint8_t *bitfield, size_t bitfield_size, uint8_t *out)
+{
+    CHECK(key->size <= FILE_SIZE_MAX && d->owner != NULL);
+    uint32_t pieces = geometry_of(key->size).pieces;
+    size_t bytes = bitmap_bytes(pieces);
+    uint8_t *asked = xcalloc(1, bytes + 1), *granted = xcalloc(1, bytes + 1);
+    bool sound =
+        bitfield_size == 0 || (bitfield_size == bytes && bitmap_from_wire(asked, bitfield, pieces));
+    struct content *c = sound ? swarm_content(s, key, false) : NULL;
+    if (c != NULL) {
+        struct holding *h = swarm_holding(s, d, c);
+        bool any = false;
+        for (uint32_t i = 0; i < pieces; i++)
+            if ((bitfield_size == 0 || bitmap_test(asked, i)) && others_have(c, h, i)) {
+                bitmap_set(granted, i);
+                any = true;
+            }
+        if (h != NULL && any && check_room(d, c, h, true) != NULL)
+            memset(granted, 0, bytes); /* no room for the map of what stays */
+        else if (h != NULL && any)
+            holding_lessen(s, h, granted);
+    }
+    bitmap_to_wire(out, granted, bytes);
+    free(asked);
+    free(granted);
+    return sound ? NULL : "a malformed Release";
+}
+
 void swarm_load(struct swarm *s, const uint8_t id[DEVICE_ID_SIZE], const struct swarm_key *key,
                 bool complete, const uint8_t *map, size_t map_size)
 {

@@ -70,6 +70,10 @@ const char *swarm_hold(struct swarm *, struct swarm_device *, const struct swarm
 const char *swarm_add(struct swarm *, struct swarm_device *, const struct swarm_key *,
                       const uint32_t *pieces, size_t count);
 void swarm_drop(struct swarm *, struct swarm_device *, const struct swarm_key *);
+/* The device would like to delete these pieces (`bitfield` as on the wire, size 0: all). `out`, bytes of a bitfield:
+ * those that some other connected device holds; of these the device's no longer count. */
+const char *swarm_release(struct swarm *, struct swarm_device *, const struct swarm_key *,
+                          const uint8_t *bitfield, size_t bitfield_size, uint8_t *out);
 /* From disk at the start: known, offline. `map` as base/bitmap.h has it. Unsound rows are left out.
  */
 void swarm_load(struct swarm *, const uint8_t id[DEVICE_ID_SIZE], const struct swarm_key *,

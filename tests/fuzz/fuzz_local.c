@@ -80,6 +80,15 @@ void session_health(struct session *s, const uint8_t root[HASH_SIZE], uint64_t s
 {
     local_health_answer(d.local, cookie, ENOTCONN, NULL);
 }
+void session_release(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size,
+                     uint8_t *pieces, void *cookie)
+{
+    free(pieces);
+    local_release_answer(d.local, cookie, ENOTCONN, NULL);
+}
+void session_released(struct session *s, const uint8_t root[HASH_SIZE], bool gone)
+{
+}
 void session_dropped(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size)
 {
 }
