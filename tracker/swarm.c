@@ -449,7 +449,7 @@ static void holding_lessen(struct swarm *s, struct holding *h, const uint8_t *le
     }
     holding_set(s, h, map, false);
     if (counts)
-        count_in(s, h);
+        swarm_count_in(s, h);
 }
 
 const char *swarm_release(struct swarm *s, struct swarm_device *d, const struct swarm_key *key,
