@@ -1,4 +1,4 @@
-/* The two clocks. Every timeout uses clock_now: CLOCK_MONOTONIC, so a clock that is set does no harm. */
+/* The clocks. Every timeout uses clock_now: CLOCK_MONOTONIC, so a clock that is set does no harm. */
 #ifndef BASE_CLOCK_H
 #define BASE_CLOCK_H
 
@@ -11,5 +11,7 @@
 int64_t clock_now(void); /* monotonic, nanoseconds; only differences mean anything */
 int64_t
 clock_wall(void); /* nanoseconds since 1970-01-01 UTC, for what people and certificates see */
+/* Processor time that this thread has used, nanoseconds. Costs a system call (0.2 us). */
+int64_t clock_thread(void);
 
 #endif

@@ -64,6 +64,8 @@ static void tell_closed(struct channel *channel)
     channel->told = true;
     timer_free(channel->finish_timer);
     channel->finish_timer = NULL;
+    if (channel->budget_timer != NULL)
+        timer_cancel(channel->budget_timer);
     channel->events.closed(channel->arg, channel->orderly, channel->why);
 }
 
@@ -167,6 +169,8 @@ void channel_free(struct channel *channel)
     event_del(&channel->later);
     timer_free(channel->finish_timer);
     channel->finish_timer = NULL;
+    timer_free(channel->budget_timer);
+    channel->budget_timer = NULL;
     stream_free(channel->stream);
     channel->stream = NULL;
     channel_output_free(channel);
@@ -194,6 +198,21 @@ void channel_pause(struct channel *channel, bool paused)
     channel->paused = paused;
 }
 
+void channel_set_budget(struct channel *channel, int64_t per_second, int64_t burst)
+{
+    CHECK_OBJECT(channel, CHANNEL_MAGIC);
+    CHECK(per_second > 0 && per_second <= NS_PER_S && burst > 0);
+    if (channel->budget_timer == NULL) {
+        channel->budget_timer = timer_new(channel->loop, channel_input_again, channel);
+        channel->credit = burst;
+        channel->credit_at = clock_now();
+    }
+    if (burst > channel->burst && channel->burst > 0)
+        channel->credit += burst - channel->burst;
+    channel->budget = per_second;
+    channel->burst = burst;
+}
+
 void channel_trust(struct channel *channel)
 {
     CHECK_OBJECT(channel, CHANNEL_MAGIC);
@@ -204,6 +223,11 @@ struct stream *channel_stream(const struct channel *channel)
 {
     CHECK_OBJECT(channel, CHANNEL_MAGIC);
     return channel->stream;
+}
+
+bool channel_is_broken(const struct channel *channel)
+{
+    return channel->broken;
 }
 
 int64_t channel_last_heard(const struct channel *channel)

@@ -81,6 +81,14 @@ size_t channel_queued(const struct channel *, enum channel_class);
 void channel_set_low_mark(struct channel *, size_t bytes); /* default 32 KiB */
 /* Stops and resumes reading, for back-pressure. */
 void channel_pause(struct channel *, bool paused);
+/* Bounds what the other end's input may cost, for owners who expect no bulk: `per_second` ns of this thread's processor
+ * time, `burst` at once. Beyond that input waits, in the kernel, until the debt is paid; nothing is lost and the
+ * channel does not end. Any channel gives way to the others of its loop after a few hundred small frames; one with a
+ * budget also after two milliseconds. */
+void channel_set_budget(struct channel *, int64_t per_second, int64_t burst);
+/* Whether it ended because the other end broke the rules of framing (a header or a payload that is not allowed): a
+ * fault of `frame`'s is the owner's own to know. */
+bool channel_is_broken(const struct channel *);
 /* When the last frame arrived, on the monotonic clock; and bytes both ways, frames included. */
 int64_t channel_last_heard(const struct channel *);
 uint64_t channel_bytes_in(const struct channel *);

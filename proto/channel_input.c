@@ -18,6 +18,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/loop.h"
 #include "base/mem.h"
 #include "base/stream.h"
 #include "proto/channel_internal.h"
@@ -28,15 +29,27 @@
 #define BULK_PAYLOAD 4096 /* a payload from here on makes the next window small */
 #define FIRST_ROOM   4096 /* of a message's memory */
 
-/* Bytes that are read before the other streams of this loop get their turn. */
-#define BURST (1u << 20)
+/* What is read before the other streams of this loop get their turn: bytes, frames without payload (bytes alone
+ * would let somebody put 60,000 requests into one turn), and with a budget time. */
+#define BURST        (1u << 20)
+#define BURST_FRAMES 512
+#define SLICE        (2 * NS_PER_MS)
+
+/* The longest wait for a budget: an owner's time limits must not run out over it. */
+#define DEBT_WAIT_MAX (5 * NS_PER_S)
 
 static bool is_open(const struct channel *channel)
 {
-    return !channel->freed && !channel->ended && !channel->finishing && !channel->paused;
+    return !channel->freed && !channel->ended && !channel->finishing && !channel->paused &&
+           !channel->yields && !channel->overdrawn;
 }
 
 static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t smaller_time(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
@@ -101,6 +114,10 @@ static void deliver(struct channel *channel)
     if (fault != NULL && !channel->finishing)
         end_input(channel, false, fault);
     drop_message(channel);
+    if (frame.payload_size == 0 && ++channel->frames >= BURST_FRAMES)
+        channel->yields = true;
+    if (channel->budget > 0 && clock_now() >= channel->slice_end)
+        channel->yields = true;
 }
 
 /* channel->message is whole. */
@@ -121,8 +138,10 @@ static void message_here(struct channel *channel)
     channel->phase = CHANNEL_PAYLOAD;
     channel->have = 0;
     channel->payload = payload;
-    if (payload == NULL && fault != NULL)
+    if (payload == NULL && fault != NULL) {
+        channel->broken = true;
         end_input(channel, false, fault);
+    }
 }
 
 static void header_here(struct channel *channel)
@@ -132,6 +151,7 @@ static void header_here(struct channel *channel)
     if (fault == NULL && channel->frame.fds > 0 && !stream_is_unix(channel->stream))
         fault = "a frame has file descriptors where none can be";
     if (fault != NULL) {
+        channel->broken = true;
         end_input(channel, false, fault);
         return;
     }
@@ -324,7 +344,34 @@ void channel_input_discard(struct channel *channel)
     stream_resume(channel->stream);
 }
 
-void channel_input(struct channel *channel)
+/* --- what input may cost
+ * -------------------------------------------------------------------------------- */
+static void charge(struct channel *channel, int64_t cost)
+{
+    int64_t now = clock_now();
+    int64_t passed = smaller_time(now - channel->credit_at, 60 * NS_PER_S);
+    int64_t grown =
+        (int64_t)((double)passed * (double)channel->budget / (double)NS_PER_S) + channel->credit;
+    channel->credit = smaller_time(grown, channel->burst) - cost;
+    channel->credit_at = now;
+    if (channel->credit >= 0)
+        return;
+    /* Not for the debt alone: then a frame or two would be read at a time. */
+    double debt = (double)(channel->burst / 4 - channel->credit);
+    double wait = debt * (double)NS_PER_S / (double)channel->budget;
+    channel->overdrawn = true;
+    timer_set(channel->budget_timer, wait < (double)DEBT_WAIT_MAX ? (int64_t)wait : DEBT_WAIT_MAX);
+}
+
+void channel_input_again(void *arg)
+{
+    struct channel *channel = arg;
+    channel->overdrawn = false;
+    if (!channel->ended && !channel->paused)
+        stream_resume(channel->stream);
+}
+
+static void read_round(struct channel *channel)
 {
     uint8_t window[WINDOW];
     size_t read = 0;
@@ -342,8 +389,24 @@ void channel_input(struct channel *channel)
             break;
         read += (size_t)n;
     }
+}
+
+void channel_input(struct channel *channel)
+{
+    int64_t began = channel->budget > 0 ? clock_thread() : 0;
+    channel->frames = 0;
+    if (channel->budget > 0)
+        channel->slice_end = clock_now() + SLICE;
+    read_round(channel);
     if (channel->freed)
         return;
+    if (channel->budget > 0 && !channel->ended)
+        charge(channel, clock_thread() - began);
+    if (channel->yields) {
+        channel->yields = false;
+        if (!channel->ended && !channel->overdrawn && !channel->paused)
+            stream_resume(channel->stream);
+    }
     bool delivered = channel->delivered;
     channel->delivered = false;
     if (delivered && channel->events.idle != NULL)

@@ -40,10 +40,13 @@ struct channel {
     bool ended;     /* nothing goes in or out any more; `closed` has been or will be called */
     bool told;      /* `closed` has been called */
     bool orderly;   /* how it ended */
+    bool broken;    /* the other end broke the framing */
     char *why;      /* why it ended, or with `finishing` will have */
     bool finishing; /* channel_finish was called */
     bool trusted;
     bool paused;
+    bool yields;    /* the rest of the input waits for the next round */
+    bool overdrawn; /* the budget is used up: input waits for budget_timer */
 
     /* Receiving. */
     enum channel_phase phase;
@@ -62,6 +65,11 @@ struct channel {
     size_t held_size;
     int64_t last_heard;
     uint64_t bytes_in;
+    unsigned frames;       /* without payload, in this round */
+    int64_t slice_end;     /* of this round, with a budget */
+    int64_t budget, burst; /* ns of processor time: in a second, and at once; 0: no limit */
+    int64_t credit, credit_at;
+    struct timer *budget_timer; /* NULL without a budget */
     uint8_t small[CHANNEL_SMALL_MESSAGE];
 
     /* Sending. */
@@ -88,6 +96,8 @@ void channel_input(struct channel *);
 /* Reads and forgets: a socket that is closed with unread input takes back what was sent on it. */
 void channel_input_discard(struct channel *);
 void channel_input_free(struct channel *);
+/* The budget has filled up again. */
+void channel_input_again(void *channel);
 
 /* Gives the stream what it takes. Called from the loop only. */
 void channel_output(struct channel *);

@@ -50,6 +50,7 @@ struct end {
     int fds[4];
     unsigned fd_take, fd_count;
     unsigned refill; /* bulk blocks to send in `drained` */
+    int64_t burn;    /* processor time that each frame costs */
 };
 
 static void acts(struct end *end, enum where where)
@@ -103,6 +104,8 @@ static const char *on_frame(void *arg, const struct frame *frame, const uint8_t 
 {
     struct end *end = arg;
     assert_int_equal(end->closed, 0);
+    for (int64_t until = clock_thread() + end->burn; end->burn > 0 && clock_thread() < until;)
+        ;
     if (end->frame_count < 64)
         end->frames[end->frame_count] = *frame;
     end->frame_count++;
@@ -662,6 +665,50 @@ static void endless_input_gives_way_to_others(void **state)
     mocked_free(m);
 }
 
+#define SMALL_FRAMES 2000
+
+static void make_many(struct end *end)
+{
+    for (uint32_t i = 1; i <= SMALL_FRAMES; i++)
+        send_ping(end, CHANNEL_URGENT, i);
+}
+
+static void many_small_frames_give_way_to_others(void **state)
+{
+    struct mocked *m = mocked_new();
+    record(m, make_many);
+    for (unsigned round = 1; m->end.frame_count < SMALL_FRAMES; round++) {
+        read_it(m);
+        assert_true(m->end.frame_count <= round * 512);
+        assert_int_equal(m->mock.resumes, m->end.frame_count < SMALL_FRAMES ? round : round - 1);
+    }
+    assert_int_equal(m->end.frame_count, SMALL_FRAMES);
+    mocked_free(m);
+}
+
+static void input_over_its_budget_waits_and_is_not_lost(void **state)
+{
+    struct mocked *m = mocked_new();
+    record(m, make_many);
+    m->end.burn = 20 * NS_PER_MS;
+    channel_set_budget(m->end.channel, NS_PER_S / 50, 10 * NS_PER_MS);
+    read_it(m); /* ends with the first frame, as that takes more than a turn's time */
+    assert_int_equal(m->end.frame_count, 1);
+    unsigned resumes = m->mock.resumes;
+    assert_int_equal(resumes, 0);
+    read_it(m); /* nothing: the budget waits half a second */
+    assert_int_equal(m->end.frame_count, 1);
+    UNTIL(m->end.loop, m->mock.resumes > resumes);
+    m->end.burn = 0;
+    while (m->end.frame_count < SMALL_FRAMES) {
+        resumes = m->mock.resumes;
+        read_it(m);
+        UNTIL(m->end.loop, m->mock.resumes > resumes || m->end.frame_count == SMALL_FRAMES);
+    }
+    assert_int_equal(m->end.closed, 0);
+    mocked_free(m);
+}
+
 static void endless_output_gives_way_to_others(void **state)
 {
     struct mocked *m = mocked_new();
@@ -1118,6 +1165,8 @@ int main(void)
         cmocka_unit_test(without_a_payload_callback_a_payload_is_a_fault),
         cmocka_unit_test(a_pause_holds_frames_that_were_read_already),
         cmocka_unit_test(endless_input_gives_way_to_others),
+        cmocka_unit_test(many_small_frames_give_way_to_others),
+        cmocka_unit_test(input_over_its_budget_waits_and_is_not_lost),
         cmocka_unit_test(endless_output_gives_way_to_others),
         cmocka_unit_test(drained_comes_once_each_time),
         cmocka_unit_test(lent_payloads_are_released_once_written),
