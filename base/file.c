@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -233,4 +234,13 @@ int file_pwrite_all(int fd, const void *from, size_t size, uint64_t offset)
         offset += (uint64_t)n;
     }
     return 0;
+}
+
+bool file_is_kept(int fd, unsigned kept)
+{
+    struct rlimit limit;
+
+    /* A new descriptor is the lowest that is free: its number tells how many there are. */
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+           (rlim_t)fd + kept >= limit.rlim_cur;
 }

@@ -28,6 +28,9 @@ int file_sync_parent(const char *path);
 int file_pread_all(int fd, void *to, size_t size, uint64_t offset);
 int file_pwrite_all(int fd, const void *from, size_t size, uint64_t offset);
 
+/* Whether `fd`, just got, is one of the last `kept` descriptors that this process may have: then it should go back. */
+bool file_is_kept(int fd, unsigned kept);
+
 /* Wipes and frees what file_read(…, secret=true, …) returned; NULL is fine. */
 void file_free_secret(char *data, size_t size);
 

@@ -27,14 +27,34 @@
     (180 * NS_PER_S) /* a member's link to the tracker; PING goes at a third */
 #define LIMIT_FINISH_NS                                                                            \
     (5 * NS_PER_S) /* a last word that is not taken: the channel ends without it */
-#define LIMIT_CONNECT_NS           (8 * NS_PER_S) /* dialling one address */
-#define LIMIT_HALF_OPEN            64 /* handshakes under way on one listener; each costs 2.6 ms of RSA */
-#define LIMIT_HALF_OPEN_SOURCE     8 /* of which from one address */
-#define LIMIT_PEER_LINKS           512 /* links that one daemon serves, and as many that it fetches on */
-#define LIMIT_PEER_LINKS_DEVICE    4 /* of which from one device, so a stuck one can be replaced */
-#define LIMIT_TRACKER_LINKS        16384 /* connections to one tracker: 14 to 30 KiB each */
-#define LIMIT_TRACKER_LINKS_SOURCE 512   /* of which from one address (an office behind one NAT) */
-#define LIMIT_LOCAL_CLIENTS        64    /* p2pfs and p2pctl processes on one daemon */
+#define LIMIT_CONNECT_NS            (8 * NS_PER_S) /* dialling one address */
+#define LIMIT_HALF_OPEN             64 /* handshakes under way on one listener; each costs 2.6 ms of RSA */
+#define LIMIT_HALF_OPEN_SOURCE      8 /* of which from one address */
+#define LIMIT_WAITING               1024 /* accepted by the tracker, and waiting for one of those places */
+#define LIMIT_KNOCKS                256 /* handshakes that one address may begin at once: 0.7 s of RSA */
+#define LIMIT_KNOCK_NS              (NS_PER_S / 16) /* and one more each: 4 % of a core */
+#define LIMIT_KNOCK_FINE            3    /* handshakes that one without a good end costs besides */
+#define LIMIT_KNOCK_SOURCES         4096 /* addresses of which this is remembered: 100 bytes each */
+#define LIMIT_PEER_LINKS            512 /* links that one daemon serves, and as many that it fetches on */
+#define LIMIT_PEER_LINKS_DEVICE     4 /* of which from one device, so a stuck one can be replaced */
+#define LIMIT_PEER_LINKS_ACCOUNT    32    /* of which from the devices of one account */
+#define LIMIT_TRACKER_LINKS         16384 /* connections to one tracker: 14 to 30 KiB each */
+#define LIMIT_TRACKER_LINKS_SOURCE  512   /* of which from one address (an office behind one NAT) */
+#define LIMIT_TRACKER_LINKS_ACCOUNT 64    /* of which from the devices of one account */
+#define LIMIT_LOCAL_CLIENTS         64    /* p2pfs and p2pctl processes on one daemon */
+#define LIMIT_DESCRIPTORS_KEPT                                                                     \
+    64 /* descriptors that strangers' connections leave for files, databases, local clients */
+#define LIMIT_STALL_NS                                                                             \
+    (60 * NS_PER_S) /* bytes are queued for a receiver and it takes none: the link ends */
+
+/* --- what handling their input may cost: of each second of a loop's thread, and at once ------------------ */
+#define LIMIT_PEER_INPUT_NS                                                                        \
+    (50 * NS_PER_MS) /* a link that is served: 20 times what 1 Gbit/s needs */
+#define LIMIT_PEER_BURST_NS     (100 * NS_PER_MS)
+#define LIMIT_MEMBER_INPUT_NS   (100 * NS_PER_MS) /* a member at the tracker */
+#define LIMIT_MEMBER_BURST_NS   NS_PER_S /* 200000 files announced from scratch take half of it */
+#define LIMIT_STRANGER_INPUT_NS (10 * NS_PER_MS) /* who has no certificate */
+#define LIMIT_STRANGER_BURST_NS (20 * NS_PER_MS)
 
 /* --- the peer protocol -------------------------------------------------------------------------------- */
 #define LIMIT_OPEN_FILES     4096 /* files open on one link */
@@ -50,8 +70,11 @@
     (20 * NS_PER_S) /* a requested block that has not come: asked for elsewhere */
 #define LIMIT_BROKEN_CLAIMS                                                                        \
     8 /* rejects of pieces that were announced, before the claims are ignored */
-#define LIMIT_BAN_NS                                                                               \
-    (3600 * NS_PER_S) /* a device that sent a block with a wrong hash is not spoken to */
+#define LIMIT_BAN_NS (3600 * NS_PER_S) /* a device that did harm on purpose is not spoken to */
+#define LIMIT_STRIKES                                                                              \
+    3 /* breaches of the protocol by one device, any of which could be a mistake, within ... */
+#define LIMIT_STRIKES_NS (600 * NS_PER_S) /* ... this, and it counts as on purpose */
+#define LIMIT_BANS       4096             /* devices of which that is remembered */
 
 /* --- the tracker protocol ------------------------------------------------------------------------------ */
 #define LIMIT_ANNOUNCE_FILES 1024   /* files in one Announce */
