@@ -10,7 +10,7 @@
  *
  * Each thread is a loop (base/loop.h) and the only owner of its state; they talk by the functions marked "any thread" in
  * each module's header, which post mail. What is shared instead of posted is immutable or guards itself: struct content
- * (store.h), struct credentials, this structure.
+ * (store.h), struct credentials, struct bans, this structure.
  *
  * Who calls whom:
  *   local    -> session    operations on the catalogue, log in and the like
@@ -28,6 +28,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct bans;
 struct loop;
 struct workers;
 struct store;
@@ -53,6 +54,7 @@ struct daemon {
     struct store *store;
     struct workers *workers;    /* one per core */
     struct workers *handshakes; /* two */
+    struct bans *bans;          /* proto/bans.h: guards itself */
     struct session *session;
     struct download *download;
     struct upload *upload;

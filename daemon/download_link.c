@@ -320,6 +320,7 @@ static const char *on_frame(void *arg, const struct frame *frame, const uint8_t 
     fault = link_message(link, frame, message);
     free(link->in_bytes);
     link->in_bytes = NULL;
+    link->broke = fault != NULL && frame->type != PEER__PEER_TYPE__PEER_GOODBYE;
     return fault;
 }
 
@@ -370,7 +371,7 @@ static void on_ready(void *arg)
         download_settle(download);
         return;
     }
-    if (link->device->banned_until > clock_now()) {
+    if (device_is_banned(link->device)) {
         link_end(link, PEER__FAREWELL__FAREWELL_BANNED, link->device->ban);
         download_settle(download);
         return;
@@ -379,6 +380,18 @@ static void on_ready(void *arg)
     snprintf(link->device->account, sizeof(link->device->account), "%s", subject.account);
     device_attempt_ended(link->device, link);
     download_settle(download);
+}
+
+static void broke_the_rules(struct link *link, const char *what)
+{
+    struct download *download = link->download;
+    uint8_t id[DEVICE_ID_SIZE];
+    char account[sizeof(link->device->account)];
+
+    memcpy(id, link->device->id, sizeof(id));
+    memcpy(account, link->device->account, sizeof(account));
+    link_free(link);
+    device_strike(download, id, account, what);
 }
 
 static void on_closed(void *arg, bool orderly, const char *why)
@@ -393,7 +406,10 @@ static void on_closed(void *arg, bool orderly, const char *why)
         log_info("the link to %s at %s has ended: %s", link->device->account, link->address, why);
     else
         log_debug("dialling %s: %s", link->address, why);
-    link_free(link);
+    if (link->state == LINK_UP && (link->broke || channel_is_broken(link->channel)))
+        broke_the_rules(link, why);
+    else
+        link_free(link);
     download_settle(download);
 }
 
@@ -479,7 +495,7 @@ struct link *link_adopt(struct download *download, struct stream *stream, const 
         return NULL;
     }
     device = device_get(download, subject.device, subject.account);
-    if (device->banned_until > clock_now() ||
+    if (device_is_banned(device) ||
         (device->link != NULL &&
          clock_now() - channel_last_heard(device->link->channel) < LIMIT_HELLO_NS)) {
         stream_free(stream);

@@ -21,6 +21,7 @@
 #include "daemon/credentials.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
+#include "proto/bans.h"
 
 #define STAGGER      (250 * NS_PER_MS)
 #define RETRY_FIRST  NS_PER_S
@@ -108,11 +109,38 @@ void device_ban(struct download *download, const uint8_t id[DEVICE_ID_SIZE], con
         return;
     device->banned_until = clock_now() + LIMIT_BAN_NS;
     snprintf(device->ban, sizeof(device->ban), "%s", why);
+    bans_add(download->daemon->bans, id, device->account, why, clock_now());
     hex_encode(text, id, DEVICE_ID_SIZE);
     log_warning("%s (device %s) is banned for an hour: it %s", device->account, text, why);
     timer_cancel(device->stagger);
     if (device->link != NULL)
         link_end(device->link, PEER__FAREWELL__FAREWELL_BANNED, why);
+}
+
+void device_strike(struct download *download, const uint8_t id[DEVICE_ID_SIZE], const char *account,
+                   const char *what)
+{
+    char why[BANS_WHY_SIZE];
+
+    snprintf(why, sizeof(why), "broke the protocol: %s", what);
+    if (!bans_strike(download->daemon->bans, id, account, why, clock_now()))
+        return;
+    device_get(download, id, account);
+    device_ban(download, id, why);
+}
+
+bool device_is_banned(struct device *device)
+{
+    struct ban ban;
+    int64_t now = clock_now();
+
+    if (device->banned_until > now)
+        return true;
+    if (!bans_find(device->download->daemon->bans, device->id, now, &ban))
+        return false;
+    device->banned_until = ban.until;
+    snprintf(device->ban, sizeof(device->ban), "%s", ban.why);
+    return true;
 }
 
 /* --- dialling ------------------------------------------------------------------------------------------------------- */
@@ -201,7 +229,7 @@ static void stagger_due(void *arg)
 void device_dial(struct device *device, int64_t now)
 {
     if (device->link != NULL || device->dialling > 0 || now < device->next_try ||
-        device->banned_until > now || device->download->credentials == NULL ||
+        device_is_banned(device) || device->download->credentials == NULL ||
         device->download->stopping)
         return;
     device->next_address = 0;

@@ -28,6 +28,7 @@
 #include "daemon/picker.h"
 #include "daemon/pipeline.h"
 #include "daemon/readahead.h"
+#include "proto/bans.h"
 #include "proto/limits.h"
 #include "proto/peer.pb-c.h"
 
@@ -180,7 +181,8 @@ struct link {
     bool greeted;        /* its Hello came */
     bool choked;
     bool dirty;
-    bool full; /* a file found no place on it */
+    bool full;  /* a file found no place on it */
+    bool broke; /* its last message broke the protocol */
     STAILQ_ENTRY(link) of_dirty;
     int64_t since;     /* of this state */
     int64_t last_used; /* a file was open on it */
@@ -227,9 +229,9 @@ struct device {
     unsigned failures;
     int64_t next_try;
     int64_t banned_until;
-    char ban[64]; /* why */
     bool has_whole;
     uint8_t whole[TICKET_SIZE]; /* our right to every content there */
+    char ban[BANS_WHY_SIZE]; /* why */
 };
 
 /* --- the thread ---------------------------------------------------------------------------------------------------------- */
@@ -364,6 +366,11 @@ void device_dial(struct device *, int64_t now);
 /* One attempt is over: `up` is the link that it made, or NULL. */
 void device_attempt_ended(struct device *, struct link *up);
 void device_ban(struct download *, const uint8_t id[DEVICE_ID_SIZE], const char *why);
+/* The device broke the protocol: a ban if it did so too often. */
+void device_strike(struct download *, const uint8_t id[DEVICE_ID_SIZE], const char *account,
+                   const char *what);
+/* Whether it is banned, be it for what it did to this side or to the upload side. */
+bool device_is_banned(struct device *);
 void device_review(struct device *); /* forgets it if nothing is known of it */
 void devices_tick(struct download *, int64_t now);
 void devices_free(struct download *);

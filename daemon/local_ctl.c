@@ -16,6 +16,7 @@
 #include "daemon/download.h"
 #include "daemon/session.h"
 #include "daemon/upload.h"
+#include "proto/bans.h"
 #include "proto/limits.h"
 
 #define STATUS_FILES 1000 /* in one answer without paths */
@@ -25,6 +26,8 @@ static char *text_of(const char *text)
 {
     return (char *)(uintptr_t)text;
 }
+
+#define BANS_SHOWN 256
 
 /* --- paths ------------------------------------------------------------------------------------ */
 
@@ -343,10 +346,23 @@ static char *short_device(const uint8_t device[16])
     return text;
 }
 
+/* The download side shows those that it has met. */
+static bool is_shown_as_banned(const struct download_status *down, const uint8_t device[16])
+{
+    for (size_t i = 0; i < down->link_count; i++)
+        if (memcmp(down->links[i].device, device, sizeof down->links[i].device) == 0 &&
+            strncmp(down->links[i].state, "banned", 6) == 0)
+            return true;
+    return false;
+}
+
 static void send_peers(struct local *l, struct gather *g)
 {
     Local__Peers message = LOCAL__PEERS__INIT;
-    size_t most = g->down->link_count + g->up->link_count;
+    struct ban *bans = xcalloc(BANS_SHOWN, sizeof *bans);
+    size_t banned = bans_list(l->daemon->bans, clock_now(), bans, BANS_SHOWN);
+    char **states = xcalloc(banned + 1, sizeof *states);
+    size_t most = g->down->link_count + g->up->link_count + banned;
     Local__Peer *peers = xcalloc(most + 1, sizeof *peers),
                 **pointers = xcalloc(most + 1, sizeof *pointers);
 
@@ -388,9 +404,23 @@ static void send_peers(struct local *l, struct gather *g)
         p->state = text_of("connected");
         pointers[message.n_peers++] = p;
     }
+    for (size_t i = 0; !g->has_root && i < banned; i++) {
+        Local__Peer *p = &peers[message.n_peers];
+        if (is_shown_as_banned(g->down, bans[i].device))
+            continue;
+        p->account = bans[i].account;
+        p->device = short_device(bans[i].device);
+        p->direction = text_of("out");
+        p->state = states[i] = xasprintf("banned: %s", bans[i].why);
+        pointers[message.n_peers++] = p;
+    }
     local_send(l, g->reply, TYPE(PEERS_ARE), &message.base);
     for (size_t i = 0; i < message.n_peers; i++)
         free(pointers[i]->device);
+    for (size_t i = 0; i < banned; i++)
+        free(states[i]);
+    free(states);
+    free(bans);
     free(peers);
     free(pointers);
 }

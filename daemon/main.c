@@ -38,6 +38,7 @@
 #include "daemon/session.h"
 #include "daemon/store.h"
 #include "daemon/upload.h"
+#include "proto/bans.h"
 
 #define SYNC_NS         (5 * NS_PER_S) /* how much of a download a power cut may cost */
 #define HANDSHAKE_POOL  2
@@ -335,6 +336,7 @@ static const char *set_up(struct program *p)
     loop_set_owner(p->loop, p);
     d->workers = workers_new("worker", 0);
     p->syncer = workers_new("sync", 1);
+    d->bans = bans_new();
     d->handshakes = workers_new("handshake", HANDSHAKE_POOL);
     if ((d->local = local_new(d, &fault)) == NULL || (d->upload = upload_new(d, &fault)) == NULL)
         return fault;
@@ -389,6 +391,7 @@ static void take_down(struct program *p)
     upload_free(d->upload);
     local_free(d->local);
     workers_free(d->handshakes);
+    bans_free(d->bans);
     workers_free(d->workers);
     workers_free(p->syncer);
     event_free(p->on_term);

@@ -21,6 +21,7 @@
 #include "daemon/credentials.h"
 #include "daemon/local.h"
 #include "daemon/store.h"
+#include "proto/bans.h"
 
 #define TICK_NS NS_PER_S
 /* How long the end waits for links to take their farewell. */
@@ -147,7 +148,9 @@ const char *upload_refuses(struct upload *u, const struct certificate_subject *s
 {
     struct revoked *revoked;
     struct serve_link *link;
-    unsigned of_device = 0;
+    unsigned of_device = 0, of_account = 0;
+    static char banned[BANS_WHY_SIZE + 32];
+    struct ban ban;
 
     *farewell = PEER__FAREWELL__FAREWELL_UNKNOWN;
     if (u->credentials == NULL)
@@ -158,11 +161,20 @@ const char *upload_refuses(struct upload *u, const struct certificate_subject *s
     *farewell = PEER__FAREWELL__FAREWELL_REVOKED;
     if (revoked != NULL && subject->not_before + BACKDATED_S <= revoked->at)
         return "its certificate has been revoked";
+    *farewell = PEER__FAREWELL__FAREWELL_BANNED;
+    if (bans_find(u->daemon->bans, subject->device, clock_now(), &ban)) {
+        snprintf(banned, sizeof banned, "banned: the device %s", ban.why);
+        return banned;
+    }
     *farewell = PEER__FAREWELL__FAREWELL_BUSY;
     if (u->link_count >= LIMIT_PEER_LINKS)
         return "too many links";
-    for (link = u->links; link != NULL; link = serve_link_next(link))
+    for (link = u->links; link != NULL; link = serve_link_next(link)) {
         of_device += memcmp(serve_link_remote(link)->device, subject->device, DEVICE_ID_SIZE) == 0;
+        of_account += strcmp(serve_link_remote(link)->account, subject->account) == 0;
+    }
+    if (of_account >= LIMIT_PEER_LINKS_ACCOUNT)
+        return "too many links of one account";
     return of_device >= LIMIT_PEER_LINKS_DEVICE ? "too many links of one device" : NULL;
 }
 
@@ -175,6 +187,18 @@ static void close_links(struct upload *u, const uint8_t *device, int farewell, c
         if (device == NULL || memcmp(serve_link_remote(link)->device, device, DEVICE_ID_SIZE) == 0)
             serve_link_close(link, farewell, why);
     }
+}
+
+void upload_strike(struct upload *u, const struct remote *remote, const char *what)
+{
+    char why[BANS_WHY_SIZE];
+
+    snprintf(why, sizeof why, "broke the protocol: %s", what);
+    if (!bans_strike(u->daemon->bans, remote->device, remote->account, why, clock_now()))
+        return;
+    log_warning("a device of %s at %s is banned for an hour: it %s", remote->account,
+                remote->address, why);
+    close_links(u, remote->device, PEER__FAREWELL__FAREWELL_BANNED, why);
 }
 
 /* --- mail
@@ -394,11 +418,13 @@ struct upload *upload_new(struct daemon *daemon, const char **fault)
     struct upload *u = xcalloc(1, sizeof *u);
 
     u->daemon = daemon;
+    u->knocks = knocks_new();
     u->loop = loop_new("upload");
     loop_set_owner(u->loop, u);
     u->listener = listener_new(u, daemon->home, daemon->settings.listen, fault);
     if (u->listener == NULL) {
         loop_free(u->loop);
+        knocks_free(u->knocks);
         free(u);
         return NULL;
     }
@@ -476,5 +502,6 @@ void upload_free(struct upload *u)
     }
     upload_rights_free(u);
     credentials_release(u->credentials);
+    knocks_free(u->knocks);
     free(u);
 }

@@ -11,8 +11,10 @@
  *   dialled:  (next address) HANDSHAKE --ready: our Hello{server} goes out--> HELLO
  * --Hello{fetcher}--> serve_link_new
  *
- * Handshakes cost 2.6 ms of RSA each, so their number is bounded, in all and for each source. When
- * descriptors run out the listener rests for a second instead of spinning. */
+ * Handshakes cost 2.6 ms of RSA each, so their number is bounded: at once, in all and for each source,
+ * and over time for each source (proto/knocks.h); when all places are taken, the slowest of the source
+ * that has most of them makes room. Descriptors that others need (LIMIT_DESCRIPTORS_KEPT) are not given to
+ * strangers, and when there are none at all the listener rests for a second instead of spinning. */
 #include "daemon/upload_internal.h"
 
 #include <arpa/inet.h>
@@ -58,6 +60,9 @@ struct greeting {
     struct timer *timer;
     struct remote remote;
     char source[INET6_ADDRSTRLEN]; /* without port */
+    uint8_t key[SOURCE_KEY_SIZE];  /* the source's, for budgets */
+    int64_t since;
+    bool good; /* a member of whom nothing bad is known */
     uint8_t bytes[FRAME_HEADER_SIZE + HELLO_MAX];
     size_t have, need;
     bool dialled;
@@ -86,6 +91,7 @@ static struct greeting *greeting_new(struct upload *u, void (*timeout)(void *), 
     g->dialled = dialled;
     g->timer = timer_new(u->loop, timeout, g);
     g->need = FRAME_HEADER_SIZE;
+    g->since = clock_now();
     DL_APPEND(u->greetings, g);
     *(dialled ? &u->dial_count : &u->greeting_count) += 1;
     return g;
@@ -108,6 +114,8 @@ static void give_up(struct greeting *g, const char *why)
         return;
     }
     log_debug("a connection from %s came to nothing: %s", g->source, why);
+    if (!g->good)
+        knocks_fine(g->upload->knocks, g->key, clock_now());
     greeting_free(g);
 }
 
@@ -256,6 +264,9 @@ static void on_ready(void *arg)
         refuse(g, farewell, no);
         return;
     }
+    g->good = true;
+    if (!g->dialled)
+        knocks_give_back(g->upload->knocks, g->key, clock_now());
     memcpy(g->remote.account, subject.account, sizeof g->remote.account);
     memcpy(g->remote.device, subject.device, sizeof g->remote.device);
     g->remote.valid_until = subject.not_after;
@@ -377,29 +388,64 @@ static void source_of(const struct sockaddr_storage *address, char *host, uint16
     inet_ntop(AF_INET, &in->sin_addr, host, INET6_ADDRSTRLEN);
 }
 
-static bool source_has_too_many(struct upload *u, const char *source)
+static unsigned half_open_of(struct upload *u, const uint8_t key[SOURCE_KEY_SIZE])
 {
     struct greeting *g;
     unsigned count = 0;
 
     DL_FOREACH(u->greetings, g)
-        count += strcmp(g->source, source) == 0;
-    return count >= LIMIT_HALF_OPEN_SOURCE;
+        count += !g->dialled && memcmp(g->key, key, SOURCE_KEY_SIZE) == 0;
+    return count;
+}
+
+/* All places are taken: the one who has been at it longest, and for more than a second, of the source
+ * that has most of them gives up its own. */
+static void make_room(struct upload *u, int64_t now)
+{
+    struct greeting *g, *victim = NULL;
+    unsigned most = 1; /* a source with one place keeps it */
+
+    DL_FOREACH(u->greetings, g) {
+        if (g->dialled || now - g->since < NS_PER_S)
+            continue;
+        unsigned count = half_open_of(u, g->key);
+        if (count > most) { /* they stand in the order in which they came */
+            most = count;
+            victim = g;
+        }
+    }
+    if (victim != NULL)
+        give_up(victim, "others wait for its place");
+}
+
+static bool is_welcome(struct upload *u, int fd, const uint8_t key[SOURCE_KEY_SIZE])
+{
+    int64_t now = clock_now();
+
+    if (u->credentials == NULL || file_is_kept(fd, LIMIT_DESCRIPTORS_KEPT))
+        return false;
+    if (half_open_of(u, key) >= LIMIT_HALF_OPEN_SOURCE)
+        return false;
+    if (u->greeting_count >= LIMIT_HALF_OPEN)
+        make_room(u, now);
+    return u->greeting_count < LIMIT_HALF_OPEN && knocks_take(u->knocks, key, now) == 0;
 }
 
 static void welcome(struct upload *u, int fd, const struct sockaddr_storage *address)
 {
     char source[INET6_ADDRSTRLEN] = "";
+    uint8_t key[SOURCE_KEY_SIZE];
     uint16_t port = 0;
 
     source_of(address, source, &port);
-    if (u->credentials == NULL || u->greeting_count >= LIMIT_HALF_OPEN ||
-        source_has_too_many(u, source)) {
+    source_key(address, key);
+    if (!is_welcome(u, fd, key)) {
         close(fd);
         return;
     }
     struct greeting *g = greeting_new(u, on_timeout, false);
     snprintf(g->source, sizeof g->source, "%s", source);
+    memcpy(g->key, key, sizeof g->key);
     snprintf(g->remote.address, sizeof g->remote.address,
              strchr(source, ':') != NULL ? "[%s]:%u" : "%s:%u", source, port);
     g->stream = tls_accept(u->loop, u->daemon->handshakes, u->credentials->peer_context, fd);

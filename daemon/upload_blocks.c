@@ -208,9 +208,15 @@ const char *serve_on_request(struct serve_link *link, const uint8_t *bytes, size
         /* What is not here is refused at once; runs of what is go into the queue. */
         const uint8_t *present = content_present(f->content);
         uint64_t at = run.first, end = run.first + run.count;
+        unsigned gaps = 0;
         while (at < end) {
             uint64_t have = bitmap_next_set(present, at, end);
             uint64_t until = bitmap_next_clear(present, have, end);
+            if (have > at && ++gaps > REJECTS_MAX) {
+                serve_reject(link, (struct block_run){run.file, at, (uint32_t)(end - at)},
+                             PEER__REASON__REASON_BUSY, false);
+                break;
+            }
             if (have > at)
                 serve_reject(link, (struct block_run){run.file, at, (uint32_t)(have - at)},
                              PEER__REASON__REASON_NO_BLOCK, false);

@@ -21,6 +21,7 @@
 #include "crypto/identity.h"
 #include "crypto/merkle.h"
 #include "crypto/ticket.h"
+#include "proto/knocks.h"
 #include "proto/limits.h"
 #include "proto/peer.pb-c.h"
 
@@ -71,7 +72,8 @@ struct upload {
     struct greeting
         *greetings; /* connections whose first frame has not come; doubly linked by utlist */
     unsigned greeting_count, dial_count; /* accepted ones; those that dial back */
-    struct serve_link *links;            /* doubly linked by utlist; pumped in this order */
+    struct knocks *knocks;
+    struct serve_link *links; /* doubly linked by utlist; pumped in this order */
     unsigned link_count;
     struct watched *watched; /* upload_link.c: who is told what comes of which content */
     struct revoked *revoked;
@@ -114,7 +116,7 @@ void greeting_close_all(struct upload *);
 void upload_dial(struct upload *, const uint8_t device[DEVICE_ID_SIZE], char **addresses);
 
 /* --- upload.c --- */
-/* NULL if that device may be served; else why not, and what to tell it. */
+/* NULL if that device may be served; else why not, and what to tell it; the text lives until the next call. */
 const char *upload_refuses(struct upload *, const struct certificate_subject *,
                            Peer__Farewell *farewell);
 struct upload_buffer *upload_buffer_get(struct upload *);
@@ -124,6 +126,8 @@ void upload_buffer_put(struct upload_buffer *);
 uint32_t upload_allows(struct upload *, uint32_t most);
 void upload_spend(struct upload *, uint32_t bytes);
 void upload_link_gone(struct upload *); /* a link has left the list */
+/* That fetcher broke the protocol: all links of its device end if it did so too often. */
+void upload_strike(struct upload *, const struct remote *, const char *what);
 
 /* --- upload_rights.c --- */
 void upload_rights_free(struct upload *);

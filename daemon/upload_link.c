@@ -167,11 +167,36 @@ static const char *on_frame(void *arg, const struct frame *frame, const uint8_t 
         log_info("%s at %s breaks the protocol: %s", link->remote.account, link->remote.address,
                  fault);
         say_goodbye(link, PEER__FAREWELL__FAREWELL_PROTOCOL, fault);
+        link->broke = true;
     }
     return fault;
 }
 
+static size_t answers(const struct serve_link *link)
+{
+    size_t queued = channel_queued(link->channel, CHANNEL_URGENT);
+
+    return queued > link->urgent_queued ? queued - link->urgent_queued : 0;
+}
+
+static void hold_back(struct serve_link *link, bool held)
+{
+    if (link->held_back == held)
+        return;
+    link->held_back = held;
+    channel_pause(link->channel, held);
+}
+
 static void on_idle(void *arg)
+{
+    struct serve_link *link = arg;
+
+    if (answers(link) >= ANSWERS_AHEAD)
+        hold_back(link, true);
+    serve_link_pump(link);
+}
+
+static void on_drained(void *arg)
 {
     serve_link_pump(arg);
 }
@@ -182,6 +207,13 @@ static void on_closed(void *arg, bool orderly, const char *why)
 
     log_debug("link for %s (%s) has ended: %s", link->remote.account, link->remote.address,
               orderly ? "closed by the peer" : why);
+    if (link->broke || channel_is_broken(link->channel)) {
+        struct upload *u = link->upload;
+        struct remote remote = link->remote;
+        serve_link_free(link);
+        upload_strike(u, &remote, why);
+        return;
+    }
     serve_link_free(link);
 }
 
@@ -189,7 +221,7 @@ static const struct channel_events events = {
     .frame = on_frame,
     .payload = on_payload,
     .idle = on_idle,
-    .drained = on_idle,
+    .drained = on_drained,
     .closed = on_closed,
 };
 
@@ -211,6 +243,8 @@ void serve_link_new(struct upload *u, struct stream *stream, const struct remote
     link->have_timer = timer_new(u->loop, serve_have_due, link);
     link->channel = channel_new(u->loop, stream, &events, link);
     channel_set_low_mark(link->channel, READ_AHEAD / 2);
+    channel_set_budget(link->channel, LIMIT_PEER_INPUT_NS, LIMIT_PEER_BURST_NS);
+    link->taken_at = channel_last_heard(link->channel);
     DL_APPEND(u->links, link);
     u->link_count++;
     hello.version = 1;
@@ -220,6 +254,21 @@ void serve_link_new(struct upload *u, struct stream *stream, const struct remote
     if (answer)
         serve_say(link, PEER__PEER_TYPE__PEER_HELLO, &hello.base);
     log_debug("serving %s at %s", remote->account, remote->address);
+}
+
+/* Whether it has been given bytes for long and took none of them: it may ask and ping for ever, and
+ * what is queued for it is memory. */
+static bool is_stalled(struct serve_link *link, int64_t now)
+{
+    uint64_t out = channel_bytes_out(link->channel);
+    size_t queued =
+        channel_queued(link->channel, CHANNEL_URGENT) + channel_queued(link->channel, CHANNEL_BULK);
+
+    if (out != link->taken || queued == 0) {
+        link->taken = out;
+        link->taken_at = now;
+    }
+    return now - link->taken_at > LIMIT_STALL_NS;
 }
 
 static uint64_t smooth(uint64_t rate, uint64_t bytes)
@@ -238,10 +287,14 @@ void serve_link_tick(struct serve_link *link, int64_t now)
         f->rate_sent = f->sent;
     }
     serve_rights_tick(link);
+    if (answers(link) < ANSWERS_AHEAD / 2)
+        hold_back(link, false);
     int64_t silent = now - channel_last_heard(link->channel);
     if (clock_wall() / NS_PER_S > link->remote.valid_until + CERTIFICATE_GRACE_S) {
         /* A revocation may have been missed; whoever is still a member comes again with a new one. */
         serve_link_close(link, PEER__FAREWELL__FAREWELL_IDLE, "the certificate has ended");
+    } else if (is_stalled(link, now)) {
+        serve_link_close(link, PEER__FAREWELL__FAREWELL_IDLE, "it does not read what it asked for");
     } else if (silent > LIMIT_PEER_IDLE_NS) {
         serve_link_close(link, PEER__FAREWELL__FAREWELL_IDLE, "idle");
     } else if (silent > LIMIT_PEER_IDLE_NS / 3 && !link->leaving &&

@@ -1,4 +1,4 @@
-/* Network addresses: what members announce, and where connections come from. */
+/* Network addresses: what members announce. */
 #ifndef TRACKER_ADDRESS_H
 #define TRACKER_ADDRESS_H
 
@@ -19,10 +19,5 @@ struct address {
 bool address_parse(struct address *out, const char *text);
 /* Bits that both begin with: the nearer, the more. IPv4 and IPv6 have none in common. */
 unsigned address_nearness(const struct address *, const struct address *);
-
-/* Where a connection comes from: its address without port for people, and for budgets (an IPv6
- * source is its /64: one household has as many addresses in it as it likes). */
-void source_text(const struct sockaddr_storage *, char *out, size_t size);
-void source_key(const struct sockaddr_storage *, uint8_t key[16]);
 
 #endif

@@ -4,8 +4,10 @@
  * session.c's. One thread, the one in server_run.
  *
  * Accepting: a connection costs 2.6 ms of RSA before it is known whose it is, so LIMIT_HALF_OPEN handshakes are
- * under way at once and LIMIT_HALF_OPEN_SOURCE from one source; who comes in between waits in a bounded queue
- * (after a restart everybody comes at once, often from behind one address). One descriptor is held in reserve, so
+ * under way at once and LIMIT_HALF_OPEN_SOURCE from one source; who comes in between, or whose source has used up its
+ * handshakes (proto/knocks.h), waits in a bounded queue (after a restart everybody comes at once, often from behind one
+ * address). When the queue is full, or all places are taken by handshakes that do not get on, the source that
+ * has most of them makes room: so a flood is in its own way, not in others'. One descriptor is held in reserve, so
  * that a process without descriptors can still take a connection and close it, instead of spinning. */
 #include "tracker/server.h"
 
@@ -22,15 +24,16 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/source.h"
 #include "crypto/random.h"
 #include "tracker/server_private.h"
 
 #define LISTEN_BACKLOG 1024
 #define ACCEPT_BURST   64                /* connections taken in one round of the loop */
 #define ACCEPT_RETRY   (100 * NS_PER_MS) /* without descriptors */
-#define WAITING_MAX    1024              /* accepted and waiting for a handshake's place */
 #define REFUSALS_PER_S 5                 /* log lines; the rest is counted */
 #define TOMBSTONE_LIFETIME                                                                         \
     (30 * 86400) /* a member that was away longer gets the catalogue from scratch */
@@ -38,6 +41,7 @@
 struct waiting {
     struct waiting *next;
     int fd;
+    int64_t since;
     struct source *source;
     char from[64];
 };
@@ -83,25 +87,98 @@ static struct source *source_get(struct server *server, const uint8_t key[16])
     return source;
 }
 
+/* Takes it out of the queue; its connection is the caller's. */
+static void waiting_remove(struct server *server, struct waiting **at)
+{
+    struct waiting *w = *at;
+    *at = w->next;
+    if (*at == NULL)
+        server->waiting_end = at;
+    server->waiting_count--;
+    w->source->waiting--;
+}
+
+static void waiting_refuse(struct server *server, struct waiting **at, const char *why)
+{
+    struct waiting *w = *at;
+    waiting_remove(server, at);
+    server_log_refusal(server, w->from, "%s", why);
+    close(w->fd);
+    server_link_ended(server, w->source);
+    free(w);
+}
+
 static void waiting_start(struct server *server)
 {
     struct waiting **at = &server->waiting;
-    while (*at != NULL && server->half_open < LIMIT_HALF_OPEN) {
+    int64_t now = clock_now();
+    int64_t soonest = INT64_MAX;
+    if (server->starting)
+        return;
+    server->starting = true;
+    while (*at != NULL) {
         struct waiting *w = *at;
-        if (w->source->half_open >= LIMIT_HALF_OPEN_SOURCE) {
+        if (server->half_open >= LIMIT_HALF_OPEN &&
+            (w->source->half_open > 0 || !sessions_make_room(server, now))) {
             at = &w->next;
             continue;
         }
-        *at = w->next;
-        if (*at == NULL)
-            server->waiting_end = at;
-        server->waiting_count--;
+        int64_t wait = 0;
+        if (w->source->half_open >= LIMIT_HALF_OPEN_SOURCE ||
+            (wait = knocks_take(server->knocks, w->source->key, now)) > 0) {
+            soonest = wait > 0 && wait < soonest ? wait : soonest;
+            at = &w->next;
+            continue;
+        }
+        waiting_remove(server, at);
         server->half_open++;
         w->source->half_open++;
         session_start(server, tls_accept(server->loop, server->crypto, server->tls, w->fd),
                       w->source, w->from);
         free(w);
     }
+    server->starting = false;
+    if (soonest != INT64_MAX)
+        timer_set(server->knock, soonest);
+}
+
+static void on_knock(void *arg)
+{
+    struct server *server = arg;
+    if (!server->stopping)
+        waiting_start(server);
+}
+
+/* Whoever waited so long has given up at the other end. */
+static void waiting_sweep(struct server *server, int64_t now)
+{
+    while (server->waiting != NULL && now - server->waiting->since > LIMIT_HANDSHAKE_NS)
+        waiting_refuse(server, &server->waiting, "refused: too many connections from there");
+    if (server->waiting != NULL)
+        waiting_start(server);
+}
+
+/* The queue is full: the last one of the source that has most in it goes, if that is more than `source` has. */
+static bool waiting_make_room(struct server *server, const struct source *source)
+{
+    struct waiting **victim = NULL;
+    for (struct waiting **at = &server->waiting; *at != NULL; at = &(*at)->next)
+        if (victim == NULL || (*at)->source->waiting >= (*victim)->source->waiting)
+            victim = at;
+    if (victim == NULL || (*victim)->source->waiting <= source->waiting)
+        return false;
+    waiting_refuse(server, victim, "refused: too many connections at once");
+    return true;
+}
+
+void server_knock_good(struct server *server, const struct source *source)
+{
+    knocks_give_back(server->knocks, source->key, clock_now());
+}
+
+void server_knock_bad(struct server *server, const struct source *source)
+{
+    knocks_fine(server->knocks, source->key, clock_now());
 }
 
 void server_handshake_ended(struct server *server, struct source *source)
@@ -118,6 +195,35 @@ void server_link_ended(struct server *server, struct source *source)
     if (--source->links == 0) {
         table_remove(&server->sources, &source->node);
         free(source);
+    }
+}
+
+/* --- accounts ----------------------------------------------------------------------------------------- */
+
+struct account_links *server_account_begins(struct server *server, const char *name)
+{
+    uint64_t hash = table_hash(server->seed, name, strlen(name));
+    struct account_links *found = NULL;
+    for (struct table_node *node = table_first(&server->accounts, hash);
+         node != NULL && found == NULL; node = table_next(node))
+        if (strcmp(((struct account_links *)(void *)node)->name, name) == 0)
+            found = (struct account_links *)(void *)node;
+    if (found == NULL) {
+        found = xcalloc(1, sizeof *found);
+        snprintf(found->name, sizeof found->name, "%s", name);
+        table_add(&server->accounts, &found->node, hash);
+    }
+    if (found->links >= LIMIT_TRACKER_LINKS_ACCOUNT)
+        return NULL;
+    found->links++;
+    return found;
+}
+
+void server_account_ends(struct server *server, struct account_links *account)
+{
+    if (--account->links == 0) {
+        table_remove(&server->accounts, &account->node);
+        free(account);
     }
 }
 
@@ -147,11 +253,11 @@ static void take_connection(struct server *server, int fd, const struct sockaddr
     source->links++;
     server->links++;
     const char *fault = NULL;
-    if (server->links > LIMIT_TRACKER_LINKS)
+    if (server->links > LIMIT_TRACKER_LINKS || file_is_kept(fd, LIMIT_DESCRIPTORS_KEPT))
         fault = "refused: too many connections";
     else if (source->links > LIMIT_TRACKER_LINKS_SOURCE)
         fault = "refused: too many connections from there";
-    else if (server->waiting_count >= WAITING_MAX)
+    else if (server->waiting_count >= LIMIT_WAITING && !waiting_make_room(server, source))
         fault = "refused: too many connections at once";
     if (fault != NULL) {
         server_log_refusal(server, w->from, "%s", fault);
@@ -161,10 +267,12 @@ static void take_connection(struct server *server, int fd, const struct sockaddr
         return;
     }
     w->fd = fd;
+    w->since = clock_now();
     w->source = source;
     *server->waiting_end = w;
     server->waiting_end = &w->next;
     server->waiting_count++;
+    source->waiting++;
 }
 
 /* No descriptor is left: take one connection on the reserve and close it, then rest a moment. */
@@ -272,6 +380,7 @@ static void on_sweep(void *arg)
     struct server *server = arg;
     timer_set(server->sweep, NS_PER_S);
     sessions_sweep(server, clock_now());
+    waiting_sweep(server, clock_now());
 }
 
 struct prune_job {
@@ -388,6 +497,9 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     server->listener = server->reserve = server->lock = -1;
     server->waiting_end = &server->waiting;
     table_init(&server->sources);
+    table_init(&server->accounts);
+    server->knocks = knocks_new();
+    server->bans = bans_new();
     server->swarm = swarm_new(random_u64());
     server->throttle = throttle_new(random_u64());
     if (!open_state(server, fault) || !listen_on(server, settings->host, settings->port, fault)) {
@@ -406,6 +518,7 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     CHECK(server->accepting != NULL);
     event_add(server->accepting, NULL);
     server->retry = timer_new(server->loop, accept_again, server);
+    server->knock = timer_new(server->loop, on_knock, server);
     server->sweep = timer_new(server->loop, on_sweep, server);
     server->hourly = timer_new(server->loop, on_hourly, server);
     timer_set(server->sweep, NS_PER_S);
@@ -457,13 +570,8 @@ void server_run(struct server *server)
 
 static void waiting_drop(struct server *server)
 {
-    while (server->waiting != NULL) {
-        struct waiting *w = server->waiting;
-        server->waiting = w->next;
-        close(w->fd);
-        server_link_ended(server, w->source);
-        free(w);
-    }
+    while (server->waiting != NULL)
+        waiting_refuse(server, &server->waiting, "the tracker is stopping");
 }
 
 /* Nobody listens any more; what was accepted by a thread is brought home, then written. */
@@ -487,6 +595,7 @@ static void stop_threads(struct server *server)
     feed_stop(server);
     announce_stop(server);
     timer_free(server->retry);
+    timer_free(server->knock);
     timer_free(server->sweep);
     timer_free(server->hourly);
     loop_free(server->loop);
@@ -513,6 +622,9 @@ void server_free(struct server *server)
     throttle_free(server->throttle);
     storage_close(server->storage);
     table_clear(&server->sources);
+    table_clear(&server->accounts);
+    knocks_free(server->knocks);
+    bans_free(server->bans);
     free(server->dir);
     free(server->name);
     free(server);

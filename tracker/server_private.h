@@ -9,7 +9,9 @@
 #include "base/loop.h"
 #include "base/workers.h"
 #include "crypto/tls.h"
+#include "proto/bans.h"
 #include "proto/channel.h"
+#include "proto/knocks.h"
 #include "proto/limits.h"
 #include "proto/message.h"
 #include "proto/tracker.pb-c.h"
@@ -32,6 +34,14 @@ struct source {
     uint8_t key[16];
     unsigned links;
     unsigned half_open;
+    unsigned waiting; /* in server->waiting */
+};
+
+/* One account with its connections. */
+struct account_links {
+    struct table_node node;
+    char name[ACCOUNT_BYTES_MAX + 1];
+    unsigned links;
 };
 
 enum feed_state { FEED_NONE, FEED_BEHIND, FEED_LIVE };
@@ -50,11 +60,15 @@ struct session {
     bool greeted;  /* Hello came */
     bool ending;   /* a last word is on its way; requests are ignored */
     unsigned unanswered;
+    bool held_back;   /* its requests wait until it has read its answers */
+    uint64_t taken;   /* bytes that had gone out when that was last looked at */
+    int64_t taken_at; /* and when they last grew, or nothing waited */
 
     /* Of a member, else account is "". */
     char account[ACCOUNT_BYTES_MAX + 1];
     uint8_t device[DEVICE_ID_SIZE];
     struct swarm_device *peer;
+    struct account_links *account_links;
     const char *void_why; /* a certificate was shown that counts no longer, and why; NULL: none */
     unsigned busy;        /* attempts of accounts.c under way */
 
@@ -105,15 +119,20 @@ struct server {
     int reserve; /* a descriptor to give up when there are no more */
     struct event *accepting, *on_term, *on_int;
     struct timer *retry; /* accept again */
+    struct timer *knock; /* somebody's budget for handshakes fills up */
     struct timer *sweep; /* every second */
     struct timer *hourly;
-    struct table sources;
+    struct table sources, accounts;
+    struct knocks *knocks;
+    struct bans *bans;
     uint64_t seed;
     struct session *sessions;
     unsigned links, half_open;
     struct waiting *waiting, **waiting_end; /* accepted, not yet begun: too many handshakes */
     unsigned waiting_count;
+    int64_t evicted_at; /* when a handshake had to make room */
     bool stopping, is_new;
+    bool starting;         /* waiting_start runs: it is not called again from within */
     int64_t refusals_from; /* window for log lines about refusals */
     unsigned refusals;
 
@@ -161,6 +180,9 @@ void sessions_revoke(struct server *, const uint8_t (*devices)[DEVICE_ID_SIZE], 
                      const struct session *but);
 /* Every second: ends what has been silent too long. */
 void sessions_sweep(struct server *, int64_t now);
+/* Ends the handshake that has taken longest, if that is more than a second, of the source that has most of them under
+ * way: others wait for its place. False if there is none. */
+bool sessions_make_room(struct server *, int64_t now);
 
 /* --- server.c ----------------------------------------------------------------------------------------- */
 /* A session over any stream, with the handshake's result: what fuzzing and simulations put in place of TLS. */
@@ -169,6 +191,12 @@ struct session *server_adopt(struct server *, struct stream *, const char *from,
 /* A handshake has ended, one way or the other: another may begin. */
 void server_handshake_ended(struct server *, struct source *);
 void server_link_ended(struct server *, struct source *);
+/* One more connection of an account; NULL if it has too many. */
+struct account_links *server_account_begins(struct server *, const char *name);
+void server_account_ends(struct server *, struct account_links *);
+/* The handshake that has ended was a member's; it, or what came behind it, was nobody's. */
+void server_knock_good(struct server *, const struct source *);
+void server_knock_bad(struct server *, const struct source *);
 /* Logs "FROM: what", but not more than a few in a second. */
 void server_log_refusal(struct server *, const char *from, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -14,7 +14,8 @@
 #include "base/mem.h"
 #include "tracker/server_private.h"
 
-#define REVOKED_AT_ONCE 1024 /* devices in one Revoked */
+#define ANSWERS_AHEAD   (3u << 20) /* bytes for somebody who does not read; then requests wait */
+#define REVOKED_AT_ONCE 1024       /* devices in one Revoked */
 
 /* --- talking ---------------------------------------------------------------------------------------------- */
 
@@ -198,11 +199,8 @@ static const char *dispatch(struct session *s, const struct request *request,
     return fault;
 }
 
-static const char *on_frame(void *arg, const struct frame *frame, const uint8_t *message,
-                            void *payload)
+static const char *judge(struct session *s, const struct frame *frame, const uint8_t *message)
 {
-    struct session *s = arg;
-    CHECK_OBJECT(s, SESSION_MAGIC);
     if (s->ending)
         return NULL;
     const struct request *request = request_find(frame->type);
@@ -226,6 +224,32 @@ static const char *on_frame(void *arg, const struct frame *frame, const uint8_t 
         return NULL;
     }
     return dispatch(s, request, frame, message);
+}
+
+/* The other end broke the protocol: a member's device may do so by mistake a few times. */
+static void note_breach(struct session *s, const char *what)
+{
+    struct server *server = s->server;
+    if (!session_is_member(s)) {
+        server_knock_bad(server, s->source);
+        return;
+    }
+    server_log_refusal(server, s->from, "%s breaks the protocol: %s", s->account, what);
+    if (bans_strike(server->bans, s->device, s->account, what, clock_now()))
+        log_warning("%s: a device of %s is not spoken to for an hour: %s", s->from, s->account,
+                    what);
+}
+
+static const char *on_frame(void *arg, const struct frame *frame, const uint8_t *message,
+                            void *payload)
+{
+    struct session *s = arg;
+    CHECK_OBJECT(s, SESSION_MAGIC);
+    bool greeted = s->greeted; /* a version that is not spoken here is no breach */
+    const char *fault = judge(s, frame, message);
+    if (fault != NULL && greeted && s->channel != NULL)
+        note_breach(s, fault);
+    return fault;
 }
 
 /* No request has a payload; of what may be skipped it is read and thrown away. */
@@ -264,6 +288,7 @@ void session_end(struct session *s, const char *why)
     struct server *server = s->server;
     if (session_is_member(s)) {
         log_debug("%s on %s left: %s", s->account, s->from, why);
+        server_account_ends(server, s->account_links);
         announce_disconnect(s);
         s->account[0] = '\0';
     }
@@ -284,6 +309,10 @@ static void on_closed(void *arg, bool orderly, const char *why)
 {
     struct session *s = arg;
     CHECK_OBJECT(s, SESSION_MAGIC);
+    if (s->channel != NULL && channel_is_broken(s->channel))
+        note_breach(s, why);
+    if (!s->ready)
+        server_knock_bad(s->server, s->source);
     if (!orderly && !session_is_member(s))
         server_log_refusal(s->server, s->from,
                            s->ready ? "connection ended: %s" : "no handshake: %s", why);
@@ -313,14 +342,29 @@ static void become_member(struct session *s, const struct certificate_subject *s
         s->void_why = "this account or device has been disabled";
         return;
     }
+    if (bans_find(server->bans, subject->device, clock_now(), NULL)) {
+        server_log_refusal(server, s->from, "a device of %s that broke the protocol",
+                           subject->account);
+        s->void_why = "this device broke the protocol time and again: the tracker does not speak "
+                      "to it for an hour";
+        return;
+    }
     struct swarm_device *peer = swarm_device(server->swarm, subject->device);
     struct session *older = swarm_owner(peer);
     if (older != NULL)
         session_end(older, "the same device has connected again");
+    s->account_links = server_account_begins(server, subject->account);
+    if (s->account_links == NULL) {
+        server_log_refusal(server, s->from, "too many connections of %s", subject->account);
+        s->void_why = "too many devices of this account are connected";
+        return;
+    }
+    server_knock_good(server, s->source);
     memcpy(s->account, subject->account, sizeof s->account);
     memcpy(s->device, subject->device, sizeof s->device);
     s->peer = peer;
     channel_trust(s->channel);
+    channel_set_budget(s->channel, LIMIT_MEMBER_INPUT_NS, LIMIT_MEMBER_BURST_NS);
     announce_connect(s);
     log_debug("%s: %s has connected", s->from, s->account);
 }
@@ -350,9 +394,31 @@ static void on_drained(void *arg)
     feed_drained(s);
 }
 
+static size_t queued(const struct session *s)
+{
+    return channel_queued(s->channel, CHANNEL_URGENT) + channel_queued(s->channel, CHANNEL_BULK);
+}
+
+static void hold_back(struct session *s, bool held)
+{
+    if (s->held_back == held)
+        return;
+    s->held_back = held;
+    channel_pause(s->channel, held);
+}
+
+static void on_idle(void *arg)
+{
+    struct session *s = arg;
+    CHECK_OBJECT(s, SESSION_MAGIC);
+    if (s->channel != NULL && queued(s) >= ANSWERS_AHEAD)
+        hold_back(s, true);
+}
+
 static const struct channel_events events = {.ready = on_ready,
                                              .frame = on_frame,
                                              .payload = on_payload,
+                                             .idle = on_idle,
                                              .drained = on_drained,
                                              .closed = on_closed};
 
@@ -373,6 +439,7 @@ struct session *session_start(struct server *server, struct stream *stream, stru
     s->link = &server->sessions;
     server->sessions = s;
     s->channel = channel_new(server->loop, stream, &events, s);
+    channel_set_budget(s->channel, LIMIT_STRANGER_INPUT_NS, LIMIT_STRANGER_BURST_NS);
     return s;
 }
 
@@ -392,7 +459,18 @@ void sessions_revoke(struct server *server, const uint8_t (*devices)[DEVICE_ID_S
             push_revoked(s, devices, count);
 }
 
-static const char *expired(const struct session *s, int64_t now)
+/* Whether it has been sent bytes for long and took none of them. */
+static bool is_stalled(struct session *s, int64_t now)
+{
+    uint64_t out = channel_bytes_out(s->channel);
+    if (out != s->taken || queued(s) == 0) {
+        s->taken = out;
+        s->taken_at = now;
+    }
+    return now - s->taken_at > LIMIT_STALL_NS;
+}
+
+static const char *expired(struct session *s, int64_t now)
 {
     if (!s->ready)
         return NULL; /* the handshake has its own time limit */
@@ -402,6 +480,8 @@ static const char *expired(const struct session *s, int64_t now)
         return "no log in in time";
     if (now - channel_last_heard(s->channel) > LIMIT_TRACKER_IDLE_NS)
         return "silent for too long";
+    if (is_stalled(s, now))
+        return "it does not read what it is sent";
     return NULL;
 }
 
@@ -414,8 +494,32 @@ void sessions_sweep(struct server *server, int64_t now)
             s->settle_at = 0;
             swarm_settle(server->swarm, s->peer);
         }
+        if (s->ready && queued(s) < ANSWERS_AHEAD / 2)
+            hold_back(s, false);
         const char *why = expired(s, now);
         if (why != NULL)
             session_end(s, why);
     }
+}
+
+#define ROOM_AFTER (1 * NS_PER_S)   /* a handshake may take so long whoever waits */
+#define ROOM_EVERY (50 * NS_PER_MS) /* looking for one costs a walk over all sessions */
+
+bool sessions_make_room(struct server *server, int64_t now)
+{
+    struct session *victim = NULL;
+    if (now - server->evicted_at < ROOM_EVERY)
+        return false;
+    server->evicted_at = now;
+    for (struct session *s = server->sessions; s != NULL; s = s->next)
+        if (!s->ready && now - s->since > ROOM_AFTER &&
+            (victim == NULL || s->source->half_open > victim->source->half_open ||
+             (s->source->half_open == victim->source->half_open && s->since < victim->since)))
+            victim = s;
+    if (victim == NULL)
+        return false;
+    server_log_refusal(server, victim->from, "its handshake takes long, and others wait");
+    server_knock_bad(server, victim->source);
+    session_end(victim, "others wait for its place");
+    return true;
 }

@@ -20,7 +20,7 @@ struct throttle;
 #define THROTTLE_REFILL     (250 * NS_PER_MS) /* one more each */
 #define THROTTLE_TABLE      65536             /* names and sources remembered, each */
 
-/* A source is 16 bytes of address, see source_key (address.h). */
+/* A source is 16 bytes of address, see source_key (base/source.h). */
 struct throttle *throttle_new(uint64_t seed);
 void throttle_free(struct throttle *); /* NULL is fine */
 

@@ -21,23 +21,21 @@
 #include "daemon/session.h"
 #include "daemon/store.h"
 #include "daemon/upload.h"
+#include "proto/bans.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
 #include "proto/local.pb-c.h"
+#include "tests/local_stubs.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define TYPE(name) LOCAL__LOCAL_TYPE__LOCAL_##name
 #define LIFETIME   2000 /* inputs that one daemon gets */
 
-static struct daemon d;
 static char home[] = "/tmp/p2p-fuzz-local-XXXXXX";
 
 /* --- the other threads ------------------------------------------------------------------------------------- */
 
-void session_catalogue_at(struct session *s, const uint8_t generation[16], uint64_t seq)
-{
-}
 void session_op(struct session *s, uint8_t *packed, size_t size)
 {
     Tracker__Op *op = tracker__op__unpack(NULL, size, packed);
@@ -61,20 +59,6 @@ void session_account(struct session *s, struct account_request *request)
     answer->name = xstrdup("ann");
     account_request_free(request);
     local_account_answer(d.local, answer);
-}
-void account_request_free(struct account_request *r)
-{
-    free(r->url);
-    free(r->name);
-    free(r->email);
-    free(r->password);
-    free(r->new_password);
-    free(r);
-}
-void account_answer_free(struct account_answer *a)
-{
-    free(a->name);
-    free(a);
 }
 void session_health(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size, void *cookie)
 {
@@ -122,20 +106,6 @@ void download_ask_status(struct download *w, const uint8_t *root, void *cookie)
     s->cookie = cookie;
     local_download_status(d.local, s);
 }
-void download_status_free(struct download_status *s)
-{
-    free(s);
-}
-void upload_ask_status(struct upload *u, void *cookie)
-{
-    struct upload_status *s = xcalloc(1, sizeof *s);
-    s->cookie = cookie;
-    local_upload_status(d.local, s);
-}
-void upload_status_free(struct upload_status *s)
-{
-    free(s);
-}
 
 /* --- the daemon -------------------------------------------------------------------------------------------- */
 
@@ -164,6 +134,7 @@ static void end(void)
     workers_drain(d.workers);
     local_free(d.local);
     workers_free(d.workers);
+    bans_free(d.bans);
     store_close(d.store);
     remove_tree(home);
     d.local = NULL;
@@ -215,6 +186,7 @@ static void begin(void)
     d.home = home;
     d.store = store_open(store_path, &fault);
     free(store_path);
+    d.bans = bans_new();
     d.workers = workers_new("worker", 1);
     d.local = local_new(&d, &fault);
     CHECK(d.store != NULL && d.local != NULL);

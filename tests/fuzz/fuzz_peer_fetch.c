@@ -18,6 +18,7 @@
 #include "daemon/local.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
+#include "proto/bans.h"
 #include "tests/mock_stream.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
@@ -230,6 +231,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     content.geometry = geometry_of(sizes[bytes[0] % 4]);
     told_complete = bytes[1] & 1;
     owner.settings.background = true;
+    owner.bans = bans_new();
     owner.download = download_new(&owner);
     mock_init(&mock);
     mock.room = SIZE_MAX;
@@ -252,6 +254,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     rounds();
     download_stop(owner.download);
     download_free(owner.download);
+    bans_free(owner.bans);
     CHECK(mock.destroyed);
     CHECK(content.references == 0);
     return 0;

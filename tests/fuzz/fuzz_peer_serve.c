@@ -21,6 +21,7 @@
 #include "daemon/local.h"
 #include "daemon/store.h"
 #include "daemon/upload_link_private.h"
+#include "proto/bans.h"
 #include "proto/frame.h"
 #include "proto/peer.pb-c.h"
 #include "tests/mock_stream.h"
@@ -95,6 +96,7 @@ static void set_up(void)
     d.store = store_open(path, &fault);
     free(path);
     CHECK(d.store != NULL);
+    d.bans = bans_new();
     d.workers = workers_new("worker", 1);
     upload = upload_new(&d, &fault);
     CHECK(upload != NULL);

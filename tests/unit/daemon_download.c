@@ -20,6 +20,7 @@
 #include "daemon/download.h"
 #include "daemon/local.h"
 #include "daemon/session.h"
+#include "proto/bans.h"
 #include "proto/channel.h"
 #include "proto/limits.h"
 #include "proto/peer.pb-c.h"
@@ -517,6 +518,7 @@ static void daemon_up(void)
 {
     world->daemon.store = help_open(world->directory);
     world->content = help_get(world->daemon.store, &world->made, true);
+    world->daemon.bans = bans_new();
     world->daemon.download = download_new(&world->daemon);
     download_start(world->daemon.download);
     credentials = reader_credentials();
@@ -529,6 +531,7 @@ static void daemon_down(void)
     workers_drain(handshakes);
     workers_drain(workers);
     download_free(world->daemon.download);
+    bans_free(world->daemon.bans);
     content_release(world->content);
     store_close(world->daemon.store);
     tls_context_free(credentials->peer_context);

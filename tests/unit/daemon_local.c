@@ -29,16 +29,17 @@
 #include "daemon/session.h"
 #include "daemon/store.h"
 #include "daemon/upload.h"
+#include "proto/bans.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
 #include "proto/local.pb-c.h"
+#include "tests/local_stubs.h"
 #include "tests/unit/catalogue_tracker.h"
 
 #define TYPE(name) LOCAL__LOCAL_TYPE__LOCAL_##name
 
 /* --- session, download and upload, as the test plays them ---------------------------------------------------- */
 
-static struct daemon d;
 static char home[] = "/tmp/p2p-local-XXXXXX";
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* over all below */
@@ -69,9 +70,6 @@ static void push_changes(uint64_t since)
     }
 }
 
-void session_catalogue_at(struct session *s, const uint8_t generation[16], uint64_t seq)
-{
-}
 void session_op(struct session *s, uint8_t *packed, size_t size)
 {
     Tracker__Op *op = tracker__op__unpack(NULL, size, packed);
@@ -118,24 +116,6 @@ void session_account(struct session *s, struct account_request *request)
         answer->text = xstrdup("p2p://t/?invite=x");
     account_request_free(request);
     local_account_answer(d.local, answer);
-}
-void account_request_free(struct account_request *r)
-{
-    free(r->url);
-    free(r->name);
-    free(r->email);
-    free(r->password);
-    free(r->new_password);
-    free(r);
-}
-void account_answer_free(struct account_answer *a)
-{
-    free(a->text);
-    free(a->url);
-    free(a->swarm);
-    free(a->name);
-    free(a->device);
-    free(a);
 }
 void session_health(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size, void *cookie)
 {
@@ -212,22 +192,6 @@ void download_ask_status(struct download *w, const uint8_t *root, void *cookie)
     }
     drop_lock();
     local_download_status(d.local, s);
-}
-void download_status_free(struct download_status *s)
-{
-    free(s->files);
-    free(s->links);
-    free(s);
-}
-void upload_ask_status(struct upload *u, void *cookie)
-{
-    struct upload_status *s = xcalloc(1, sizeof *s);
-    s->cookie = cookie;
-    local_upload_status(d.local, s);
-}
-void upload_status_free(struct upload_status *s)
-{
-    free(s);
 }
 
 /* --- a client -------------------------------------------------------------------------------------------------- */
@@ -582,6 +546,7 @@ static void daemon_begin(void)
     d.store = store_open(store_path, &fault);
     assert_non_null(d.store);
     free(store_path);
+    d.bans = bans_new();
     d.workers = workers_new("worker", 2);
     d.local = local_new(&d, &fault);
     if (d.local == NULL)
@@ -595,6 +560,7 @@ static void daemon_end(void)
     workers_drain(d.workers);
     local_free(d.local);
     workers_free(d.workers);
+    bans_free(d.bans);
     hold_lock();
     content_release(got);
     got = NULL;
@@ -1428,6 +1394,7 @@ static void stop_is_answered_and_mounts_are_told(void **state)
     d.home = home;
     d.store = store_open(store_path, &fault);
     free(store_path);
+    d.bans = bans_new();
     d.workers = workers_new("worker", 1);
     d.local = local_new(&d, &fault);
     local_on_stop(d.local, on_stop, NULL);

@@ -19,6 +19,7 @@
 #include "daemon/download.h"
 #include "daemon/local.h"
 #include "daemon/upload.h"
+#include "proto/bans.h"
 #include "proto/peer.pb-c.h"
 #include "tests/store_help.h"
 #include "tests/swarm_help.h"
@@ -200,6 +201,7 @@ static void begin(uint64_t rate)
     d.settings.listen = listen;
     d.settings.rate_up = rate;
     d.store = help_open(directory);
+    d.bans = bans_new();
     d.workers = workers_new("worker", 2);
     d.handshakes = workers_new("handshake", 2);
     big_content = help_fill(d.store, &big);
@@ -221,6 +223,7 @@ static void finish(void)
     workers_drain(d.workers);
     upload_free(upload);
     workers_free(d.handshakes);
+    bans_free(d.bans);
     workers_free(d.workers);
     content_release(big_content);
     content_release(small_content);
@@ -918,6 +921,18 @@ static void expect_end_for(unsigned type, uint32_t file, uint64_t block, uint32_
     assert_true(wire_send(&w, type, &ask.base));
     expect_goodbye(&w, PEER__FAREWELL__FAREWELL_PROTOCOL);
     wire_free(&w);
+    WAIT_FOR(count_links() == 0);
+}
+
+/* Anna, who may go on. */
+static void forgiven_end_for(unsigned type, uint32_t file, uint64_t block, uint32_t count,
+                             int urgency)
+{
+    uint8_t device[DEVICE_ID_SIZE];
+
+    key_device_id(anna_key, device);
+    expect_end_for(type, file, block, count, urgency);
+    bans_lift(d.bans, device);
 }
 
 static void whoever_breaks_the_protocol_is_told_so_and_left(void **state)
@@ -926,20 +941,53 @@ static void whoever_breaks_the_protocol_is_told_so_and_left(void **state)
     struct wire w;
 
     (void)state;
-    expect_end_for(ask, 1, 0, 0, 0);
-    expect_end_for(ask, 1, 0, LIMIT_REQUEST_BLOCKS + 1, 0);
-    expect_end_for(ask, 1, big.g.blocks - 1, 2, 0);
-    expect_end_for(ask, 1, UINT64_MAX, 1, 0);
-    expect_end_for(ask, 1, 0, 1, 3);
-    expect_end_for(ask, 1, 0, 1, -1);
-    expect_end_for(999, 1, 0, 1, 0);
-    expect_end_for(PEER__PEER_TYPE__PEER_OPEN, 1, 0, 0, 0);
+    forgiven_end_for(ask, 1, 0, 0, 0);
+    forgiven_end_for(ask, 1, 0, LIMIT_REQUEST_BLOCKS + 1, 0);
+    forgiven_end_for(ask, 1, big.g.blocks - 1, 2, 0);
+    forgiven_end_for(ask, 1, UINT64_MAX, 1, 0);
+    forgiven_end_for(ask, 1, 0, 1, 3);
+    forgiven_end_for(ask, 1, 0, 1, -1);
+    forgiven_end_for(999, 1, 0, 1, 0);
+    forgiven_end_for(PEER__PEER_TYPE__PEER_OPEN, 1, 0, 0, 0);
     fetcher(&w);
     assert_true(wire_send_raw(&w, (struct frame){.message_size = 3, .type = (uint16_t)ask},
                               "\xff\xff\xff"));
     expect_goodbye(&w, PEER__FAREWELL__FAREWELL_PROTOCOL);
     wire_free(&w);
     WAIT_FOR(count_links() == 0);
+}
+
+static void whoever_breaks_it_time_and_again_is_banned(void **state)
+{
+    const unsigned ask = PEER__PEER_TYPE__PEER_REQUEST;
+    struct ban ban;
+    struct wire w, other;
+
+    (void)state;
+    for (unsigned i = 1; i < LIMIT_STRIKES; i++)
+        expect_end_for(ask, 1, 0, 0, 0);
+    assert_int_equal(bans_list(d.bans, clock_now(), &ban, 1), 0);
+    fetcher(&other); /* a second link of hers, which did nothing */
+    fetcher(&w);
+    assert_true(wire_send_raw(&w, (struct frame){.message_size = 3, .type = (uint16_t)ask},
+                              "\xff\xff\xff"));
+    expect_goodbye(&w, PEER__FAREWELL__FAREWELL_PROTOCOL);
+    expect_goodbye(&other, PEER__FAREWELL__FAREWELL_BANNED);
+    wire_free(&w);
+    wire_free(&other);
+    assert_int_equal(bans_list(d.bans, clock_now(), &ban, 1), 1);
+    assert_string_equal(ban.account, "anna");
+    assert_string_equal(ban.why, "broke the protocol: a malformed Request");
+    wire_init(&w, anna, anna_key, NULL);
+    assert_true(wire_shake(&w, wire_tcp(upload_port(upload), 64 << 10), false));
+    expect_goodbye(&w, PEER__FAREWELL__FAREWELL_BANNED);
+    wire_free(&w);
+    /* Others are served. */
+    wire_init(&w, bert, bert_key, NULL);
+    assert_true(wire_shake(&w, wire_tcp(upload_port(upload), 64 << 10), false));
+    send_hello(&w, PEER__ROLE__ROLE_FETCHER);
+    expect_hello(&w);
+    wire_free(&w);
 }
 
 static void what_may_be_skipped_is_skipped(void **state)
@@ -1344,6 +1392,7 @@ int main(void)
         TEST(a_damaged_block_is_refused_alone_and_the_link_goes_on),
         TEST(more_than_a_full_queue_is_refused),
         TEST(whoever_breaks_the_protocol_is_told_so_and_left),
+        TEST(whoever_breaks_it_time_and_again_is_banned),
         TEST(what_may_be_skipped_is_skipped),
         TEST(who_does_not_read_costs_little_and_harms_nobody),
         TEST(strangers_are_not_served),

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "base/source.h"
 #include "tracker/address.h"
 #include "tracker/throttle.h"
 

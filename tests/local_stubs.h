@@ -1,0 +1,62 @@
+/* What the local module calls in modules that a test or a fuzz target leaves out, where both want the same: answers that
+ * know nothing. `d` is the daemon; what a test wants to see or to answer itself it defines itself. For one file. */
+#ifndef TESTS_LOCAL_STUBS_H
+#define TESTS_LOCAL_STUBS_H
+
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "daemon/daemon.h"
+#include "daemon/download.h"
+#include "daemon/local.h"
+#include "daemon/session.h"
+#include "daemon/upload.h"
+
+static struct daemon d;
+
+void session_catalogue_at(struct session *s, const uint8_t generation[16], uint64_t seq)
+{
+}
+
+void account_request_free(struct account_request *r)
+{
+    free(r->url);
+    free(r->name);
+    free(r->email);
+    free(r->password);
+    free(r->new_password);
+    free(r);
+}
+
+void account_answer_free(struct account_answer *a)
+{
+    free(a->text);
+    free(a->url);
+    free(a->swarm);
+    free(a->name);
+    free(a->device);
+    free(a);
+}
+
+void download_status_free(struct download_status *s)
+{
+    free(s->files);
+    free(s->links);
+    free(s);
+}
+
+void upload_ask_status(struct upload *u, void *cookie)
+{
+    struct upload_status *s = xcalloc(1, sizeof *s);
+    s->cookie = cookie;
+    local_upload_status(d.local, s);
+}
+
+void upload_status_free(struct upload_status *s)
+{
+    free(s->links);
+    free(s->files);
+    free(s);
+}
+
+#endif
