@@ -231,7 +231,7 @@ struct device {
     int64_t banned_until;
     bool has_whole;
     uint8_t whole[TICKET_SIZE]; /* our right to every content there */
-    char ban[BANS_WHY_SIZE]; /* why */
+    char ban[BANS_WHY_SIZE];    /* why */
 };
 
 /* --- the thread ---------------------------------------------------------------------------------------------------------- */
