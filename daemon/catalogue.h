@@ -2,14 +2,34 @@
  * HOME/state.db, and the journal of changes that the tracker has not confirmed.
  *
  * The tree is the tracker's state with our own unconfirmed changes on top: each change of ours is
- * applied at once, journalled, and sent in order (session_op); its result brings the entry as the
- * tracker has it. While an entry has unconfirmed changes of ours, what the tracker pushes about it
- * is held back: the result of the last of them is authoritative. A change that the tracker refuses
- * is undone by its answer; content that would lose its name that way is kept beside as
- * "NAME (conflict ACCOUNT YYYY-MM-DD HHMM)". Nothing is silently dropped.
+ * applied at once, journalled, and sent in order (session_op) a moment later (JOURNAL_LINGER_NS);
+ * its result brings the entry as the tracker has it. While an entry has unconfirmed changes of ours,
+ * what the tracker pushes about it is held back: the result of the last of them is authoritative.
+ *
+ * What has not left is taken together: a file that is made and then renamed, removed, saved again or
+ * given another mode or time within that moment (or while the tracker is away) is one operation, or
+ * none. So a temporary file is published once, under its last name.
+ *
+ * When two members change the same thing, who reaches the tracker first wins, and what the other
+ * wrote is kept beside as "NAME (conflict ACCOUNT YYYY-MM-DD HHMM)". Nothing that somebody wrote is
+ * dropped. By what the first did (rows) and the second, before he heard of it (columns):
+ *
+ *            | create N      | write F       | remove F     | rename F to B   | mkdir N
+ *   create N | both: 2nd beside  -               -              -                both: 2nd beside
+ *   write F  | -               both: 2nd beside  removed F 1)   new version at B  -
+ *   remove F | -               2nd comes back    removed        gone 2)           -
+ *   rename F | -               F at its new      removed        the second name   -
+ *     to A   |                 name, and 2nd
+ *            |                 at the old one
+ *   mkdir N  | 2nd beside      -                 -              -                 one directory
+ *   rmdir D  | in D: D is made again by who has something in it
+ *
+ *   1) as unlink(2) by somebody who did not look; the removed version is what was removed there: see
+ *      `based_on` of OP_REMOVE in tracker.proto: a version that the remover had not seen stays.
+ *   2) a rename makes no content: what another member removed stays removed.
  *
  * ino numbers are ours, stable over restarts; a file gets a new one when another member's version
- * replaces its content. About 250 bytes of memory an entry. One thread (local). No clock, no
+ * replaces its content, or gives it another time. About 250 bytes of memory an entry. One thread (local). No clock, no
  * network: time comes as an argument (nanoseconds since 1970). state.db: WAL, synchronous=NORMAL
  * for the replica (it can be had again), FULL while something is journalled that a caller was told
  * is safe.
@@ -22,6 +42,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/clock.h"
 #include "crypto/merkle.h"
 #include "proto/tracker.pb-c.h"
 
@@ -60,12 +81,6 @@ struct catalogue_events {
     void (*invalid)(void *arg, uint64_t ino, uint64_t parent, const char *name);
     /* The journal has something to send: see catalogue_next_op. */
     void (*journalled)(void *arg);
-    /* Is a caller waiting for this operation, to be told its error? Then a refusal only undoes it;
-     * else its content is kept and published another way. */
-    bool (*awaited)(void *arg, uint64_t op);
-    /* The tracker has answered: 0 or -errno. `ino` is where the content is now. 0 as well for a
-     * content that was kept beside. */
-    void (*answered)(void *arg, uint64_t op, int error, uint64_t ino);
     /* No entry and no open file here has this content any more. */
     void (*unused)(void *arg, const uint8_t root[HASH_SIZE], uint64_t size);
     /* A pinned file has a content that is new to us. */
@@ -83,6 +98,9 @@ bool catalogue_is_dirty(const struct catalogue *);
 /* `safe`: survives a loss of power when it returns 0. -ENOSPC, -EIO: nothing was written, and all
  * of it is tried again by the next call. */
 int catalogue_commit(struct catalogue *, bool safe);
+/* Any thread: what was committed before the call survives a loss of power when it returns 0. `path`
+ * is what catalogue_open was given. */
+int catalogue_sync(const char *path);
 
 /* --- looking -----------------------------------------------------------------------------------
  */
@@ -130,12 +148,12 @@ int catalogue_create(struct catalogue *, uint64_t parent, const char *name, uint
                      int64_t mtime, uint64_t *ino);
 /* A published file gets a new version: remembers what it is made from. */
 int catalogue_write_begin(struct catalogue *, uint64_t ino);
-/* The file that was being written has this content from now on. *op names the operation. -ENOENT if
+/* The file that was being written has this content from now on. -ENOENT if
  * it was removed here meanwhile: then nothing is published, and nothing is lost that anybody wants.
  * A file that another member removed or replaced meanwhile comes back, under its own name or beside
  * the other. */
 int catalogue_publish(struct catalogue *, uint64_t ino, const uint8_t root[HASH_SIZE],
-                      uint64_t size, int64_t mtime, int64_t now, uint64_t *op);
+                      uint64_t size, int64_t mtime, int64_t now);
 /* The writing was given up: a new file goes away, another one stays as it was. */
 void catalogue_write_abandon(struct catalogue *, uint64_t ino);
 /* A file being written is `size` bytes long now, for who looks at it. */
@@ -168,11 +186,14 @@ int catalogue_reopen_node(struct catalogue *, uint64_t ino, const uint8_t root[H
 
 /* --- the journal -------------------------------------------------------------------------------
  */
+#define JOURNAL_LINGER_NS (200 * NS_PER_MS)
 /* The next operation to send, packed (tracker.Op, malloc'ed); NULL if there is none now: the
  * journal is empty, the first Changes of this connection has not come (another data base of the
- * tracker would understand the numbers wrongly), or enough is under way (256, so that the tracker
- * still remembers each of them when it is sent again). */
-uint8_t *catalogue_next_op(struct catalogue *, size_t *size);
+ * tracker would understand the numbers wrongly), enough is under way (256, so that the tracker
+ * still remembers each of them when it is sent again), or the next one has not lingered yet: then
+ * *due is when it will have (else 0). `now` is of a clock that does not jump; an operation begins to
+ * linger with the first call that sees it. INT64_MAX: no lingering. */
+uint8_t *catalogue_next_op(struct catalogue *, int64_t now, int64_t *due, size_t *size);
 /* The connection is a new one: all that has no result is sent again, once it has been heard. */
 void catalogue_resend(struct catalogue *);
 /* What the tracker refused for a reason that may pass (it is full) is sent once more. */

@@ -175,12 +175,11 @@ static void come_back(struct catalogue *c, struct entry *e)
 }
 
 int catalogue_publish(struct catalogue *c, uint64_t ino, const uint8_t root[HASH_SIZE],
-                      uint64_t size, int64_t mtime, int64_t now, uint64_t *op)
+                      uint64_t size, int64_t mtime, int64_t now)
 {
     struct entry *e = tree_find(c, BY_INO, ino);
 
     c->now = now;
-    *op = 0;
     if (e == NULL || e->node.kind != NODE_FILE)
         return -ENOENT;
     if (e->node.unconfirmed > UNCONFIRMED_MAX)
@@ -195,13 +194,16 @@ int catalogue_publish(struct catalogue *c, uint64_t ino, const uint8_t root[HASH
         }
         come_back(c, e);
     }
+    e->flags &= (uint8_t)~FLAG_WRITING;
+    if (journal_is_here(c, e, false))
+        journal_take_back(c, e); /* saved twice: the second is based on what the first was */
     if (e->node.unconfirmed == 0 && e->node.id != 0 && tree_pending(e)->held == NULL)
         e->pending->held = remote_of(e); /* before it is overwritten */
     e->node.working = false;
     e->node.mtime = mtime;
     tree_set_owner(c, e, c->account);
     tree_set_content(c, e, root, size);
-    *op = journal_make(c, e, false);
+    (void)journal_make(c, e, false);
     stop_writing(c, e);
     tree_changed(c, e);
     remote_retry_hidden(c);
@@ -248,6 +250,10 @@ static void journal_remove(struct catalogue *c, struct entry *e)
 
     op.kind = TRACKER__OP_KIND__OP_REMOVE;
     op.id = e->node.id;
+    if (e->node.kind == NODE_FILE && !e->node.working) {
+        op.based_on.data = e->node.root;
+        op.based_on.len = HASH_SIZE;
+    }
     journal_add(c, &op, e, NULL, NULL);
     e->flags |= FLAG_REMOVED;
     tree_unlink(c, e);
@@ -273,7 +279,11 @@ int catalogue_remove(struct catalogue *c, uint64_t parent, const char *name, boo
         return -ENOTEMPTY;
     if (e->node.unconfirmed > UNCONFIRMED_MAX)
         return -EAGAIN;
-    if (is_private(e)) {
+    if (journal_is_here(c, e, true)) {
+        journal_take_back(c, e);
+        remove_private(c, e);
+        remote_retry_hidden(c);
+    } else if (is_private(e)) {
         remove_private(c, e);
         remote_retry_hidden(c);
     } else {
@@ -368,8 +378,12 @@ static void move_known(struct catalogue *c, const struct rename *r, struct entry
     op.kind = TRACKER__OP_KIND__OP_RENAME;
     op.id = e->node.id;
     op.name = text_of(r->to_name);
-    op.no_replace = r->no_replace;
+    op.no_replace = r->no_replace || victim == NULL;
     op.exchange = r->exchange;
+    if (victim != NULL && victim->node.kind == NODE_FILE && !r->exchange) {
+        op.based_on.data = victim->node.root;
+        op.based_on.len = HASH_SIZE;
+    }
     journal_add(c, &op, e, victim, d);
     if (r->exchange) {
         exchange(c, e, there);
@@ -406,10 +420,23 @@ int catalogue_rename(struct catalogue *c, const struct rename *r)
     struct rename copy = *r;
     char *name = xstrdup(r->to_name);
     copy.to_name = name;
-    if (is_private(e))
+    bool here = e->node.kind == NODE_FILE && !r->exchange && journal_is_here(c, e, true);
+    if (there != NULL && !r->exchange && journal_is_here(c, there, true)) {
+        journal_take_back(c, there);
+        remove_private(c, there);
+        there = NULL;
+    }
+    if (here) {
+        journal_take_back(c, e);
         move_private(c, e, d, name, there);
-    else
+        (void)journal_make(c, e, false);
+        e->pending->has_base = false;
+        tree_changed(c, e);
+    } else if (is_private(e)) {
+        move_private(c, e, d, name, there);
+    } else {
         move_known(c, &copy, e, d, there);
+    }
     free(name);
     remote_retry_hidden(c);
     return 0;
@@ -436,12 +463,19 @@ int catalogue_attr(struct catalogue *c, uint64_t ino, const uint32_t *mode, cons
     op.set_mtime = mtime != NULL;
     op.mode = mode != NULL ? *mode & 0777 : 0;
     op.mtime = mtime != NULL ? *mtime : 0;
-    if (tree_is_linked(c, e) && !is_private(e))
+    bool here = journal_is_here(c, e, false);
+    if (here)
+        journal_take_back(c, e);
+    else if (tree_is_linked(c, e) && !is_private(e))
         journal_add(c, &op, e, NULL, NULL);
     if (mode != NULL)
         e->node.mode = (uint16_t)op.mode;
     if (mtime != NULL)
         e->node.mtime = *mtime;
+    if (here) {
+        (void)journal_make(c, e, false);
+        e->pending->has_base = false;
+    }
     tree_changed(c, e);
     return 0;
 }

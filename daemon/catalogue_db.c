@@ -14,6 +14,7 @@
 #include "daemon/catalogue_private.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
@@ -487,6 +488,20 @@ int db_commit(struct catalogue *c, bool safe)
     c->unsynced = !safe;
     all_written(c);
     return 0;
+}
+
+int catalogue_sync(const char *path)
+{
+    char *wal = xasprintf("%s-wal", path);
+    /* Commits are appended to it, and leave it for the data base only when that has been synced. No lock of SQLite's is
+     * on it, so that closing it drops none. */
+    int fd = open(wal, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    int result = fd < 0 || fdatasync(fd) != 0 ? -errno : 0;
+
+    if (fd >= 0)
+        close(fd);
+    free(wal);
+    return result;
 }
 
 void db_reserve(struct catalogue *c, bool ops)

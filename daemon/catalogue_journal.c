@@ -14,8 +14,7 @@
  *     our content was refused         it goes beside (settle_lost), then remote_show(R)
  *     no R, our entry was refused     made again: under its name (its directory had to be made
  *                                     anew), beside (the name is taken), or with the next
- *                                     connection (the tracker is full, or says no); unless the
- *                                     caller is there to be told
+ *                                     connection (the tracker is full, or says no)
  *     no R, and removed by us         gone */
 #include "daemon/catalogue_private.h"
 
@@ -203,6 +202,42 @@ uint64_t journal_make(struct catalogue *c, struct entry *e, bool later)
     return number;
 }
 
+/* --- taking together -------------------------------------------------------------------------- */
+
+static struct op *op_here(const struct catalogue *c, const struct entry *e)
+{
+    if (e->node.unconfirmed != 1 || e->pending->last_content == 0)
+        return NULL;
+    size_t at = find_op(c, e->pending->last_content);
+    struct op *op = at == c->ops_end ? NULL : c->ops[at];
+    return op == NULL || op->sent || op->again || op->ino != e->node.ino ? NULL : op;
+}
+
+bool journal_is_here(const struct catalogue *c, const struct entry *e, bool fresh)
+{
+    const struct op *op = op_here(c, e);
+
+    if (op == NULL || e->node.kind == NODE_DIRECTORY || (e->flags & FLAG_WRITING) != 0)
+        return false;
+    return !fresh || (e->node.id == 0 && op->message->based_on.len == 0);
+}
+
+void journal_take_back(struct catalogue *c, struct entry *e)
+{
+    struct op *op = op_here(c, e);
+    struct pending *p = e->pending;
+
+    CHECK(op != NULL);
+    p->has_base = op->message->based_on.len == HASH_SIZE;
+    if (p->has_base)
+        memcpy(p->base, op->message->based_on.data, HASH_SIZE);
+    take_out(c, find_op(c, op->message->op));
+    op_free(op);
+    p->made_by = p->last_content = 0;
+    e->node.unconfirmed--;
+    tree_dirty(c, e);
+}
+
 /* --- sending ---------------------------------------------------------------------------------- */
 
 enum readiness { READY, BLOCKED, LATER };
@@ -236,12 +271,35 @@ static enum readiness op_resolve(const struct catalogue *c, struct op *op)
         parent = resolve_one(c, op->parent, &m->parent, &m->parent_op);
     if (!makes(m))
         self = resolve_one(c, op->ino, &m->id, &m->id_op);
+    const struct entry *other = op->other == 0 ? NULL : tree_find(c, BY_INO, op->other);
+    if (other != NULL && !m->exchange)
+        m->over = other->node.id;
     return parent > self ? parent : self;
+}
+
+/* All of them leave in order, so one that lingers holds back what comes behind it. */
+static bool lingers(const struct op *op, int64_t now)
+{
+    return !op->again && op->due > now;
+}
+
+/* Those that came since the last call begin to linger. */
+static void begin_to_linger(struct catalogue *c, int64_t now)
+{
+    int64_t due = now > INT64_MAX - JOURNAL_LINGER_NS ? now : now + JOURNAL_LINGER_NS;
+
+    for (size_t i = c->ops_end; i > c->ops_first; i--) {
+        if (c->ops[i - 1] == NULL)
+            continue;
+        if (c->ops[i - 1]->due != 0)
+            break;
+        c->ops[i - 1]->due = due;
+    }
 }
 
 /* The next one that can go. A directory that had to be made anew has a greater number than what is
  * in it, so one pass may not do. */
-static struct op *pick_op(struct catalogue *c)
+static struct op *pick_op(struct catalogue *c, int64_t now, int64_t *due)
 {
     bool again;
 
@@ -254,6 +312,11 @@ static struct op *pick_op(struct catalogue *c)
             struct op *op = c->ops[c->ops_next++];
             if (op == NULL || op->sent || op->later)
                 continue;
+            if (lingers(op, now)) {
+                *due = op->due;
+                c->ops_next--;
+                return NULL;
+            }
             enum readiness readiness = op_resolve(c, op);
             if (readiness == READY)
                 return op;
@@ -266,9 +329,11 @@ static struct op *pick_op(struct catalogue *c)
     return NULL;
 }
 
-uint8_t *catalogue_next_op(struct catalogue *c, size_t *size)
+uint8_t *catalogue_next_op(struct catalogue *c, int64_t now, int64_t *due, size_t *size)
 {
-    struct op *op = c->heard && c->in_flight < WINDOW ? pick_op(c) : NULL;
+    *due = 0;
+    begin_to_linger(c, now);
+    struct op *op = c->heard && c->in_flight < WINDOW ? pick_op(c, now, due) : NULL;
 
     if (op == NULL)
         return NULL;
@@ -505,8 +570,29 @@ static const char *status_text(Tracker__OpStatus status)
     return strerror(-error_of(status));
 }
 
+/* Another member was quicker to use the name, or to write what had it: so ours goes beside. */
+static void rename_beside(struct catalogue *c, struct entry *e)
+{
+    struct entry *directory = (struct entry *)(void *)e->node.parent;
+    Tracker__Op op = TRACKER__OP__INIT;
+    char name[NAME_BYTES_MAX + 1];
+
+    tree_conflict_name(c, directory, e->node.name, name);
+    log_info("'%s' is another member's: what was renamed so here is kept as '%s'", e->node.name,
+             name);
+    e->node.opens++;
+    tree_unlink(c, e);
+    tree_link(c, e, directory, name, 0);
+    e->node.opens--;
+    op.kind = TRACKER__OP_KIND__OP_RENAME;
+    op.id = e->node.id;
+    op.name = name;
+    op.no_replace = true;
+    journal_add(c, &op, e, NULL, directory);
+}
+
 static void refused(struct catalogue *c, const struct op *op, struct entry *e,
-                    Tracker__OpStatus status, const Tracker__Entry *r, bool awaited)
+                    Tracker__OpStatus status, const Tracker__Entry *r)
 {
     struct pending *p = tree_pending(e);
     bool merged = op->message->kind == TRACKER__OP_KIND__OP_MKDIR && r != NULL && !r->gone &&
@@ -522,6 +608,18 @@ static void refused(struct catalogue *c, const struct op *op, struct entry *e,
     }
     if (r != NULL)
         learn(c, r);
+    bool taken =
+        status == TRACKER__OP_STATUS__OP_EXISTS || status == TRACKER__OP_STATUS__OP_CONFLICT;
+    if (op->message->kind == TRACKER__OP_KIND__OP_RENAME && taken && !op->message->exchange &&
+        e->node.unconfirmed == 1 && tree_is_attached(c, e) && e != c->root) {
+        rename_beside(c, e);
+        return;
+    }
+    if (op->message->kind == TRACKER__OP_KIND__OP_REMOVE && taken) {
+        log_info("'%s' was removed here and has a new version by another member: it stays",
+                 e->node.name);
+        return;
+    }
     if (!makes(op->message)) {
         if (status != TRACKER__OP_STATUS__OP_NOT_FOUND)
             log_warning("the tracker refuses a change of '%s': %s", e->node.name,
@@ -530,7 +628,7 @@ static void refused(struct catalogue *c, const struct op *op, struct entry *e,
     }
     if (op->message->op < p->last_content)
         return; /* a later content counts */
-    p->lost = awaited && lost_by(status) == LOST_LATER ? LOST_TOLD : (uint8_t)lost_by(status);
+    p->lost = (uint8_t)lost_by(status);
     if (p->lost == LOST_LATER)
         log_warning("the tracker does not take '%s' now: %s", e->node.name, status_text(status));
 }
@@ -550,8 +648,7 @@ static void one_result(struct catalogue *c, const Tracker__Result *result)
     if (r != NULL && (!remote_is_sound(c, r) ||
                       (status == OK && !r->gone && r->kind != (Tracker__Kind)e->node.kind)))
         r = NULL;
-    bool awaited = c->events->awaited(c->arg, op->message->op);
-    uint64_t ino = e->node.ino, number = op->message->op;
+    uint64_t number = op->message->op;
 
     take_out(c, at);
     if (makes(op->message) && op->message->op >= e->pending->last_content)
@@ -559,14 +656,11 @@ static void one_result(struct catalogue *c, const Tracker__Result *result)
     if (status == OK && (r != NULL || !makes(op->message)))
         accepted(c, op, e, other, r);
     else if (status == OK) /* made, it says, but not what: that helps nobody */
-        refused(c, op, e, TRACKER__OP_STATUS__OP_BAD, r, awaited);
+        refused(c, op, e, TRACKER__OP_STATUS__OP_BAD, r);
     else
-        refused(c, op, e, status, r, awaited);
+        refused(c, op, e, status, r);
     if (e->pending->made_by == number)
         e->pending->made_by = 0;
-    int error = status == OK ? 0 : error_of(status);
-    if (makes(op->message) && e->pending->lost != LOST_TOLD)
-        error = 0; /* kept, one way or the other */
     op_free(op);
     e->node.unconfirmed--;
     tree_dirty(c, e);
@@ -574,7 +668,6 @@ static void one_result(struct catalogue *c, const Tracker__Result *result)
         journal_settle(c, e);
     if (other != NULL && --other->node.unconfirmed == 0)
         journal_settle(c, other);
-    c->events->answered(c->arg, number, error, ino);
 }
 
 void catalogue_results(struct catalogue *c, const Tracker__Results *results, int64_t now)
@@ -651,7 +744,7 @@ void journal_settle(struct catalogue *c, struct entry *e)
     struct pending *p = e->pending;
     Tracker__Entry *r = p->held;
     enum lost lost = (enum lost)p->lost;
-    bool ours = tree_is_linked(c, e) && lost != LOST_NOT && lost != LOST_TOLD;
+    bool ours = tree_is_linked(c, e) && lost != LOST_NOT;
 
     p->lost = LOST_NOT;
     tree_dirty(c, e);

@@ -40,7 +40,7 @@ enum {
 #define FLAGS_STORED (FLAG_DIRTY - 1)
 
 /* What our content's refusal asks for once all is answered. */
-enum lost { LOST_NOT, LOST_BESIDE, LOST_AGAIN, LOST_LATER, LOST_TOLD };
+enum lost { LOST_NOT, LOST_BESIDE, LOST_AGAIN, LOST_LATER };
 
 /* What only few entries have. */
 struct pending {
@@ -77,6 +77,7 @@ struct op {
     uint64_t ino;         /* the entry that it changes */
     uint64_t other;       /* the one that loses its name or changes places; 0: none */
     uint64_t parent;      /* the directory it names; 0: none */
+    int64_t due;          /* when it has lingered; 0: not seen by catalogue_next_op */
     bool sent, later, stored;
     bool again; /* it may have been sent before */
 };
@@ -190,6 +191,11 @@ void journal_touch(struct catalogue *, struct entry *);
 /* Appends; fills in op->message's number. Takes the struct over; `message` is copied. */
 uint64_t journal_add(struct catalogue *, const Tracker__Op *message, struct entry *,
                      struct entry *other, struct entry *parent);
+/* The one operation of ours on this entry makes or fills it, and has not left: the entry can be
+ * changed as if it had not been journalled. `fresh`: nor does it replace anything. */
+bool journal_is_here(const struct catalogue *, const struct entry *, bool fresh);
+/* Takes that operation back; the version it was based on is the entry's base again. */
+void journal_take_back(struct catalogue *, struct entry *);
 void journal_put(struct catalogue *, struct op *); /* when loading */
 /* The operation that makes the entry as it is shown, under its name. Touches it. */
 uint64_t journal_make(struct catalogue *, struct entry *, bool later);

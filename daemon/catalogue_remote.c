@@ -236,9 +236,13 @@ static void set_attributes(struct catalogue *c, struct entry *e, const Tracker__
     bool same = same_content && e->node.mode == (r->mode & 0777) && e->node.mtime == r->mtime &&
                 strcmp(e->node.owner, r->owner) == 0;
 
+    /* The kernel keeps the time that it has of an inode, as it writes back through it. */
+    bool new_time = e->node.kind == NODE_FILE && e->node.mtime != r->mtime && !e->node.working &&
+                    (e->flags & FLAG_WRITING) == 0;
+
     if (!same_content && fresh)
         tree_set_content(c, e, r->root.data, r->size);
-    else if (!same_content)
+    else if (!same_content || (new_time && !fresh))
         replace_content(c, e, r);
     e->node.mode = (uint16_t)(r->mode & 0777);
     e->node.mtime = r->mtime;

@@ -412,15 +412,25 @@ static void commit(void *arg)
         timer_set(l->commit_timer, COMMIT_AGAIN_NS);
 }
 
-static void send_journal(struct local *l)
+static void send_journal(void *arg)
 {
+    struct local *l = arg;
+    int64_t due = 0;
     size_t size;
     uint8_t *packed;
 
-    if (!local_is_connected(l))
+    if (!local_is_connected(l) || l->stopped)
         return;
-    while ((packed = catalogue_next_op(l->catalogue, &size)) != NULL)
-        session_op(l->daemon->session, packed, size);
+    while ((packed = catalogue_next_op(l->catalogue, clock_now(), &due, &size)) != NULL) {
+        /* Before it leaves: killed in between, we would take its file for lost. */
+        if (catalogue_is_dirty(l->catalogue))
+            (void)catalogue_commit(l->catalogue, false);
+        session_op(l->daemon->session, l->epoch, packed, size);
+    }
+    if (due != 0 && !timer_pending(l->journal_timer)) {
+        int64_t now = clock_now();
+        timer_set(l->journal_timer, due > now ? due - now : 0);
+    }
 }
 
 void local_after(struct local *l)
@@ -432,6 +442,7 @@ void local_after(struct local *l)
     for (size_t i = 0; i < l->newly_pinned.count; i++)
         fetch_pinned(l, l->newly_pinned.items[i]);
     l->newly_pinned.count = 0;
+    sealed_sync(l);
     send_journal(l);
     push_flush(l);
     if (catalogue_is_dirty(l->catalogue) && !timer_pending(l->commit_timer))
@@ -450,16 +461,6 @@ static void on_journalled(void *arg)
     (void)arg; /* local_after sends it */
 }
 
-static bool on_awaited(void *arg, uint64_t op)
-{
-    return write_awaited(arg, op);
-}
-
-static void on_answered(void *arg, uint64_t op, int error, uint64_t ino)
-{
-    write_answered(arg, op, error, ino);
-}
-
 static void on_unused(void *arg, const uint8_t root[HASH_SIZE], uint64_t size)
 {
     (void)size;
@@ -473,12 +474,8 @@ static void on_pinned(void *arg, const struct node *node)
     numbers_add(&l->newly_pinned, node->ino);
 }
 
-static const struct catalogue_events catalogue_events = {.invalid = on_invalid,
-                                                         .journalled = on_journalled,
-                                                         .awaited = on_awaited,
-                                                         .answered = on_answered,
-                                                         .unused = on_unused,
-                                                         .pinned = on_pinned};
+static const struct catalogue_events catalogue_events = {
+    .invalid = on_invalid, .journalled = on_journalled, .unused = on_unused, .pinned = on_pinned};
 
 /* --- life ------------------------------------------------------------------------------------- */
 
@@ -530,8 +527,8 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     l->daemon = daemon;
     l->socket_path = home_socket(daemon->home);
     CHECK(pthread_mutex_init(&l->lock, NULL) == 0);
+    l->state_path = path;
     l->catalogue = catalogue_open(path, &catalogue_events, l, fault);
-    free(path);
     if (l->catalogue == NULL)
         goto no_catalogue;
     l->socket = bind_socket(l->socket_path);
@@ -546,6 +543,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     loop_set_owner(l->loop, l);
     l->commit_timer = timer_new(l->loop, commit, l);
     l->tick = timer_new(l->loop, tick, l);
+    l->journal_timer = timer_new(l->loop, send_journal, l);
     l->stir_timer = timer_new(l->loop, local_stir, l);
     l->drop_timer = timer_new(l->loop, local_drop_due, l);
     l->evict = evict_new(l);
@@ -555,6 +553,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
 no_socket:
     catalogue_close(l->catalogue);
 no_catalogue:
+    free(l->state_path);
     pthread_mutex_destroy(&l->lock);
     free(l->socket_path);
     free(l);
@@ -654,6 +653,7 @@ void local_free(struct local *l)
 {
     timer_free(l->commit_timer);
     timer_free(l->tick);
+    timer_free(l->journal_timer);
     timer_free(l->stir_timer);
     timer_free(l->drop_timer);
     timer_free(l->progress_timer);
@@ -675,6 +675,7 @@ void local_free(struct local *l)
     free(l->trouble);
     free(l->swarm_name);
     free(l->url);
+    free(l->state_path);
     free(l->socket_path);
     pthread_mutex_destroy(&l->lock);
     free(l);

@@ -28,8 +28,8 @@ void local_free(struct local *); /* after all modules were stopped and the worke
 enum session_state { SESSION_LOGGED_OUT, SESSION_AWAY, SESSION_CONNECTED };
 /* `trouble`: why it is away, one clause, malloc'ed, taken over, may be NULL. With SESSION_CONNECTED: the journal is submitted
  * again. account and swarm are malloc'ed, taken over, may be NULL. */
-void local_session_state(struct local *, enum session_state, char *trouble, char *account,
-                         char *swarm);
+void local_session_state(struct local *, enum session_state, unsigned epoch, char *trouble,
+                         char *account, char *swarm);
 void local_changes(struct local *, Tracker__Changes *); /* taken over */
 void local_results(struct local *, Tracker__Results *); /* taken over */
 void local_account_answer(struct local *, struct account_answer *);

@@ -108,6 +108,7 @@ void local_holding_changed(struct local *l, struct content *content)
 struct local_mail {
     struct mail mail;
     enum session_state state;
+    unsigned epoch;
     char *trouble, *account, *swarm;
     Tracker__Changes *changes;
     Tracker__Results *results;
@@ -148,22 +149,22 @@ static void deliver_state(struct mail *raw, void *owner)
     free(mail->account);
     if (was_visible != local_is_visible(l))
         push_all_names(l);
+    l->epoch = mail->epoch;
     if (l->state == SESSION_CONNECTED)
         catalogue_resend(l->catalogue);
-    else
-        write_tracker_away(l);
     if (changed && !l->stopped)
         ctl_ask_self(l);
     free(mail);
     local_after(l);
 }
 
-void local_session_state(struct local *l, enum session_state state, char *trouble, char *account,
-                         char *swarm)
+void local_session_state(struct local *l, enum session_state state, unsigned epoch, char *trouble,
+                         char *account, char *swarm)
 {
     struct local_mail *mail = mail_new(deliver_state);
 
     mail->state = state;
+    mail->epoch = epoch;
     mail->trouble = trouble;
     mail->account = account;
     mail->swarm = swarm;

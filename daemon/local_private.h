@@ -9,7 +9,7 @@
  *   local_fetch.c   files that are fetched whole: get, pin, what a writer needs
  *   local_ctl.c     p2pctl: status, peers, health, ls, stop
  *   local_account.c p2pctl: accounts, and which swarm the tree belongs to
- *   local_sealed.c  Seals that wait for the tracker
+ *   local_sealed.c  Seals and Syncs that wait for the disk
  *   local_drop.c    contents that lost their last name
  *   local_push.c    invalidations, gathered and sent in batches
  *   evict.c         p2pctl evict, and the limit of the cache
@@ -124,12 +124,12 @@ struct working {
     UT_hash_handle hh;
 };
 
-/* A Seal that waits for the tracker's result. */
+/* An answer that waits until what it promises is durable: to a Seal, or to a Sync. */
 struct sealed {
     struct sealed *next;
-    uint64_t op, ino;
+    uint64_t ino;
+    bool seal;
     struct reply reply;
-    int64_t deadline;
 };
 
 /* Work for a worker, with a way back. `work` runs there, `done` on the local thread and frees. */
@@ -182,8 +182,11 @@ struct local {
     struct numbers lost; /* inos whose working file was lost */
     bool recovered;      /* working files of the last run have been looked after */
     struct deferred *waiting_recovery, **waiting_recovery_end;
-    struct sealed *sealed;
-    struct timer *commit_timer, *tick, *stir_timer, *drop_timer, *progress_timer;
+    struct sealed *sealed; /* not committed yet */
+    bool syncing;          /* a worker makes a commit durable */
+    char *state_path;      /* of state.db */
+    unsigned epoch;        /* of the session's link: see session_op */
+    struct timer *commit_timer, *tick, *stir_timer, *drop_timer, *progress_timer, *journal_timer;
     char store_trouble[96];   /* of state.db */
     struct root_item *unused; /* contents that lost their last name in this round */
     struct numbers newly_pinned;
@@ -291,14 +294,12 @@ void write_fetched(struct local *, const uint8_t root[HASH_SIZE], int error);
 void write_free(struct local *);
 
 /* --- local_sealed.c --- */
-/* Its name is known here; whoever closes hears so as soon as it is safe. */
-void write_published(struct local *, struct reply, uint64_t ino, uint64_t op);
-/* Those whose time is up by `now` are told that their file is pending. */
-void write_settle(struct local *, int64_t now);
-void write_forget_sealed(struct local *);
-bool write_awaited(const struct local *, uint64_t op);
-void write_answered(struct local *, uint64_t op, int error, uint64_t ino);
-void write_tracker_away(struct local *);
+/* What has been done to the ino up to now is answered as soon as it is durable; `seal`: with its
+ * attributes. */
+void sealed_answer(struct local *, struct reply, uint64_t ino, bool seal);
+/* At the end of a round: begins to make durable what waits for it. */
+void sealed_sync(struct local *);
+void sealed_forget(struct local *);
 
 /* --- local_recover.c --- */
 void write_recover(struct local *);

@@ -118,10 +118,9 @@ static void recover_row(struct local *l, const struct recover_one *one)
     bool taken = node == NULL || node->kind != NODE_FILE || write_find(l, one->row.ino) != NULL;
 
     if (one->stored && !taken) {
-        uint64_t op;
         catalogue_working_remove(l->catalogue, one->row.number);
         if (catalogue_publish(l->catalogue, one->row.ino, one->root, one->size, node->mtime,
-                              clock_wall(), &op) != 0)
+                              clock_wall()) != 0)
             local_unused(l, one->root);
         return;
     }

@@ -1,91 +1,82 @@
-/* Seals that wait for the tracker's word, so that close() can say what became of a file.
+/* Answers that promise something durable: to Seal, which close() waits for, and to Sync, which is fsync().
  *
- * Owns struct sealed. Thread: local. Whoever closes is answered when the tracker has taken the file,
- * or has said why not; if it is away, or silent for RESULT_NS, as soon as the change is safely in
- * the journal: then the file is pending, and published later. */
+ * Owns struct sealed. Thread: local. The change is committed without a sync on this thread, then a worker syncs what was
+ * written: so nobody else waits for the disk, and all who close at the same moment share one sync.
+ *
+ * close() so means: the content and the change in the journal are durable here. The tracker hears of it a moment later
+ * (JOURNAL_LINGER_NS), or when it is back; until then the file's state is "pending". */
 #include "daemon/local_private.h"
 
 #include <errno.h>
 
-#include "base/clock.h"
 #include "base/mem.h"
 
-#define RESULT_NS (5 * NS_PER_S) /* what close() waits for the tracker */
+struct sync_task {
+    struct task task;
+    struct sealed *waiting;
+    int error;
+};
 
-/* Its name is known here; says so to whoever closes, as soon as it is safe. */
-void write_published(struct local *l, struct reply reply, uint64_t ino, uint64_t op)
+void sealed_answer(struct local *l, struct reply reply, uint64_t ino, bool seal)
 {
-    if (local_is_connected(l) && local_client(l, reply.client) != NULL) {
-        /* Before the operation leaves: killed in between, we would take the file for lost. */
-        (void)catalogue_commit(l->catalogue, false);
-        struct sealed *s = xcalloc(1, sizeof *s);
-        s->op = op;
-        s->ino = ino;
-        s->reply = reply;
-        s->deadline = clock_now() + RESULT_NS;
-        s->next = l->sealed;
-        l->sealed = s;
-        return;
-    }
-    if (catalogue_commit(l->catalogue, true) == 0)
-        names_send_attr(l, reply, ino);
-    else
-        local_error(l, reply, EIO, "state.db cannot be written");
+    struct sealed *s = xcalloc(1, sizeof *s), **end = &l->sealed;
+
+    s->ino = ino;
+    s->seal = seal;
+    s->reply = reply;
+    while (*end != NULL)
+        end = &(*end)->next;
+    *end = s;
 }
 
-bool write_awaited(const struct local *l, uint64_t op)
+/* Frees the list. */
+static void answer(struct local *l, struct sealed *list, int error)
 {
-    for (const struct sealed *s = l->sealed; s != NULL; s = s->next)
-        if (s->op == op)
-            return true;
-    return false;
-}
-
-void write_answered(struct local *l, uint64_t op, int error, uint64_t ino)
-{
-    for (struct sealed **at = &l->sealed; *at != NULL; at = &(*at)->next) {
-        struct sealed *s = *at;
-        if (s->op != op)
-            continue;
-        *at = s->next;
-        if (error == 0)
-            names_send_attr(l, s->reply, ino);
-        else
-            local_error(l, s->reply, error, "the tracker does not take it: %s", strerror(-error));
-        free(s);
-        return;
-    }
-}
-
-/* Kept here and published later; the caller is told as soon as that is safe. */
-void write_settle(struct local *l, int64_t now)
-{
-    bool safe = false, tried = false;
-
-    for (struct sealed **at = &l->sealed; *at != NULL;) {
-        struct sealed *s = *at;
-        if (s->deadline > now) {
-            at = &s->next;
-            continue;
-        }
-        if (!tried)
-            safe = catalogue_commit(l->catalogue, true) == 0;
-        tried = true;
-        *at = s->next;
-        if (safe)
+    while (list != NULL) {
+        struct sealed *s = list;
+        list = s->next;
+        if (error != 0)
+            local_error(l, s->reply, error, "state.db cannot be written");
+        else if (s->seal)
             names_send_attr(l, s->reply, s->ino);
         else
-            local_error(l, s->reply, EIO, "state.db cannot be written");
+            local_done(l, s->reply);
         free(s);
     }
 }
 
-void write_tracker_away(struct local *l)
+static void sync_work(struct task *task)
 {
-    write_settle(l, INT64_MAX);
+    ((struct sync_task *)(void *)task)->error = catalogue_sync(task->local->state_path);
 }
 
-void write_forget_sealed(struct local *l)
+static void sync_done(struct local *l, struct task *task)
+{
+    struct sync_task *sync = (struct sync_task *)(void *)task;
+
+    l->syncing = false;
+    answer(l, sync->waiting, sync->error);
+    free(sync);
+}
+
+void sealed_sync(struct local *l)
+{
+    if (l->sealed == NULL || l->syncing)
+        return;
+    struct sealed *waiting = l->sealed;
+    int error = catalogue_commit(l->catalogue, false);
+    l->sealed = NULL;
+    if (error != 0) {
+        answer(l, waiting, error);
+        return;
+    }
+    struct sync_task *sync = xcalloc(1, sizeof *sync);
+    sync->waiting = waiting;
+    l->syncing = true;
+    local_post(l, &sync->task, sync_work, sync_done);
+}
+
+void sealed_forget(struct local *l)
 {
     while (l->sealed != NULL) {
         struct sealed *s = l->sealed;

@@ -1,7 +1,7 @@
 /* Working files: from Create or WriteBegin to the published content.
  *
  * Owns struct working, one for each ino that is being written. Leaves bytes and hashes to ingest.h,
- * names to the catalogue, waiting for the tracker to local_sealed.c. Thread: local; what takes long is posted to a worker, which then has the ingest alone (`busy`).
+ * names to the catalogue, waiting for the disk to local_sealed.c. Thread: local; what takes long is posted to a worker, which then has the ingest alone (`busy`).
  *
  *   (Create, WriteBegin) MAKING --made--> READY --Seal--> SEALING --sealed--> published, struct gone
  *                          ^                |  ^             |
@@ -435,13 +435,10 @@ static void mark_done(struct local *l, struct task *task)
     if (mark->error == 0) {
         w->marked = true;
         put_row(l, w);
-        if (!commit_now(l, true))
-            mark->error = -EIO;
-    }
-    if (mark->error == 0)
-        local_done(l, mark->reply);
-    else
+        sealed_answer(l, mark->reply, w->ino, false);
+    } else {
         local_error(l, mark->reply, mark->error, "it cannot be made durable");
+    }
     worker_done(l, w);
     free(mark);
 }
@@ -451,7 +448,7 @@ void write_sync(struct local *l, struct client *cl, struct reply reply, const vo
     struct working *w = write_find(l, ((const Local__Node *)message)->ino);
 
     if (w == NULL || w->marked) {
-        local_done(l, reply);
+        sealed_answer(l, reply, 0, false); /* it may be under way */
         return;
     }
     if (w->busy || w->phase != WORKING_READY) {
@@ -497,7 +494,6 @@ static void seal_done(struct local *l, struct task *task)
 {
     struct seal_task *seal = (struct seal_task *)(void *)task;
     struct working *w = write_find(l, seal->ino);
-    uint64_t op;
 
     CHECK(w != NULL && w->phase == WORKING_SEALING);
     w->busy = false;
@@ -520,8 +516,7 @@ static void seal_done(struct local *l, struct task *task)
     bool end = w->end;
     struct deferred *queue = working_free(l, w);
     l->origin = seal->reply.client; /* its kernel learns it from the answer */
-    int error =
-        catalogue_publish(l->catalogue, ino, root, seal->size, seal->mtime, clock_wall(), &op);
+    int error = catalogue_publish(l->catalogue, ino, root, seal->size, seal->mtime, clock_wall());
     l->origin = 0;
     if (error == 0 && m != NULL && !end) {
         io_opened(l, m, ino, seal->content);
@@ -531,7 +526,7 @@ static void seal_done(struct local *l, struct task *task)
         content_release(seal->content);
     }
     if (error == 0)
-        write_published(l, seal->reply, ino, op);
+        sealed_answer(l, seal->reply, ino, true);
     else
         local_error(l, seal->reply, error, "it was removed while it was written");
     free(seal);
@@ -637,7 +632,6 @@ void write_tick(struct local *l, int64_t now)
 {
     struct working *w, *next;
 
-    write_settle(l, now);
     HASH_ITER(hh, l->workings, w, next) {
         if (w->phase == WORKING_FETCHING && content_present_blocks(w->from) != w->fetched) {
             w->fetched = content_present_blocks(w->from);
@@ -661,7 +655,7 @@ void write_free(struct local *l)
         w->number = 0; /* its row stays */
         local_fail_deferred(l, working_free(l, w), ESHUTDOWN);
     }
-    write_forget_sealed(l);
+    sealed_forget(l);
     local_fail_deferred(l, l->waiting_recovery, ESHUTDOWN);
     l->waiting_recovery = NULL;
 }

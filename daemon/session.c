@@ -46,7 +46,10 @@
 
 static void tell_state(struct session *s, enum session_state state, const char *trouble)
 {
-    local_session_state(s->daemon->local, state, trouble == NULL ? NULL : xstrdup(trouble),
+    if (state == SESSION_CONNECTED)
+        s->epoch++;
+    local_session_state(s->daemon->local, state, s->epoch,
+                        trouble == NULL ? NULL : xstrdup(trouble),
                         s->credentials == NULL ? NULL : xstrdup(s->credentials->account),
                         s->swarm == NULL ? NULL : xstrdup(s->swarm));
 }
@@ -555,6 +558,7 @@ void session_catalogue_at(struct session *s, const uint8_t generation[16], uint6
 
 struct op_mail {
     struct mail mail;
+    unsigned epoch;
     uint8_t *packed;
     size_t size;
 };
@@ -583,7 +587,7 @@ static void deliver_op(struct mail *raw, void *owner)
     struct session *s = owner;
     struct op_mail *mail = (struct op_mail *)raw;
 
-    if (tracker_link_is_up(s->link)) {
+    if (tracker_link_is_up(s->link) && mail->epoch == s->epoch) {
         Tracker__Op *op = tracker__op__unpack(NULL, mail->size, mail->packed);
         CHECK(op != NULL); /* local packed it */
         Tracker__Ops ops = TRACKER__OPS__INIT;
@@ -597,11 +601,12 @@ static void deliver_op(struct mail *raw, void *owner)
     free(mail);
 }
 
-void session_op(struct session *s, uint8_t *packed, size_t size)
+void session_op(struct session *s, unsigned epoch, uint8_t *packed, size_t size)
 {
     struct op_mail *mail = xcalloc(1, sizeof *mail);
 
     mail->mail.deliver = deliver_op;
+    mail->epoch = epoch;
     mail->packed = packed;
     mail->size = size;
     loop_post(s->loop, &mail->mail);

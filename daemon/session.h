@@ -60,8 +60,10 @@ void account_answer_free(struct account_answer *);
 /* From local: where the replica stands; after (re)connecting the session subscribes from there. `generation` 16 bytes. */
 void session_catalogue_at(struct session *, const uint8_t generation[16], uint64_t seq);
 /* From local: one operation of the journal, in order; packed is taken over (malloc'ed, tracker.Op). Sent at once if
- * connected; after a reconnect local is told (local_session_state) and submits again what is not acknowledged. */
-void session_op(struct session *, uint8_t *packed, size_t size);
+ * connected; after a reconnect local is told (local_session_state) and submits again what is not acknowledged. `epoch` is
+ * what it was told last: an operation that was on its way here while the link was lost and made again is not sent, as it
+ * would overtake those before it, which were lost; it comes again behind them. */
+void session_op(struct session *, unsigned epoch, uint8_t *packed, size_t size);
 
 /* --- contents --------------------------------------------------------------------------------------------- */
 /* From download: peers of this root are wanted (idempotent; asks again after reconnects); answers and pushes go to

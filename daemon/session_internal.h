@@ -38,9 +38,10 @@ struct session {
     struct tracker_link_pools pools; /* its resolver is ours */
     unsigned failures;               /* in a row */
     int64_t up_since;                /* 0: the link is not up */
-    struct timer *resubmit;          /* the tracker did not take an operation: all are sent again */
-    char *swarm;                     /* its name, from Welcome */
-    bool void_certificate;           /* the tracker says Welcome to nobody: `redial` acts on it */
+    unsigned epoch; /* grows with each time that local is told it is connected; see session_op */
+    struct timer *resubmit; /* the tracker did not take an operation: all are sent again */
+    char *swarm;            /* its name, from Welcome */
+    bool void_certificate;  /* the tracker says Welcome to nobody: `redial` acts on it */
     /* the catalogue */
     bool catalogue_known; /* local has said where it stands */
     uint8_t generation[16];

@@ -385,6 +385,13 @@ static Tracker__OpStatus op_publish(struct work *w)
     return show(w, OK, &entry);
 }
 
+/* Is it a file with another content than the one that the operation is based on? */
+static bool is_newer(const Tracker__Op *op, const struct storage_entry *entry)
+{
+    return entry->kind == FILE_KIND && op->based_on.len == STORAGE_ROOT_SIZE &&
+           memcmp(op->based_on.data, entry->root, STORAGE_ROOT_SIZE) != 0;
+}
+
 /* Would everything below `entry` stay within NAME_DEPTH_MAX, `depth` steps under the root? */
 static bool fits(struct work *w, const struct storage_entry *entry, unsigned depth)
 {
@@ -438,6 +445,8 @@ static Tracker__OpStatus judge_over(struct work *w, const struct storage_entry *
         return EXISTS;
     if (may_change(w, there) != OK)
         return DENIED;
+    if ((w->op->over != 0 && w->op->over != there->id) || is_newer(w->op, there))
+        return CONFLICT;
     if (there->kind == DIRECTORY && entry->kind != DIRECTORY)
         return IS_DIRECTORY;
     if (there->kind != DIRECTORY && entry->kind == DIRECTORY)
@@ -461,7 +470,7 @@ static Tracker__OpStatus move(struct work *w, struct storage_entry *entry, uint6
         goto done;
     }
     if (taken && (status = judge_over(w, entry, &there)) != OK) {
-        if (status == EXISTS)
+        if (status == EXISTS || status == CONFLICT)
             return show(w, status, &there);
         goto done;
     }
@@ -515,6 +524,8 @@ static Tracker__OpStatus op_remove(struct work *w)
     Tracker__OpStatus status = may_change(w, &entry);
     if (status == OK && entry.kind == DIRECTORY && storage_entry_has_children(w->s, entry.id))
         status = NOT_EMPTY;
+    else if (is_newer(w->op, &entry))
+        status = CONFLICT;
     if (status != OK)
         return refuse(w, status, &entry);
     entry.gone = true;

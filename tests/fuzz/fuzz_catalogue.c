@@ -31,21 +31,13 @@ static void on_invalid(void *arg, uint64_t ino, uint64_t parent, const char *nam
 static void on_journalled(void *arg)
 {
 }
-static bool on_awaited(void *arg, uint64_t op)
-{
-    return op % 3 == 0;
-}
-static void on_answered(void *arg, uint64_t op, int error, uint64_t ino)
-{
-}
 static void on_unused(void *arg, const uint8_t root[HASH_SIZE], uint64_t size)
 {
 }
 static void on_pinned(void *arg, const struct node *node)
 {
 }
-static const struct catalogue_events events = {on_invalid,  on_journalled, on_awaited,
-                                               on_answered, on_unused,     on_pinned};
+static const struct catalogue_events events = {on_invalid, on_journalled, on_unused, on_pinned};
 
 static const char *name_of(uint8_t byte)
 {
@@ -119,7 +111,8 @@ static void answer(struct catalogue *c, struct input *in)
     Tracker__Entry e;
     uint8_t root[HASH_SIZE], bits = take(in);
     size_t size;
-    free(catalogue_next_op(c, &size));
+    int64_t due;
+    free(catalogue_next_op(c, INT64_MAX, &due, &size));
     result.op = take(in) % 32 + 1;
     result.status = (Tracker__OpStatus)(bits % 16);
     fill_entry(in, &e, root);
@@ -177,7 +170,7 @@ static void change(struct catalogue *c, struct input *in)
     case 4:
         root[0] = what / 12 % 4;
         if (node != NULL && node->kind == NODE_FILE)
-            (void)catalogue_publish(c, ino, root, root[0], NOW, NOW, &op);
+            (void)catalogue_publish(c, ino, root, root[0], NOW, NOW);
         break;
     case 5:
         catalogue_write_abandon(c, ino);

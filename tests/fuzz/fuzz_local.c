@@ -36,7 +36,7 @@ static char home[] = "/tmp/p2p-fuzz-local-XXXXXX";
 
 /* --- the other threads ------------------------------------------------------------------------------------- */
 
-void session_op(struct session *s, uint8_t *packed, size_t size)
+void session_op(struct session *s, unsigned epoch, uint8_t *packed, size_t size)
 {
     Tracker__Op *op = tracker__op__unpack(NULL, size, packed);
     Tracker__Results *results = xcalloc(1, sizeof *results);
@@ -191,7 +191,7 @@ static void begin(void)
     d.local = local_new(&d, &fault);
     CHECK(d.store != NULL && d.local != NULL);
     local_start(d.local);
-    local_session_state(d.local, SESSION_CONNECTED, NULL, xstrdup("ann"), NULL);
+    local_session_state(d.local, SESSION_CONNECTED, 1, NULL, xstrdup("ann"), NULL);
     say_something();
 }
 

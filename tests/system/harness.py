@@ -255,7 +255,8 @@ class Member:
     def await_file(self, name, size=None, seconds=10):
         def there():
             with contextlib.suppress(FileNotFoundError):
-                return size is None or os.stat(self.path(name)).st_size == size
+                status = os.stat(self.path(name))
+                return size is None or status.st_size == size
         wait_for(f"'{name}' at {self.name}", there, seconds)
 
     def xattr(self, name, attribute):

@@ -173,6 +173,12 @@ static inline Tracker__OpStatus ref_make(struct ref *r, unsigned device, const c
     return TRACKER__OP_STATUS__OP_OK;
 }
 
+static inline bool ref_is_newer(const Tracker__Op *op, const struct ref_entry *e)
+{
+    return e->kind == TRACKER__KIND__KIND_FILE && op->based_on.len == 32 &&
+           memcmp(op->based_on.data, e->root, 32) != 0;
+}
+
 static inline Tracker__OpStatus ref_rename(struct ref *r, unsigned device, const Tracker__Op *op,
                                            struct ref_entry *e, uint64_t *id)
 {
@@ -209,6 +215,10 @@ static inline Tracker__OpStatus ref_rename(struct ref *r, unsigned device, const
             *id = there->id;
             return TRACKER__OP_STATUS__OP_EXISTS;
         }
+        if ((op->over != 0 && op->over != there->id) || ref_is_newer(op, there)) {
+            *id = there->id;
+            return TRACKER__OP_STATUS__OP_CONFLICT;
+        }
         if (directory && e->kind != TRACKER__KIND__KIND_DIRECTORY)
             return TRACKER__OP_STATUS__OP_IS_DIRECTORY;
         if (!directory && e->kind == TRACKER__KIND__KIND_DIRECTORY)
@@ -239,6 +249,8 @@ static inline Tracker__OpStatus ref_run(struct ref *r, unsigned device, const ch
     if (op->kind == TRACKER__OP_KIND__OP_REMOVE) {
         if (ref_has_children(r, e->id))
             return TRACKER__OP_STATUS__OP_NOT_EMPTY;
+        if (ref_is_newer(op, e))
+            return TRACKER__OP_STATUS__OP_CONFLICT;
         e->gone = true;
     } else {
         if (op->set_mode && e->kind != TRACKER__KIND__KIND_SYMLINK)

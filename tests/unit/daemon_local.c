@@ -70,7 +70,7 @@ static void push_changes(uint64_t since)
     }
 }
 
-void session_op(struct session *s, uint8_t *packed, size_t size)
+void session_op(struct session *s, unsigned epoch, uint8_t *packed, size_t size)
 {
     Tracker__Op *op = tracker__op__unpack(NULL, size, packed);
     hold_lock();
@@ -571,8 +571,8 @@ static void daemon_end(void)
 
 static void say_state(enum session_state state)
 {
-    local_session_state(d.local, state, NULL, state == SESSION_LOGGED_OUT ? NULL : xstrdup("ann"),
-                        xstrdup("lab"));
+    local_session_state(d.local, state, 1, NULL,
+                        state == SESSION_LOGGED_OUT ? NULL : xstrdup("ann"), xstrdup("lab"));
     if (state == SESSION_CONNECTED)
         local_changes(d.local, ref_since(&tracker, 0, true));
 }
@@ -632,6 +632,15 @@ static int tear_down(void **state)
 
 /* --- tests --------------------------------------------------------------------------------------------------------- */
 
+/* The tracker hears of it a moment after close. */
+static void await_complete(struct wire *w, uint64_t ino)
+{
+    for (int i = 0; i < 5000 && getattr(w, ino) == 0 && last.state == LOCAL__STATE__STATE_PENDING;
+         i++)
+        usleep(1000);
+    assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
+}
+
 static void a_file_that_is_copied_in_is_published_and_read_back(void **state)
 {
     static const size_t sizes[] = {0, 1, 16384, 16385, 5000001};
@@ -643,7 +652,7 @@ static void a_file_that_is_copied_in_is_published_and_read_back(void **state)
         snprintf(name, sizeof name, "f%zu", i);
         uint64_t ino = copy_in(w, dir, name, sizes[i], (unsigned)i);
         assert_true(last.mtime == 42);
-        assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
+        await_complete(w, ino);
         assert_int_equal(open_file(w, ino), 0);
         assert_true(last_complete);
         assert_int_equal(last.size, sizes[i]);
@@ -743,6 +752,8 @@ static void extended_attributes_tell_what_is_known(void **state)
     char hex[65];
     uint64_t ino = copy_in(w, 1, "f", 20000, 1);
     hex_encode(hex, last_root, HASH_SIZE);
+    assert_int_equal(last.state, LOCAL__STATE__STATE_PENDING);
+    await_complete(w, ino);
     assert_int_equal(xattr(w, ino, "user.p2p.root"), 0);
     assert_string_equal(w->payload, hex);
     assert_int_equal(xattr(w, ino, "user.p2p.state"), 0);
@@ -775,27 +786,22 @@ static void without_a_tracker_files_are_kept_and_published_later(void **state)
     assert_int_equal(last.state, LOCAL__STATE__STATE_PENDING);
     say_state(SESSION_CONNECTED);
     WAIT_UNTIL(tracker.count == 1);
-    for (int i = 0; i < 1000 && getattr(w, ino) == 0 && last.state == LOCAL__STATE__STATE_PENDING;
-         i++)
-        usleep(1000);
-    assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
+    await_complete(w, ino);
     wire_close(w);
 }
 
-static void close_waits_for_a_silent_tracker_but_not_for_ever(void **state)
+static void close_does_not_wait_for_the_tracker(void **state)
 {
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
     hold_lock();
     tracker_answers = false;
     drop_lock();
-    int64_t before = clock_now();
     copy_in(w, 1, "f", 1000, 1);
-    assert_true(clock_now() - before >= 4 * NS_PER_S);
     assert_int_equal(last.state, LOCAL__STATE__STATE_PENDING);
     wire_close(w);
 }
 
-static void a_refusal_reaches_the_one_who_closes(void **state)
+static void what_the_tracker_has_no_room_for_stays_here_and_pending(void **state)
 {
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
     int fd = -1;
@@ -804,8 +810,10 @@ static void a_refusal_reaches_the_one_who_closes(void **state)
     drop_lock();
     assert_int_equal(create(w, 1, "f", &fd), 0);
     assert_int_equal(file_pwrite_all(fd, "x", 1, 0), 0);
-    assert_int_equal(seal(w, last.ino, 1), ENOSPC);
-    assert_int_equal(lookup(w, 1, "f"), ENOENT);
+    assert_int_equal(seal(w, last.ino, 1), 0);
+    WAIT_UNTIL(ops_seen == 1);
+    assert_int_equal(lookup(w, 1, "f"), 0);
+    assert_int_equal(last.state, LOCAL__STATE__STATE_PENDING);
     close(fd);
     wire_close(w);
 }
@@ -1126,9 +1134,11 @@ static void a_file_is_renamed_while_it_is_written(void **state)
     assert_int_equal(ask(w, TYPE(RENAME), &rename.base), 0);
     assert_int_equal(seal(w, ino, 0), 0);
     assert_int_equal(lookup(w, 1, "after"), 0);
+    await_complete(w, ino);
     hold_lock();
-    assert_non_null(ref_find(&tracker, 1, "after"));
+    bool published = ref_find(&tracker, 1, "after") != NULL;
     drop_lock();
+    assert_true(published);
     close(fd);
     wire_close(w);
 }
@@ -1464,8 +1474,8 @@ int main(void)
         TEST(names_are_made_moved_listed_and_removed),
         TEST(extended_attributes_tell_what_is_known),
         TEST(without_a_tracker_files_are_kept_and_published_later),
-        TEST(close_waits_for_a_silent_tracker_but_not_for_ever),
-        TEST(a_refusal_reaches_the_one_who_closes),
+        TEST(close_does_not_wait_for_the_tracker),
+        TEST(what_the_tracker_has_no_room_for_stays_here_and_pending),
         TEST(a_new_version_replaces_the_old_one_and_old_readers_keep_theirs),
         TEST(a_large_file_is_hashed_behind_its_writer),
         TEST(reads_of_what_is_not_here_wait_and_are_answered_in_any_order),

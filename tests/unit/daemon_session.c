@@ -41,13 +41,14 @@ static char url[SWARM_URL_MAX];
 /* --- the other modules: what they were told last --- */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_uint epoch_now;
 static atomic_int state_now, connects, credentials_told, revocations, dial_backs, peers_came;
 static atomic_int changes_came, results_came, health_came, health_error;
 static struct account_answer *answer; /* under lock */
 static char trouble_now[300];         /* under lock */
 
-void local_session_state(struct local *local, enum session_state state, char *trouble,
-                         char *account, char *swarm)
+void local_session_state(struct local *local, enum session_state state, unsigned epoch,
+                         char *trouble, char *account, char *swarm)
 {
     (void)local;
     pthread_mutex_lock(&lock);
@@ -57,6 +58,7 @@ void local_session_state(struct local *local, enum session_state state, char *tr
     free(account);
     free(swarm);
     connects += state == SESSION_CONNECTED;
+    epoch_now = epoch;
     state_now = (int)state;
 }
 
@@ -713,7 +715,7 @@ static void pushes_reach_whom_they_concern(void **state)
     finish();
 }
 
-static void send_op(uint64_t number)
+static void send_op(unsigned epoch, uint64_t number)
 {
     Tracker__Op op = TRACKER__OP__INIT;
 
@@ -722,7 +724,7 @@ static void send_op(uint64_t number)
     size_t size = tracker__op__get_packed_size(&op);
     uint8_t *packed = xmalloc(size);
     tracker__op__pack(&op, packed);
-    session_op(session, packed, size);
+    session_op(session, epoch, packed, size);
 }
 
 static void operations_are_answered_or_asked_for_again(void **state)
@@ -732,9 +734,11 @@ static void operations_are_answered_or_asked_for_again(void **state)
 
     (void)state;
     begin("anna", SWARM_DAY_S);
-    send_op(1); /* not connected: forgotten, local submits it then */
+    send_op(epoch_now, 1); /* not connected: forgotten, local submits it then */
     connected("anna");
-    send_op(2);
+    send_op(epoch_now - 1,
+            7); /* it was on its way when the link was lost: it would overtake others */
+    send_op(epoch_now, 2);
     EXPECT(&tracker, T(OPS));
     Tracker__Ops *ops = wire_message(&tracker, &tracker__ops__descriptor);
     assert_int_equal(ops->n_ops, 1);
@@ -744,7 +748,7 @@ static void operations_are_answered_or_asked_for_again(void **state)
     results.results = list;
     wire_send_id(&tracker, T(RESULTS), FRAME_ANSWER, tracker.frame.id, &results.base);
     WAIT_FOR(results_came == 1);
-    send_op(3);
+    send_op(epoch_now, 3);
     EXPECT(&tracker, T(OPS));
     int before = connects;
     answer_fault(&tracker, TRACKER__FAULT_CODE__FAULT_INTERNAL);

@@ -142,6 +142,36 @@ static Tracker__OpStatus rename_to(uint64_t id, uint64_t parent, const char *nam
     return apply(&ann, &op);
 }
 
+static void what_the_member_has_not_seen_is_neither_removed_nor_replaced(void **state)
+{
+    uint8_t seen[32];
+    uint64_t f = file(1, "f", 1), g = file(1, "g", 2), h = file(1, "h", 3);
+    Tracker__Op op = new_op(KIND(REMOVE), 0, "");
+    op.id = f;
+    op.based_on = (ProtobufCBinaryData){.len = 32, .data = seen};
+    memset(seen, 9, sizeof seen);
+    assert_int_equal(apply(&ann, &op), STATUS(CONFLICT));
+    assert_int_equal(left.id, f);
+    assert_false(left.gone);
+    op = new_op(KIND(RENAME), 1, "g");
+    op.id = h;
+    op.over = f;
+    assert_int_equal(apply(&ann, &op), STATUS(CONFLICT));
+    assert_int_equal(left.id, g);
+    op.op = 0;
+    op.over = g;
+    op.based_on = (ProtobufCBinaryData){.len = 32, .data = seen};
+    assert_int_equal(apply(&ann, &op), STATUS(CONFLICT));
+    memset(seen, 2, sizeof seen);
+    op.op = 0;
+    assert_int_equal(apply(&ann, &op), STATUS(OK));
+    op = new_op(KIND(REMOVE), 0, "");
+    op.id = f;
+    op.based_on = (ProtobufCBinaryData){.len = 32, .data = seen};
+    memset(seen, 1, sizeof seen);
+    assert_int_equal(apply(&ann, &op), STATUS(OK));
+}
+
 static Tracker__OpStatus exchange(uint64_t id, uint64_t parent, const char *name)
 {
     Tracker__Op op = new_op(KIND(RENAME), parent, name);
@@ -549,6 +579,7 @@ int main(void)
 {
     log_init("test", LOG_LEVEL_WARNING, false);
     const struct CMUnitTest tests[] = {
+        TEST(what_the_member_has_not_seen_is_neither_removed_nor_replaced),
         TEST(entries_are_made_with_what_was_said),
         TEST(bad_names_are_refused),
         TEST(unsound_contents_are_refused),
