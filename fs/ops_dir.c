@@ -290,10 +290,29 @@ static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
     fuse_reply_err(req, 0);
 }
 
+/* What was done to names before is durable when this is answered. */
+static void on_synced(struct request *r, struct answer *a)
+{
+    if (r->req != NULL)
+        fuse_reply_err(r->req, a->error);
+}
+
+static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+    struct request *r =
+        request_new(fuse_req_userdata(req), req, LOCAL__LOCAL_TYPE__LOCAL_SYNC, on_synced);
+
+    r->message.node = (Local__Node)LOCAL__NODE__INIT;
+    r->message.node.ino = ino;
+    r->patience = PATIENCE_SLOW;
+    request_submit(r);
+}
+
 void ops_fill_dir(struct fuse_lowlevel_ops *ops)
 {
     ops->opendir = op_opendir;
     ops->readdir = op_readdir;
     ops->readdirplus = op_readdirplus;
     ops->releasedir = op_releasedir;
+    ops->fsyncdir = op_fsyncdir;
 }
