@@ -371,6 +371,15 @@ void ingest_wrote(struct ingest *ingest, uint64_t offset, uint64_t size)
     lock_drop(&ingest->lock);
 }
 
+void ingest_doubt(struct ingest *ingest)
+{
+    CHECK_OBJECT(ingest, INGEST_MAGIC);
+    lock_take(&ingest->lock);
+    for (uint64_t block = 0; block < ingest->hashing; block++)
+        bitmap_set(ingest->dirty, block);
+    lock_drop(&ingest->lock);
+}
+
 bool ingest_hash_due(const struct ingest *constant)
 {
     struct ingest *ingest = (struct ingest *)(uintptr_t)constant;

@@ -37,6 +37,8 @@ int ingest_dup(const struct ingest *);
 /* p2pfs wrote there, or cut the file there (the range that was cut off counts as written). Cheap; no I/O; any thread, also
  * while a worker hashes (not while it seals). What was written must be told before it is sealed. */
 void ingest_wrote(struct ingest *, uint64_t offset, uint64_t size);
+/* It is not known what was written: nothing that was hashed counts. As ingest_wrote. */
+void ingest_doubt(struct ingest *);
 /* True if a worthwhile stretch (1 MiB) lies written and not yet hashed behind the frontier. Any thread. */
 bool ingest_hash_due(const struct ingest *);
 /* [worker] Hashes that stretch, at most `max_bytes`. 0 or -errno. */

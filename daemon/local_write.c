@@ -546,6 +546,8 @@ static void begin_seal(struct local *l, struct working *w, struct reply reply, c
                   : reply.client == 0 && node != NULL ? node->mtime
                                                       : clock_wall();
     seal->ingest = w->ingest;
+    if (reply.client == 0)
+        ingest_doubt(w->ingest); /* p2pfs may have written more than it came to tell */
     w->phase = WORKING_SEALING;
     w->busy = true;
     local_post(l, &seal->task, seal_work, seal_done);
@@ -623,6 +625,8 @@ bool write_attach(struct local *l, struct mount *m, uint64_t ino)
         return false;
     w->mount = m;
     w->deadline = 0;
+    if (w->phase == WORKING_READY)
+        ingest_doubt(w->ingest); /* what it told meanwhile was lost */
     if (w->number != 0)
         put_row(l, w);
     return true;

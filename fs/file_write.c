@@ -14,7 +14,9 @@
  *   W1  The gate is open only in WORKING with no turn waiting.
  *   W2  Seal is sent only when the gate is closed and no worker is inside: after it the file is the store's, and
  *       nobody may ever write to it again.
- *   W3  `dirty` is set before the bytes are written and cleared when Seal is sent; set again if sealing failed. */
+ *   W3  `dirty` is set before the bytes are written and cleared when Seal is sent; set again if sealing failed.
+ *   W4  Of every byte that changed, by a write, a hole or a new size, the daemon is told before Seal: it hashes behind the
+ *       writer, keeps the hashes of what a new version begins with, and would seal those of the old bytes. */
 #include "fs/file_internal.h"
 
 #include "base/check.h"
@@ -221,11 +223,32 @@ static void on_sealed(struct request *r, struct answer *a)
     file_advance(f);
 }
 
+static void tell(struct file *f, uint64_t offset, uint64_t size)
+{
+    if (size > 0)
+        client_notice_now(f->fs->client, LOCAL__LOCAL_TYPE__LOCAL_WROTE, f->ino, 0, offset, size,
+                          false);
+}
+
+/* What file_end_write has kept back, for more to come. */
+static void tell_rest(struct file *f)
+{
+    uint64_t from, to;
+
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    from = f->wrote_from;
+    to = f->wrote_to;
+    f->wrote_from = f->wrote_to = 0;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    tell(f, from, to - from);
+}
+
 static void seal(struct file *f)
 {
     struct request *r = request_new(f->fs, NULL, LOCAL__LOCAL_TYPE__LOCAL_SEAL, on_sealed);
     int64_t size = content_size(f->content);
 
+    tell_rest(f);
     set_dirty(f, false);
     r->message.seal = (Local__Seal)LOCAL__SEAL__INIT;
     r->message.seal.ino = f->ino;
@@ -255,6 +278,21 @@ static bool wait_for_writers(struct file *f)
     return inside;
 }
 
+/* To that size; what was cut off comes back as zeros, if it does. */
+static int set_size(struct file *f, uint64_t size)
+{
+    int64_t old = content_size(f->content);
+
+    set_dirty(f, true);
+    if (size > INT64_MAX)
+        return -EFBIG;
+    if (ftruncate(content_fd(f->content), (off_t)size) != 0)
+        return -errno;
+    if (old > (int64_t)size)
+        tell(f, size, (uint64_t)old - size);
+    return 0;
+}
+
 static int carry_out(struct file *f, struct request *r)
 {
     int fd = content_fd(f->content), result = 0;
@@ -264,23 +302,21 @@ static int carry_out(struct file *f, struct request *r)
         set_dirty(f, true);
         result = file_pwrite_all(fd, r->data, r->data_size, r->offset);
         if (result == 0)
-            client_notice_now(f->fs->client, LOCAL__LOCAL_TYPE__LOCAL_WROTE, f->ino, 0, r->offset,
-                              r->data_size, false);
+            tell(f, r->offset, r->data_size);
         break;
     case TURN_TRUNCATE:
-        set_dirty(f, true);
-        result = r->size > INT64_MAX ? -EFBIG : ftruncate(fd, (off_t)r->size) == 0 ? 0 : -errno;
+        result = set_size(f, r->size);
         break;
     case TURN_EMPTY:
-        if (content_size(f->content) > 0) {
-            set_dirty(f, true);
-            result = ftruncate(fd, 0) == 0 ? 0 : -errno;
-        }
+        if (content_size(f->content) > 0)
+            result = set_size(f, 0);
         break;
     default:
         CHECK(r->turn == TURN_ALLOCATE);
         set_dirty(f, true);
         result = fallocate(fd, r->flags, (off_t)r->offset, (off_t)r->size) == 0 ? 0 : -errno;
+        if ((r->flags & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0)
+            tell(f, r->offset, r->size); /* also after an error: it may have come half way */
         break;
     }
     return -result;

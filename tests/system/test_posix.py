@@ -1,9 +1,12 @@
 """What programs expect of a local disk: reading and writing through one mount, the result seen whole at another member's."""
+import ctypes
 import mmap
 import os
 import unittest
 
-from harness import SwarmTest, main, pattern
+from harness import SwarmTest, libc, main, pattern, wait_for
+
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 
 PASSES = os.geteuid() == 0 and tuple(int(n) for n in os.uname().release.split(".")[:2]) >= (6, 9)
 
@@ -63,6 +66,38 @@ class Passthrough(SwarmTest):
                 writer.write(b"hello")
             reader.seek(0)
             self.assert_same_bytes(b"hello" + data[5:], reader.read())
+
+
+def fallocate(fd, mode, offset, size):
+    if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(size)) != 0:
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
+class Writing(SwarmTest):
+    def test_what_changes_behind_the_hashing_is_published(self):
+        """The daemon hashes behind the writer, and keeps the hashes of what a new version begins with."""
+        ann, ben = self.members("ann", "ben", options="wait=5s")
+        changes = {
+            "write": lambda fd: os.pwrite(fd, b"x" * 100, 5000),
+            "cut": lambda fd: (os.ftruncate(fd, 1 << 20), os.ftruncate(fd, 4 << 20)),
+            "punch": lambda fd: fallocate(fd, PUNCH_HOLE | KEEP_SIZE, 100, 70000),
+            "zero": lambda fd: fallocate(fd, ZERO_RANGE, 1 << 20, 70000),
+        }
+        data, found = pattern(4 << 20), {}
+        for name, change in changes.items():
+            fd = os.open(ann.path(name), os.O_RDWR | os.O_CREAT)
+            os.write(fd, data)
+            os.close(fd)
+            before = ann.xattr(name, "root")
+            fd = os.open(ann.path(name), os.O_RDWR)
+            change(fd)
+            os.close(fd)
+            found[name] = ann.read(name)
+            self.assertNotEqual(data, found[name], name)
+            self.assertNotEqual(before, ann.xattr(name, "root"), name)
+        for name, expected in found.items():
+            wait_for(name, lambda: os.path.exists(ben.path(name)) and ben.xattr(name, "root") == ann.xattr(name, "root"))
+            self.assert_same_bytes(expected, ben.read(name), name)
 
 
 if __name__ == "__main__":
