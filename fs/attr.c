@@ -34,7 +34,7 @@ bool attr_stat(struct stat *st, const Local__Attr *attr, uid_t uid, gid_t gid)
     memset(st, 0, sizeof(*st));
     st->st_ino = attr->ino;
     st->st_mode = kind | (attr->mode & 0777);
-    st->st_nlink = attr->nlink > 0 ? attr->nlink : 1;
+    st->st_nlink = attr->nlink; /* 0: removed, but open */
     st->st_uid = uid;
     st->st_gid = gid;
     st->st_size = kind == S_IFDIR ? DIRECTORY_SIZE : (off_t)attr->size;

@@ -21,6 +21,7 @@
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/invalidate.h"
+#include "fs/times.h"
 #include "proto/limits.h"
 #include "proto/message.h"
 
@@ -202,8 +203,10 @@ static const char *take_invalidate(struct client *client, const struct frame *fr
 
             if (*one->name == '\0')
                 invalidate_inode(client->fs->invalidator, one->ino);
-            else
+            else {
+                times_names_changed(client->fs->times, one->parent);
                 invalidate_entry(client->fs->invalidator, one->parent, one->name);
+            }
         }
     }
     message_done(&arena);

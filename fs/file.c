@@ -17,6 +17,7 @@
 #include "fs/client.h"
 #include "fs/file_internal.h"
 #include "fs/fs.h"
+#include "fs/times.h"
 #include "proto/limits.h"
 
 #include <errno.h>
@@ -330,6 +331,11 @@ struct handle *handle_new(struct file *f, bool writable, pid_t process)
     h->next = f->first;
     f->first = h;
     f->handles++;
+    if (writable) {
+        CHECK(pthread_mutex_lock(&f->lock) == 0);
+        f->writable++;
+        CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    }
     if (f->closed != 0)
         client_notice_now(f->fs->client, LOCAL__LOCAL_TYPE__LOCAL_RELEASE, f->ino, f->closed, 0, 0,
                           false);
@@ -356,6 +362,11 @@ void handle_drop(struct handle *h)
     }
     *at = h->next;
     f->handles--;
+    if (h->writable) {
+        CHECK(pthread_mutex_lock(&f->lock) == 0);
+        f->writable--;
+        CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    }
     handle_unpass(h);
     if (f->handles > 0)
         client_notice_now(f->fs->client, LOCAL__LOCAL_TYPE__LOCAL_RELEASE, f->ino, h->id, 0, 0,
@@ -514,14 +525,18 @@ void file_correct(struct files *files, uint64_t ino, struct stat *st)
     struct file *f = file_find(files, ino);
     int64_t size;
 
+    times_apply(files->fs->times, st);
     if (f == NULL || (f->state != FILE_WORKING && f->state != FILE_SEALING))
         return;
     size = content_size(f->content);
     if (size >= 0)
         st->st_size = size;
     CHECK(pthread_mutex_lock(&f->lock) == 0);
-    if (f->set_mtime)
+    if (f->set_mtime) {
         st->st_mtim = f->st.st_mtim;
+        if (st->st_ctim.tv_sec < st->st_mtim.tv_sec)
+            st->st_ctim = st->st_mtim;
+    }
     CHECK(pthread_mutex_unlock(&f->lock) == 0);
 }
 

@@ -67,7 +67,8 @@ struct file {
     bool calm;               /* nothing waits in `turns` or for the daemon */
     bool gate_watch;         /* the client's thread waits for the last writer */
     unsigned writers;
-    bool dirty; /* written since it was last sealed */
+    unsigned writable; /* handles that may write */
+    bool dirty;        /* written since it was last sealed */
     uint64_t wrote_from, wrote_to;
     struct stat st;
     char *name; /* for log lines */
@@ -96,6 +97,7 @@ struct content *file_content(struct file *); /* a new reference */
 struct content *file_begin_write(struct file *);
 /* Bytes [offset, offset + size) were written (size 0: none). */
 void file_end_write(struct file *, struct content *, uint64_t offset, uint64_t size);
+bool file_is_calm(struct file *); /* nobody has it open for writing */
 bool file_is_dirty(
     struct file *); /* or about to be, or being sealed: a FLUSH has something to wait for */
 /* A reader got present bytes: tells the daemon now and then. */
@@ -126,7 +128,7 @@ void file_advance(struct file *);
 void file_refresh(struct file *);
 /* Puts a request into `turns` and goes on. */
 void file_take_turn(struct file *, struct request *, enum request_turn);
-/* `st` with what this mount knows better: size and times of a file that is being written. */
+/* `st` with what this mount knows better: times.h, and size and time of a file that is being written. */
 void file_correct(struct files *, uint64_t ino, struct stat *);
 /* What is open, for Reattach: calls `send` for each batch. Then, once connected: asks anew for contents that are
  * not whole, for the daemon may have new map files. */

@@ -24,6 +24,7 @@
 #include "base/mem.h"
 #include "fs/client.h"
 #include "fs/fs.h"
+#include "fs/times.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -108,6 +109,16 @@ void file_end_write(struct file *f, struct content *content, uint64_t offset, ui
         m->file = f;
         loop_post(client_loop(f->fs->client), &m->mail);
     }
+}
+
+bool file_is_calm(struct file *f)
+{
+    bool calm;
+
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    calm = f->writable == 0;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    return calm;
 }
 
 bool file_is_dirty(struct file *f)
@@ -210,6 +221,7 @@ static void on_sealed(struct request *r, struct answer *a)
         f->unsealed = false;
         f->set_mtime = false;
         file_set_attr(f, a->message);
+        times_changed(f->fs->times, f->ino);
         fs_changed(f->fs);
     } else {
         f->state = FILE_WORKING;

@@ -17,6 +17,7 @@ struct device;
 struct files;
 struct fuse_session;
 struct invalidator;
+struct times;
 struct workers;
 
 struct fs {
@@ -35,6 +36,7 @@ struct fs {
         passthrough; /* set while the kernel greets us: it takes complete files over, and gathers no writes */
     struct client *client;
     struct files *files;
+    struct times *times;
     struct invalidator *invalidator;
     struct workers *disk;
     uint64_t changes; /* atomic; counts what makes a listing that was read earlier doubtful */

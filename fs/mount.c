@@ -29,6 +29,7 @@
 #include "fs/mountinfo.h"
 #include "fs/ops.h"
 #include "fs/probe.h"
+#include "fs/times.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -357,6 +358,7 @@ static void refuse_requests(struct fs *fs)
 static void serve(struct fs *fs)
 {
     fs->files = files_new(fs);
+    fs->times = times_new();
     fs->disk = workers_new("disk", DISK_THREADS);
     fs->invalidator = invalidator_new(fs);
     fs->client = client_new(fs);
@@ -371,6 +373,7 @@ static void serve(struct fs *fs)
     invalidator_free(fs->invalidator);
     fuse_session_unmount(fs->session);
     files_free(fs->files);
+    times_free(fs->times);
 }
 
 /* Every open file of the mount costs two descriptors. */

@@ -18,6 +18,7 @@
 #include "fs/fs.h"
 #include "fs/invalidate.h"
 #include "fs/request.h"
+#include "fs/times.h"
 #include "proto/limits.h"
 #include "proto/message.h"
 
@@ -101,6 +102,7 @@ static bool add_attr(struct fs *fs, struct portion *p, uint64_t parent, const Lo
     if (!name_is_valid(attr->name, strlen(attr->name)) ||
         !attr_stat(&entry.attr, attr, fs->uid, fs->gid))
         return true; /* cannot be shown */
+    times_apply(fs->times, &entry.attr);
     if (attr->state == LOCAL__STATE__STATE_LOCAL)
         entry.attr_timeout = 0; /* its size may be known here better than there */
     if (p->plus && parent == FUSE_ROOT_ID)

@@ -33,6 +33,7 @@
 #include "fs/invalidate.h"
 #include "fs/reader.h"
 #include "fs/request.h"
+#include "fs/times.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -122,8 +123,10 @@ static void on_create(struct request *r, struct answer *a)
     int error = a->error;
 
     fs_changed(r->fs);
-    if (error == 0)
+    if (error == 0) {
+        times_names_changed(r->fs->times, r->message.make.parent);
         f = file_created(r->fs, a, &error);
+    }
     if (f == NULL) {
         if (r->req != NULL)
             fuse_reply_err(r->req, error);
@@ -422,6 +425,38 @@ static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
     request_submit(r);
 }
 
+/* Holes are those of a complete content, or of a file that nobody can be writing to through a mapping: what only the
+ * kernel knows of must not be called a hole. Everything else is data up to its end. Where the kernel gathers writes it
+ * knows the end better: it answers by itself after an ENOSYS. */
+static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
+                     struct fuse_file_info *fi)
+{
+    const struct handle *h = handle_of(fi);
+    const struct fs *fs = fuse_req_userdata(req);
+    struct content *content;
+    int64_t size;
+    off_t found;
+
+    if (!fs->passthrough) {
+        fuse_reply_err(req, ENOSYS);
+        return;
+    }
+    content = file_content(h->file);
+    size = content_size(content);
+    if (offset < 0 || offset >= size) {
+        fuse_reply_err(req, size < 0 ? EIO : ENXIO);
+    } else if (!h->writable && content_complete(content) && file_is_calm(h->file)) {
+        found = lseek(content_fd(content), offset, whence); /* nobody goes by its position */
+        if (found < 0)
+            fuse_reply_err(req, errno);
+        else
+            fuse_reply_lseek(req, found < size ? found : size);
+    } else {
+        fuse_reply_lseek(req, whence == SEEK_DATA ? offset : size);
+    }
+    content_release(content);
+}
+
 void ops_fill_io(struct fuse_lowlevel_ops *ops)
 {
     ops->open = op_open;
@@ -429,5 +464,6 @@ void ops_fill_io(struct fuse_lowlevel_ops *ops)
     ops->read = op_read;
     ops->flush = op_flush;
     ops->fsync = op_fsync;
+    ops->lseek = op_lseek;
     ops->release = op_release;
 }

@@ -13,6 +13,7 @@
 #include "fs/fs.h"
 #include "fs/invalidate.h"
 #include "fs/request.h"
+#include "fs/times.h"
 #include "proto/limits.h"
 
 #include <errno.h>
@@ -176,6 +177,8 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 static void on_make(struct request *r, struct answer *a)
 {
     fs_changed(r->fs);
+    if (a->error == 0)
+        times_names_changed(r->fs->times, r->message.make.parent);
     if (r->req == NULL)
         return;
     if (a->error == EEXIST && r->again) {
@@ -252,6 +255,12 @@ static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 static void on_gone(struct request *r, struct answer *a)
 {
     fs_changed(r->fs);
+    if (a->error == 0 && r->type == LOCAL__LOCAL_TYPE__LOCAL_RENAME) {
+        times_names_changed(r->fs->times, r->message.rename.parent);
+        times_names_changed(r->fs->times, r->message.rename.to_parent);
+    } else if (a->error == 0) {
+        times_names_changed(r->fs->times, r->message.lookup.parent);
+    }
     if (r->req != NULL)
         fuse_reply_err(r->req, a->error == ENOENT && r->again ? 0 : a->error);
 }

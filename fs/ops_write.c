@@ -18,6 +18,7 @@
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/request.h"
+#include "fs/times.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -131,6 +132,11 @@ static void on_setattr(struct request *r, struct answer *a)
     double timeout = ATTR_SHORT;
 
     fs_changed(r->fs);
+    if (a->error == 0) {
+        times_changed(r->fs->times, r->ino);
+        times_set(r->fs->times, r->ino, (r->flags & FUSE_SET_ATTR_ATIME) != 0 ? &r->atime : NULL,
+                  r->sets_mtime);
+    }
     if (r->req == NULL)
         return;
     if (a->error != 0 && !(a->error == ENOENT && f != NULL && f->content != NULL)) {
@@ -225,6 +231,13 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
         r->mtime = clock_wall();
     } else if ((to_set & FUSE_SET_ATTR_MTIME) != 0) {
         r->mtime = (int64_t)attr->st_mtim.tv_sec * NS + attr->st_mtim.tv_nsec;
+    }
+    r->sets_mtime = (r->flags & FUSE_SET_ATTR_MTIME) != 0;
+    if ((to_set & FUSE_SET_ATTR_ATIME_NOW) != 0) {
+        r->flags |= FUSE_SET_ATTR_ATIME;
+        r->atime = clock_wall();
+    } else if ((to_set & FUSE_SET_ATTR_ATIME) != 0) {
+        r->atime = (int64_t)attr->st_atim.tv_sec * NS + attr->st_atim.tv_nsec;
     }
     if ((to_set & FUSE_SET_ATTR_SIZE) != 0)
         r->patience = PATIENCE_SLOW;

@@ -94,7 +94,8 @@ struct request {
     int flags;        /* open's; fallocate's mode; setattr's to_set */
     pid_t process;    /* of an open for writing */
     mode_t mode;
-    int64_t mtime;
+    int64_t mtime, atime;
+    bool sets_mtime;
     void *data; /* freed with the request */
     size_t data_size;
     bool plus;

@@ -100,5 +100,53 @@ class Writing(SwarmTest):
             self.assert_same_bytes(expected, ben.read(name), name)
 
 
+class Times(SwarmTest):
+    def test_utimens_chmod_and_changed_directories_show_in_stat(self):
+        [ann] = self.members("ann")
+        os.mkdir(ann.path("d"))
+        before = os.stat(ann.path("d"))
+        ann.write("d/a", b"1")
+        after = os.stat(ann.path("d"))
+        self.assertGreater(after.st_mtime_ns, before.st_mtime_ns)
+        self.assertEqual(after.st_mtime_ns, after.st_ctime_ns)
+        os.utime(ann.path("d/a"), ns=(1900000000123456789, 1950000000987654321))
+        st = os.stat(ann.path("d/a"))
+        self.assertEqual((1900000000123456789, 1950000000987654321), (st.st_atime_ns, st.st_mtime_ns))
+        self.assertLess(st.st_ctime_ns, 1900000000 * 10 ** 9)
+        os.chmod(ann.path("d/a"), 0o600)
+        self.assertGreater(os.stat(ann.path("d/a")).st_ctime_ns, st.st_ctime_ns)
+        os.utime(ann.path("d"), ns=(5, 7))
+        self.assertEqual(7, os.stat(ann.path("d")).st_mtime_ns)
+        os.rename(ann.path("d/a"), ann.path("d/b"))
+        self.assertGreater(os.stat(ann.path("d")).st_mtime_ns, 7)
+
+    def test_what_is_removed_but_open_has_no_links(self):
+        [ann] = self.members("ann")
+        with open(ann.path("a"), "w+b") as file:
+            file.write(b"12345")
+            file.flush()
+            os.unlink(ann.path("a"))
+            self.assertEqual((0, 5), (os.fstat(file.fileno()).st_nlink, os.fstat(file.fileno()).st_size))
+            file.seek(0)
+            self.assertEqual(b"12345", file.read())
+
+
+class Holes(SwarmTest):
+    @unittest.skipUnless(PASSES, "the kernel gathers writes, and knows of no holes")
+    def test_holes_of_a_file_are_found_and_bytes_never_called_holes(self):
+        [ann] = self.members("ann")
+        fd = os.open(ann.path("a"), os.O_RDWR | os.O_CREAT)
+        os.ftruncate(fd, 4 << 20)
+        os.pwrite(fd, b"x" * 4096, 1 << 20)
+        self.assertLessEqual(os.lseek(fd, 0, os.SEEK_DATA), 1 << 20)
+        self.assertGreaterEqual(os.lseek(fd, 1 << 20, os.SEEK_HOLE), (1 << 20) + 4096)
+        os.close(fd)
+        fd = os.open(ann.path("a"), os.O_RDONLY)
+        self.assertEqual(1 << 20, os.lseek(fd, 0, os.SEEK_DATA))
+        self.assertEqual((1 << 20) + 4096, os.lseek(fd, 1 << 20, os.SEEK_HOLE))
+        self.assertRaises(OSError, os.lseek, fd, 4 << 20, os.SEEK_DATA)
+        os.close(fd)
+
+
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@
 #include "fs/mountinfo.h"
 #include "fs/options.h"
 #include "fs/reader.h"
+#include "fs/times.h"
 
 #include "base/bitmap.h"
 
@@ -110,7 +111,7 @@ static void attributes_are_what_the_kernel_may_see(void **state)
     assert_int_equal(st.st_blocks, 2);
     assert_int_equal(st.st_uid, 5);
     assert_int_equal(st.st_gid, 6);
-    assert_int_equal(st.st_nlink, 1);
+    assert_int_equal(st.st_nlink, 0); /* it was removed, and is open */
     assert_int_equal(st.st_mtim.tv_sec, -1);
     assert_int_equal(st.st_mtim.tv_nsec, 999999999);
     attr.size = UINT64_MAX;
@@ -124,6 +125,41 @@ static void attributes_are_what_the_kernel_may_see(void **state)
     assert_int_equal(attr_errno(0), EIO);
     assert_int_equal(attr_errno(-5), EIO);
     assert_int_equal(attr_errno(ENOSPC), ENOSPC);
+}
+
+/* --- times ---- */
+
+static void times_that_the_catalogue_does_not_keep_are_remembered(void **state)
+{
+    struct times *times = times_new();
+    const int64_t atime = -1;
+    struct stat st = {.st_ino = 5, .st_mtim = {7, 8}, .st_atim = {7, 8}, .st_ctim = {7, 8}};
+
+    times_apply(times, &st);
+    assert_int_equal(st.st_atim.tv_sec, 7);
+    times_set(times, 5, &atime, true);
+    times_apply(times, &st);
+    assert_int_equal(st.st_atim.tv_sec, -1);
+    assert_int_equal(st.st_atim.tv_nsec, 999999999);
+    assert_int_equal(st.st_ctim.tv_sec, 7);
+    times_changed(times, 5);
+    times_apply(times, &st);
+    assert_true(st.st_ctim.tv_sec > 7);
+    assert_int_equal(st.st_mtim.tv_sec, 7); /* the daemon's to tell */
+    times_names_changed(times, 5);
+    times_apply(times, &st);
+    assert_true(st.st_mtim.tv_sec > 7);
+    for (uint64_t ino = 100; ino < 100 + 40000; ino++) /* a bound, the recent ones stay */
+        times_changed(times, ino);
+    for (uint64_t ino = 100; ino < 100 + 70000; ino++)
+        times_changed(times, ino);
+    st = (struct stat){.st_ino = 5};
+    times_apply(times, &st);
+    assert_int_equal(st.st_ctim.tv_sec, 0);
+    st.st_ino = 100 + 69999;
+    times_apply(times, &st);
+    assert_true(st.st_ctim.tv_sec > 0);
+    times_free(times);
 }
 
 /* --- contents ---- */
@@ -351,6 +387,7 @@ int main(void)
         cmocka_unit_test(the_form_of_fstab_is_understood),
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(attributes_are_what_the_kernel_may_see),
+        cmocka_unit_test(times_that_the_catalogue_does_not_keep_are_remembered),
         cmocka_unit_test(only_present_blocks_are_read),
         cmocka_unit_test(descriptors_that_do_not_fit_are_refused),
         cmocka_unit_test(a_data_file_that_is_too_short_is_an_error_not_zeros),
