@@ -1,12 +1,16 @@
 """What programs expect of a local disk: reading and writing through one mount, the result seen whole at another member's."""
-import ctypes
+import fcntl
 import mmap
 import os
+import subprocess
+import sys
+import threading
 import unittest
 
-from harness import SwarmTest, libc, main, pattern, wait_for
+from exerciser import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, Exerciser, fallocate
+from harness import SANITIZER, SwarmTest, libc, main, pattern, wait_for
 
-KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16  # linux/falloc.h
+OPERATIONS = int(os.environ.get("P2P_EXERCISES", 200 if SANITIZER else 700))
 
 PASSES = os.geteuid() == 0 and tuple(int(n) for n in os.uname().release.split(".")[:2]) >= (6, 9)
 
@@ -68,11 +72,6 @@ class Passthrough(SwarmTest):
             self.assert_same_bytes(b"hello" + data[5:], reader.read())
 
 
-def fallocate(fd, mode, offset, size):
-    if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(size)) != 0:
-        raise OSError(ctypes.get_errno(), "fallocate")
-
-
 class Writing(SwarmTest):
     def test_what_changes_behind_the_hashing_is_published(self):
         """The daemon hashes behind the writer, and keeps the hashes of what a new version begins with."""
@@ -98,6 +97,73 @@ class Writing(SwarmTest):
         for name, expected in found.items():
             wait_for(name, lambda: os.path.exists(ben.path(name)) and ben.xattr(name, "root") == ann.xattr(name, "root"))
             self.assert_same_bytes(expected, ben.read(name), name)
+
+
+    def exercise(self, options):
+        ann, ben = self.members("ann", "ben", options=options)
+        for seed in range(int(os.environ.get("P2P_SEED", 1)), int(os.environ.get("P2P_SEED", 1)) + 2):
+            name = f"file{seed}"
+            expected = Exerciser(ann.path(name), seed).run(OPERATIONS)
+            wait_for(f"{name} at ben's",
+                     lambda: os.path.exists(ben.path(name)) and ben.xattr(name, "root") == ann.xattr(name, "root"))
+            self.assert_same_bytes(expected, ben.read(name), f"seed {seed}")
+
+    def test_random_operations_on_a_file(self):
+        self.exercise("wait=5s")
+
+    def test_random_operations_on_a_file_with_writes_gathered(self):
+        self.exercise("wait=5s,writeback")
+
+
+class Names(SwarmTest):
+    def test_exclusive_names_exchanges_links_and_limits(self):
+        ann, ben = self.members("ann", "ben")
+        ann.write("a", b"aaa")
+        ann.write("b", b"bb")
+        with self.assertRaises(FileExistsError):
+            os.close(os.open(ann.path("a"), os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        rename = lambda old, new, flags: libc.renameat2(-100, ann.path(old).encode(), -100, ann.path(new).encode(), flags)
+        self.assertEqual(-1, rename("a", "b", 1))  # RENAME_NOREPLACE
+        self.assertEqual(0, rename("a", "b", 2))   # RENAME_EXCHANGE
+        self.assertEqual((b"bb", b"aaa"), (ann.read("a"), ann.read("b")))
+        for target in ("b", "/etc/passwd", "../../outside", "nowhere"):
+            os.symlink(target, ann.path("link"))
+            self.assertEqual(target, os.readlink(ann.path("link")))
+            os.unlink(ann.path("link"))
+        os.symlink("/etc/passwd", ann.path("absolute"))
+        wait_for("the link at ben's", lambda: os.path.lexists(ben.path("absolute")))
+        self.assertEqual("/etc/passwd", os.readlink(ben.path("absolute")))
+        name = "n" * 255
+        ann.write(name, b"x")
+        self.assertRaises(OSError, ann.write, name + "n", b"x")
+        os.unlink(ann.path(name))
+        here = os.open(ann.mount, os.O_RDONLY)
+        try:
+            for _ in range(12):  # a path of more than 3,000 bytes, step by step
+                os.mkdir(name, dir_fd=here)
+                deeper = os.open(name, os.O_RDONLY, dir_fd=here)
+                os.close(here)
+                here = deeper
+            fd = os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here)
+            os.write(fd, b"deep")
+            os.close(fd)
+        finally:
+            os.close(here)
+        path = "/".join([name] * 12 + ["file"])
+        wait_for("the deep file at ben's", lambda: os.path.exists(ben.path(path)))
+        self.assertEqual(b"deep", ben.read(path))
+
+    def test_locks_exclude_within_the_mount(self):
+        [ann] = self.members("ann")
+        ann.write("a", b"x" * 100)
+        script = ("import fcntl, os, sys\nfd = os.open(sys.argv[1], os.O_RDWR)\n"
+                  "try: fcntl.%s\nexcept OSError: sys.exit(7)\n")
+        for take, other in ((lambda file: fcntl.flock(file, fcntl.LOCK_EX), "flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)"),
+                            (lambda file: fcntl.lockf(file, fcntl.LOCK_EX, 10, 0), "lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 5)")):
+            with open(ann.path("a"), "r+b") as file:
+                take(file)
+                self.assertEqual(7, subprocess.run([sys.executable, "-c", script % other, ann.path("a")], check=False).returncode)
+            self.assertEqual(0, subprocess.run([sys.executable, "-c", script % other, ann.path("a")], check=False).returncode)
 
 
 class Times(SwarmTest):
@@ -146,6 +212,99 @@ class Holes(SwarmTest):
         self.assertEqual((1 << 20) + 4096, os.lseek(fd, 1 << 20, os.SEEK_HOLE))
         self.assertRaises(OSError, os.lseek, fd, 4 << 20, os.SEEK_DATA)
         os.close(fd)
+
+
+class Saving(SwarmTest):
+    """What editors do when they save; the other member reads all the while, and must see whole versions only."""
+
+    def version(self, number):
+        return (b"version %06d\n" % number) * (3000 + 700 * (number % 5))
+
+    def in_place(self, path, data):  # nano, and most scripts
+        with open(path, "wb") as file:
+            for at in range(0, len(data), 10000):
+                file.write(data[at:at + 10000])
+                file.flush()
+
+    def by_rename(self, path, data):  # a new file beside, then renamed over
+        fd = os.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(fd, data)
+        os.fsync(fd)
+        os.fchmod(fd, 0o644)
+        os.close(fd)
+        os.rename(path + ".tmp", path)
+
+    def by_backup(self, path, data):  # vim: the old one moves away, the new one is written under the name
+        swap = os.open(os.path.join(os.path.dirname(path), "." + os.path.basename(path) + ".swp"), os.O_RDWR | os.O_CREAT)
+        os.write(swap, data[:4096])
+        os.fsync(swap)
+        os.rename(path, path + "~")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.write(fd, data)
+        os.fsync(fd)
+        os.close(fd)
+        os.unlink(path + "~")
+        os.close(swap)
+        os.unlink(os.path.join(os.path.dirname(path), "." + os.path.basename(path) + ".swp"))
+
+    def by_lock_and_copy(self, path, data):  # LibreOffice: a lock, a temporary file, its bytes over the old ones
+        directory, name = os.path.split(path)
+        lock = os.path.join(directory, f".~lock.{name}#")
+        with open(lock, "w") as file:
+            file.write("somebody")
+        with open(os.path.join(directory, "lu1234.tmp"), "w+b") as temporary:
+            temporary.write(data)
+            temporary.seek(0)
+            with open(path, "r+b") as file:
+                while block := temporary.read(32768):
+                    file.write(block)
+                file.truncate(len(data))
+        os.unlink(os.path.join(directory, "lu1234.tmp"))
+        os.unlink(lock)
+
+    def exchanged(self, path, data):  # renameat2(RENAME_EXCHANGE), then the old one goes
+        with open(path + ".new", "wb") as file:
+            file.write(data)
+        if libc.renameat2(-100, (path + ".new").encode(), -100, path.encode(), 2) != 0:
+            raise OSError("renameat2")
+        os.unlink(path + ".new")
+
+    def test_another_member_sees_each_saved_version_whole(self):
+        ann, ben = self.members("ann", "ben", options="wait=10s")
+        ann.write("doc", self.version(0))
+        ben.await_file("doc", len(self.version(0)))
+        done, faults, seen = threading.Event(), [], set()
+
+        def watch():
+            while not done.is_set():
+                try:
+                    data = ben.read("doc")
+                except FileNotFoundError:
+                    continue  # between vim's two renames
+                except OSError as error:
+                    faults.append(str(error))
+                    return
+                number = int(data[8:14] or b"-1")
+                seen.add(number)
+                if number < 0 or data != self.version(number):
+                    faults.append(f"{len(data)} bytes that begin as version {number}")
+                    return
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            number = 0
+            for _ in range(4):
+                for save in (self.in_place, self.by_rename, self.by_backup, self.by_lock_and_copy, self.exchanged):
+                    number += 1
+                    save(ann.path("doc"), self.version(number))
+                    self.assertEqual(self.version(number), ann.read("doc"), save.__name__)
+            wait_for("the last version at ben's", lambda: number in seen or faults)
+        finally:
+            done.set()
+            thread.join()
+        self.assertEqual([], faults)
+        self.assertEqual(["doc"], os.listdir(ann.mount))
+        wait_for("ben's directory", lambda: os.listdir(ben.mount) == ["doc"])
 
 
 if __name__ == "__main__":
