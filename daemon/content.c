@@ -275,6 +275,8 @@ static void write_runs(struct content *content, uint64_t first, uint32_t count,
         int error = 0;
         uint64_t done =
             write_all(content->fd[FD_DATA], vector, (int)run, (first + i) * BLOCK_SIZE, &error);
+        if (done > 0)
+            content_wrote(content, (first + i) * BLOCK_SIZE, done);
         for (uint32_t k = 0; k < run && error < 0; k++) {
             if (content_block_bytes(&content->geometry, first + i, k + 1) > done)
                 verdicts[i + k] = error;

@@ -285,6 +285,20 @@ static void sync_run(struct job *job)
     loop_post(program.loop, &sync->mail);
 }
 
+/* On a worker that wrote. One job at a time: the next is told of only when this one runs. */
+static struct job writeback;
+static void writeback_run(struct job *job)
+{
+    store_writeback(program.daemon.store);
+}
+static void written(void *arg)
+{
+    struct program *p = arg;
+
+    writeback.run = writeback_run;
+    workers_post(p->syncer, &writeback, false);
+}
+
 static void sync_due(void *arg)
 {
     struct program *p = arg;
@@ -343,6 +357,7 @@ static const char *set_up(struct program *p)
     d->download = download_new(d);
     d->session = session_new(d, credentials);
     store_on_change(d->store, holding_changed, d);
+    store_on_written(d->store, written, p);
     local_on_stop(d->local, on_stop_asked, p);
     p->on_term = evsignal_new(loop_base(p->loop), SIGTERM, on_signal, p);
     p->on_int = evsignal_new(loop_base(p->loop), SIGINT, on_signal, p);

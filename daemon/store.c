@@ -263,6 +263,7 @@ static void free_store(struct store *store)
     pthread_cond_destroy(&store->wake);
     free(store->directory);
     store->magic = 0;
+    store_window_free(store->window);
     free(store);
 }
 
@@ -278,6 +279,7 @@ struct store *store_open(const char *directory, const char **fault)
     store->buckets = xcalloc(store->bucket_count, sizeof *store->buckets);
     CHECK(pthread_mutex_init(&store->lock, NULL) == 0);
     CHECK(pthread_mutex_init(&store->leaves_lock, NULL) == 0);
+    store->window = store_window_new();
     CHECK(pthread_cond_init(&store->wake, NULL) == 0);
 
     int result = open_directories(store);

@@ -78,7 +78,11 @@ void store_drop(struct store *, const uint8_t root[HASH_SIZE]);
 /* [worker] One round of syncing: for every content with unsynced blocks fdatasync of its data, then its map.
  * The daemon calls it every few seconds and after much was written; 0 or the first -errno. */
 int store_sync(struct store *);
-/* [worker] The same for one content, so that all its present blocks are durable. */
+/* [worker] Sends what content_put wrote lately on its way to the disk, and takes what lies further back out of the page cache.
+ * `written` is called (any thread, quick) when there is something for it to do, once until it has run. */
+void store_writeback(struct store *);
+void store_on_written(struct store *, void (*written)(void *arg), void *arg);
+/* [worker] The same as store_sync for one content, so that all its present blocks are durable. */
 int content_sync(struct content *);
 
 struct content *content_share(struct content *);

@@ -1,6 +1,7 @@
 /* What the files behind store.h and ingest.h share; nobody else includes it.
  *
  *   store.c         the table of records, references, idle contents, rounds of syncing
+ *   store_window.c  what stays in the page cache of what is written
  *   store_files.c   names, headers, the scan at the start
  *   content_open.c  opening, making, checking after an unclean end, closing
  *   content.c       blocks: put, get, the bits and what is counted from them
@@ -105,6 +106,7 @@ struct store {
     uint64_t held;                      /* bytes, atomic */
     void (*changed)(void *, struct content *, uint64_t, uint32_t, bool);
     void *changed_arg;
+    struct store_window *window; /* store_window.c */
     pthread_mutex_t leaves_lock;
     struct leaves *newest, *oldest;
     size_t leaves_memory;
@@ -206,6 +208,12 @@ void store_take(struct store *, struct content *);
 /* store->lock is held. */
 void store_add_dirty(struct store *, struct content *);
 void store_tell(struct content *, uint64_t first, uint64_t count, bool present);
+
+/* --- store_window.c --- */
+struct store_window *store_window_new(void);
+void store_window_free(struct store_window *);
+/* These bytes of the data file were written just now. */
+void content_wrote(struct content *, uint64_t offset, uint64_t size);
 
 /* --- content_open.c --- */
 struct content *content_create(struct store *, struct record *, int *error);
