@@ -21,6 +21,7 @@
 #define OP_INIT           26
 #define INIT_EXT          (1u << 30)
 #define INIT_KILLPRIV_V2  (1u << 28)
+#define INIT2_DIRECT_MMAP (1u << 4) /* bit 36 of all flags; Linux 6.6 */
 #define INIT2_PASSTHROUGH (1u << 5) /* bit 37 of all flags */
 #define OPEN_PASSTHROUGH  (1u << 7)
 #define OVERLAYFS         0x794c7630
@@ -70,6 +71,7 @@ struct backing_map {
 struct device {
     struct fs *fs;
     bool wanted;
+    bool direct;    /* what is opened for direct I/O may still be mapped */
     bool passes;    /* set by the thread that reads INIT, which answers it, too */
     uint64_t init;  /* the number of INIT; 0: not seen yet */
     uint32_t flags; /* what the kernel offers */
@@ -108,6 +110,7 @@ static ssize_t device_read(int fd, void *to, size_t size, void *userdata)
     if (header.operation == OP_INIT) {
         device->init = header.unique;
         device->flags = init.flags;
+        device->direct = (init.flags & INIT_EXT) != 0 && (init.flags2 & INIT2_DIRECT_MMAP) != 0;
         device->passes = device->wanted && (init.flags & INIT_EXT) != 0 &&
                          (init.flags2 & INIT2_PASSTHROUGH) != 0 && may_pass();
     }
@@ -130,6 +133,10 @@ static ssize_t write_init(const struct device *device, int fd, struct iovec *par
     memcpy(&init, parts[1].iov_base, sizeof(init));
     /* No file here has a set-user-id bit or capabilities. Unless it is told that, the kernel asks at every write. */
     init.flags |= device->flags & INIT_KILLPRIV_V2;
+    if (device->direct) {
+        init.flags |= INIT_EXT;
+        init.flags2 |= INIT2_DIRECT_MMAP;
+    }
     if (device->passes) {
         init.flags |= INIT_EXT;
         init.flags2 |= INIT2_PASSTHROUGH;
@@ -185,6 +192,11 @@ void device_free(struct device *device)
 bool device_passes(const struct device *device)
 {
     return device->passes;
+}
+
+bool device_direct(const struct device *device)
+{
+    return device->direct;
 }
 
 int device_backing_open(struct device *device, int fd)

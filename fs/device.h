@@ -21,6 +21,9 @@ void device_free(struct device *);
 /* Within libfuse's init: whether the reply that follows will switch passthrough on. */
 bool device_passes(const struct device *);
 
+/* Whether an open may be answered with direct I/O and its file still be mapped shared. Once the session runs. */
+bool device_direct(const struct device *);
+
 /* A backing file for the kernel, by its number (greater than 0); -errno. Needs a close when no handle has it any more.
  * Any thread. */
 int device_backing_open(struct device *, int fd);

@@ -116,6 +116,8 @@ struct handle *handle_new(struct file *, bool writable, pid_t process);
 void handle_drop(struct handle *); /* what handle_close asks for */
 /* After handle_new: whether the kernel may read by itself for this handle; if so the backing file's number, else 0. */
 int handle_pass(struct handle *);
+/* After that: whether it is to be read by direct I/O. */
+bool handle_is_direct(const struct handle *);
 /* Whether the inode is open in passthrough, so that nothing of it may change: a writer needs another number
  * (file_renew). */
 bool file_is_passed(const struct file *);

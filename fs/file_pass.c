@@ -1,5 +1,8 @@
 /* Passthrough: which opens the kernel gets to serve by itself, and what happens to a writer meanwhile (file.h).
  *
+ * A file that is not complete is read by direct I/O: what is streamed is in the store's pages already, and a second copy of
+ * every byte in the mount's would cost more than all the rest of a read. Shared mappings of it still work.
+ *
  * Counts here run ahead of the kernel's: a handle counts from before its OPEN is answered until its RELEASE, which the
  * kernel sends after it has let go. So what is allowed by these counts is allowed by the kernel's.
  *
@@ -38,6 +41,14 @@ int handle_pass(struct handle *h)
     f->passed++;
     h->passed = true;
     return f->backing;
+}
+
+bool handle_is_direct(const struct handle *h)
+{
+    const struct file *f = h->file;
+
+    return !h->passed && !h->writable && f->state == FILE_SEALED && !f->edited &&
+           device_direct(f->fs->device) && !content_complete(f->content);
 }
 
 bool file_is_passed(const struct file *f)

@@ -67,6 +67,7 @@ static void on_open(struct request *r, struct answer *a)
 {
     struct fuse_file_info fi;
     struct handle *h;
+    int backing;
 
     if (r->req == NULL)
         return;
@@ -76,7 +77,9 @@ static void on_open(struct request *r, struct answer *a)
     }
     h = handle_new(r->file, is_for_writing(r->flags), r->process);
     set_info(&fi, r, h);
-    if (device_reply_open(r->req, &fi, handle_pass(h)) == -ENOENT)
+    backing = handle_pass(h);
+    fi.direct_io = handle_is_direct(h);
+    if (device_reply_open(r->req, &fi, backing) == -ENOENT)
         handle_drop(h);
 }
 
