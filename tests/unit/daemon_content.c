@@ -1,7 +1,12 @@
 /* One content: blocks, hashes, damage, many threads. */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 
 #include "base/thread.h"
@@ -494,6 +499,121 @@ static void a_file_that_may_not_grow_is_an_error_and_no_bit(void **state)
     help_unmake(&made);
 }
 
+/* Not every file system can say whether a read would wait. */
+static bool can_read_now(const char *path)
+{
+    uint8_t byte;
+    struct iovec vector = {&byte, 1};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    bool can = preadv2(fd, &vector, 1, 0, RWF_NOWAIT) == 1;
+    close(fd);
+    return can;
+}
+
+static void a_block_is_hashed_once_as_long_as_the_file_is_unchanged(void **state)
+{
+    struct place *place = *state;
+    struct made made = help_make(MANY, 15);
+    struct content *content = help_fill(place->store, &made);
+    uint32_t last = (uint32_t)made.g.blocks - 1;
+    uint8_t *whole = xmalloc(made.g.blocks * BLOCK_SIZE);
+    int error;
+
+    assert_int_equal(store_sync(place->store), 0);
+    char *path = help_path(place->directory, &made, "data");
+    assert_false(content_get_now(content, 0, 4, whole));
+    assert_int_equal(content_get_many(content, 0, 32, whole, &error), 32);
+    assert_int_equal(content_get_many(content, last, 1, whole, &error), 1);
+    memset(whole, 0, 32 * BLOCK_SIZE);
+    assert_int_equal(content_get_now(content, 4, 28, whole), can_read_now(path));
+    if (can_read_now(path))
+        assert_memory_equal(whole, made.data + 4 * BLOCK_SIZE, 28 * BLOCK_SIZE);
+    assert_int_equal(content_get_now(content, last, 1, whole), can_read_now(path));
+    assert_false(content_get_now(content, 31, 2, whole));
+    help_damage(place->directory, &made, "data", 20 * BLOCK_SIZE + 5, 0x5a, 1);
+    assert_false(content_get_now(content, 4, 1, whole));
+    assert_int_equal(content_get_many(content, 16, 8, whole, &error), 4);
+    assert_int_equal(error, -EBADMSG);
+    content_release(content);
+    free(path);
+    free(whole);
+    help_unmake(&made);
+}
+
+static void block_hashes_are_in_memory_once_they_were_needed(void **state)
+{
+    struct place *place = *state;
+    struct made made = help_make(MANY, 16);
+    struct content *content = help_fill(place->store, &made);
+    uint8_t hashes[16 * HASH_SIZE], again[16 * HASH_SIZE];
+
+    content_release(content);
+    reopen(place);
+    content = help_get(place->store, &made, false);
+    assert_false(content_block_hashes_now(content, 0, 16, hashes));
+    assert_int_equal(content_block_hashes(content, 0, 16, hashes), 0);
+    assert_true(content_block_hashes_now(content, 0, 16, again));
+    assert_memory_equal(hashes, again, sizeof hashes);
+    assert_true(content_block_hashes_now(content, 16, 16, again)); /* read along */
+    assert_int_equal(content_block_hashes(content, 16, 16, hashes), 0);
+    assert_memory_equal(hashes, again, sizeof hashes);
+    content_release(content);
+    help_unmake(&made);
+}
+
+static uint64_t bytes_in_memory(const char *path, uint64_t size)
+{
+    size_t pages = (size_t)(size + 4095) / 4096, count = 0;
+    unsigned char *map = xmalloc(pages);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    void *at = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+
+    assert_true(fd >= 0 && at != MAP_FAILED && mincore(at, size, map) == 0);
+    for (size_t i = 0; i < pages; i++)
+        count += map[i] & 1;
+    munmap(at, size);
+    close(fd);
+    free(map);
+    return count * 4096;
+}
+
+static void count_calls(void *arg)
+{
+    ++*(unsigned *)arg;
+}
+
+static void what_is_fetched_leaves_a_bounded_trace_in_the_page_cache(void **state)
+{
+    struct place *place = *state;
+    uint64_t size = 192u << 20;
+    struct made made = help_make(size, 17);
+    struct content *content = help_get(place->store, &made, true);
+    char *path = help_path(place->directory, &made, "part");
+    unsigned told = 0;
+    struct statfs system;
+
+    assert_int_equal(statfs(path, &system), 0);
+    store_on_written(place->store, count_calls, &told);
+    help_set_hashes(content, &made);
+    for (uint32_t piece = 0; piece < made.g.pieces; piece++) {
+        unsigned before = told;
+        assert_int_equal(
+            help_put(content, &made, (uint64_t)piece * made.g.piece_blocks, made.g.piece_blocks),
+            0);
+        if (told != before)
+            store_writeback(place->store);
+    }
+    assert_true(told > 16 && told <= 24); /* every 8 MiB */
+    if (system.f_type != TMPFS_MAGIC)
+        assert_true(bytes_in_memory(path, size) <= (144u << 20));
+    assert_int_equal(help_verify(content, &made), made.g.blocks);
+    content_release(content);
+    free(path);
+    help_unmake(&made);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -510,6 +630,9 @@ int main(void)
         TEST(eight_threads_put_while_another_reads),
         TEST(damage_under_four_threads_is_mended),
         TEST(a_file_that_may_not_grow_is_an_error_and_no_bit),
+        TEST(a_block_is_hashed_once_as_long_as_the_file_is_unchanged),
+        TEST(block_hashes_are_in_memory_once_they_were_needed),
+        TEST(what_is_fetched_leaves_a_bounded_trace_in_the_page_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
