@@ -186,6 +186,7 @@ static const struct request_kind {
     {TYPE(WHOAMI), WHO_CTL, &local__whoami__descriptor, ctl_whoami},
     {TYPE(PASSWORD), WHO_CTL, &local__password__descriptor, ctl_password},
     {TYPE(INVITE), WHO_CTL, &local__invite__descriptor, ctl_invite},
+    {TYPE(TRACKER_CALL), WHO_CTL, &local__tracker_call__descriptor, ctl_tracker_call},
     {TYPE(STATUS), WHO_CTL, &local__status_request__descriptor, ctl_status},
     {TYPE(PEERS), WHO_CTL, &local__paths__descriptor, ctl_peers},
     {TYPE(HEALTH), WHO_CTL, &local__paths__descriptor, ctl_health},

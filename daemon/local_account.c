@@ -117,6 +117,21 @@ void ctl_login(struct local *l, struct client *cl, struct reply reply, const voi
     request->url = xstrdup(m->url);
     request->name = xstrdup(m->name);
     request->password = copy_secret(m->password, &request->password_size);
+    if (m->code[0] != '\0') {
+        request->code = xstrdup(m->code);
+        secret_wipe(m->code, strlen(m->code));
+    }
+    ask_session(l, reply, request);
+}
+
+void ctl_tracker_call(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    const Local__TrackerCall *m = message;
+    struct account_request *request = request_new(ACCOUNT_CALL);
+
+    request->url = xstrdup(m->url);
+    request->call_type = m->type;
+    request->call = copy_secret(m->message, &request->call_size);
     ask_session(l, reply, request);
 }
 
@@ -140,6 +155,7 @@ void ctl_password(struct local *l, struct client *cl, struct reply reply, const 
 
     request->password = copy_secret(m->old, &request->password_size);
     request->new_password = copy_secret(m->new_, &request->new_password_size);
+    request->logout_others = m->logout_others;
     ask_session(l, reply, request);
 }
 
@@ -172,6 +188,7 @@ static void add_devices(Local__Account *message, const struct account_answer *a,
         to->machine = from->machine;
         to->last_seen = from->last_seen;
         to->connected = from->connected;
+        to->logged_out = from->logged_out;
         to->this_one = a->device != NULL && strcmp(a->device, id) == 0;
         pointers[message->n_devices++] = to;
     }
@@ -188,6 +205,8 @@ static void send_account(struct local *l, struct reply reply, const struct accou
     message.name = or_empty(a->name);
     message.email = or_empty(a->account == NULL ? NULL : a->account->email);
     message.admin = a->account != NULL ? a->account->admin : a->admin;
+    message.email_verified = a->account != NULL && a->account->email_verified;
+    message.second_factor = a->account != NULL && a->account->second_factor;
     message.url = or_empty(a->url);
     message.swarm = or_empty(a->swarm);
     message.device = or_empty(a->device);
@@ -199,6 +218,16 @@ static void send_account(struct local *l, struct reply reply, const struct accou
         free(pointers[i]->id);
     free(devices);
     free(pointers);
+}
+
+static void send_call(struct local *l, struct reply reply, const struct account_answer *a)
+{
+    Local__TrackerAnswer message = LOCAL__TRACKER_ANSWER__INIT;
+
+    message.type = a->call_type;
+    message.message.data = a->call;
+    message.message.len = a->call_size;
+    local_send(l, reply, TYPE(TRACKER_ANSWER), &message.base);
 }
 
 /* What is known here now; an answer to p2pctl, or to ourselves. */
@@ -232,7 +261,9 @@ void ctl_account_answer(struct local *l, struct account_answer *a)
         names_send_text(l, cookie->reply, or_empty(a->text));
     else if (cookie->verb == ACCOUNT_LOGOUT || cookie->verb == ACCOUNT_PASSWORD)
         local_done(l, cookie->reply);
-    else if (a->name == NULL)
+    else if (cookie->verb == ACCOUNT_CALL)
+        send_call(l, cookie->reply, a);
+    else if (a->name == NULL && (cookie->verb != ACCOUNT_REGISTER || a->text == NULL))
         local_error(l, cookie->reply, ENOENT, "nobody is logged in");
     else
         send_account(l, cookie->reply, a);

@@ -249,7 +249,7 @@ extern handler names_lookup, names_getattr, names_readdir, names_readlink, names
 extern handler io_open, io_want, io_unwant, io_reading, io_release, io_reattach;
 extern handler write_create, write_begin, write_wrote, write_seal, write_sync;
 extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ctl_invite,
-    ctl_status, ctl_peers, ctl_health, ctl_ls, ctl_stop;
+    ctl_tracker_call, ctl_status, ctl_peers, ctl_health, ctl_ls, ctl_stop;
 extern handler fetch_get, fetch_unpin;
 extern handler ctl_evict; /* evict.c */
 

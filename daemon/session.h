@@ -29,7 +29,8 @@ enum account_verb {
     ACCOUNT_LOGOUT,
     ACCOUNT_WHOAMI,
     ACCOUNT_PASSWORD,
-    ACCOUNT_INVITE
+    ACCOUNT_INVITE,
+    ACCOUNT_CALL /* a request of tracker.proto that is handed on unread: session_call.c */
 };
 struct account_request {
     enum account_verb verb;
@@ -38,8 +39,13 @@ struct account_request {
     size_t password_size, new_password_size;
     bool admin; /* invite */
     uint32_t uses, lifetime;
-    bool ask_tracker; /* whoami */
-    void *cookie;     /* comes back */
+    bool ask_tracker;   /* whoami */
+    bool logout_others; /* password */
+    char *code;         /* login: of the second factor, or NULL; wiped by session */
+    unsigned call_type; /* call: Tracker__TrackerType */
+    uint8_t *call;      /* its packed message; wiped by session */
+    size_t call_size;
+    void *cookie; /* comes back */
 };
 struct account_answer {
     int error; /* 0 or an errno for the exit path */
@@ -49,6 +55,9 @@ struct account_answer {
     char *url, *swarm, *name, *device; /* what is known here; NULL if nobody is logged in */
     int64_t certificate_until;
     bool admin;
+    unsigned call_type; /* call: the answer, packed; wiped by account_answer_free */
+    uint8_t *call;
+    size_t call_size;
     void *cookie;
 };
 /* Takes the request over. Any thread. Calls local_account_answer. */

@@ -38,20 +38,6 @@
  * left. */
 #define RENEW_SHARE 3
 
-struct account_flow {
-    struct session *session;
-    struct account_request *request;
-    struct swarm_url url;
-    struct key *key;
-    char *certificate_request; /* PEM */
-    struct tls_context *context;
-    struct tracker_link *link; /* the temporary one */
-    const char *note;
-    bool preparing;  /* a worker has the flow */
-    bool connecting; /* it waits for the kept connection, which is being made */
-    bool abandoned;  /* the session ends: free it when the worker gives it back */
-};
-
 /* A worker's part of a flow. */
 struct preparation {
     struct job job;
@@ -70,6 +56,12 @@ void account_request_free(struct account_request *request)
         secret_wipe(request->password, request->password_size);
     if (request->new_password != NULL)
         secret_wipe(request->new_password, request->new_password_size);
+    if (request->code != NULL)
+        secret_wipe(request->code, strlen(request->code));
+    if (request->call != NULL)
+        secret_wipe(request->call, request->call_size);
+    free(request->code);
+    free(request->call);
     free(request->password);
     free(request->new_password);
     free(request->url);
@@ -84,6 +76,9 @@ void account_answer_free(struct account_answer *answer)
         return;
     if (answer->account != NULL)
         tracker__account__free_unpacked(answer->account, NULL);
+    if (answer->call != NULL)
+        secret_wipe(answer->call, answer->call_size);
+    free(answer->call);
     free(answer->text);
     free(answer->url);
     free(answer->swarm);
@@ -126,20 +121,35 @@ static void flow_free(struct account_flow *flow)
     free(flow);
 }
 
-/* Ends the flow with an answer: an errno and a clause, or (0, note or NULL). */
-static void finish(struct account_flow *flow, int error, const char *text,
-                   Tracker__Account *account)
+static void hand_back(struct account_flow *flow, struct account_answer *answer)
 {
     struct session *s = flow->session;
-    struct account_answer *answer = answer_new(s, flow->request->cookie);
 
     CHECK(s->flow == flow && !flow->preparing);
-    answer->error = error;
-    answer->text = text == NULL ? NULL : xstrdup(text);
-    answer->account = account;
     s->flow = NULL;
     flow_free(flow);
     local_account_answer(s->daemon->local, answer);
+}
+
+void account_flow_finish(struct account_flow *flow, int error, const char *text,
+                         Tracker__Account *account)
+{
+    struct account_answer *answer = answer_new(flow->session, flow->request->cookie);
+
+    answer->error = error;
+    answer->text = text == NULL ? NULL : xstrdup(text);
+    answer->account = account;
+    hand_back(flow, answer);
+}
+
+void account_flow_finish_call(struct account_flow *flow, const struct tracker_answer *from)
+{
+    struct account_answer *answer = answer_new(flow->session, flow->request->cookie);
+
+    answer->call_type = from->type;
+    answer->call = xmemdup(from->message, from->size);
+    answer->call_size = from->size;
+    hand_back(flow, answer);
 }
 
 static int fault_errno(const Tracker__Fault *fault)
@@ -156,23 +166,42 @@ static int fault_errno(const Tracker__Fault *fault)
     case TRACKER__FAULT_CODE__FAULT_BAD_PASSWORD:
     case TRACKER__FAULT_CODE__FAULT_BAD_EMAIL:
         return EINVAL;
+    case TRACKER__FAULT_CODE__FAULT_NEEDS_CODE:
+        return ENOKEY;
+    case TRACKER__FAULT_CODE__FAULT_NOT_FOUND:
+        return ENOENT;
+    case TRACKER__FAULT_CODE__FAULT_NO_MAIL:
+        return EOPNOTSUPP;
     default:
         return EACCES;
     }
+}
+
+int account_fault(const Tracker__Fault *fault, char **text)
+{
+    *text = fault->retry_after > 0
+                ? xasprintf("%s (try again in %u s)", fault->text, fault->retry_after)
+                : xstrdup(fault->text);
+    return fault_errno(fault);
 }
 
 /* True if the answer is what was asked for; else the flow has been finished. */
 static bool answered_well(struct account_flow *flow, const struct tracker_answer *answer,
                           unsigned type)
 {
-    if (answer->lost != NULL)
-        finish(flow, ENOTCONN, answer->lost, NULL);
-    else if (answer->fault != NULL)
-        finish(flow, fault_errno(answer->fault), answer->fault->text, NULL);
-    else if (answer->type != type)
-        finish(flow, EPROTO, "the tracker sent an unexpected answer", NULL);
-    else
+    char *text = NULL;
+
+    if (answer->lost != NULL) {
+        account_flow_finish(flow, ENOTCONN, answer->lost, NULL);
+    } else if (answer->fault != NULL) {
+        int error = account_fault(answer->fault, &text);
+        account_flow_finish(flow, error, text, NULL);
+        free(text);
+    } else if (answer->type != type) {
+        account_flow_finish(flow, EPROTO, "the tracker sent an unexpected answer", NULL);
+    } else {
         return true;
+    }
     return false;
 }
 
@@ -211,18 +240,28 @@ static void credentials_came(void *arg, const struct tracker_answer *answer)
 
     if (answer->lost != NULL)
         return; /* `down` follows and ends the flow */
+    if (answer->type == TRACKER__TRACKER_TYPE__TRACKER_DONE &&
+        flow->request->verb == ACCOUNT_REGISTER) {
+        session_call_remember(s, &flow->url);
+        account_flow_finish(flow, 0,
+                            "a code is on its way to the e-mail address: give it to 'p2pctl email "
+                            "verify', then log in",
+                            NULL);
+        return;
+    }
     if (!answered_well(flow, answer, TRACKER__TRACKER_TYPE__TRACKER_CREDENTIALS))
         return;
     struct certificate *ca = tracker_link_ca(flow->link);
     struct credentials *fresh = accept_credentials(s, &flow->url, flow->key, ca, answer, &fault);
     certificate_free(ca);
     if (fresh == NULL) {
-        finish(flow, EIO, fault, NULL);
+        account_flow_finish(flow, EIO, fault, NULL);
         return;
     }
     log_info("logged in as %s", fresh->account);
+    session_call_remember(s, &flow->url);
     session_install(s, fresh);
-    finish(flow, 0, flow->note, NULL);
+    account_flow_finish(flow, 0, flow->note, NULL);
 }
 
 static void flow_link_up(void *arg, const Tracker__Welcome *welcome)
@@ -232,6 +271,10 @@ static void flow_link_up(void *arg, const Tracker__Welcome *welcome)
     char machine[65] = "";
 
     (void)welcome;
+    if (request->verb == ACCOUNT_CALL) {
+        session_call_send(flow, flow->link);
+        return;
+    }
     if (gethostname(machine, sizeof machine - 1) != 0 || !name_is_valid(machine, strlen(machine)))
         machine[0] = '\0';
     if (request->verb == ACCOUNT_REGISTER) {
@@ -253,6 +296,8 @@ static void flow_link_up(void *arg, const Tracker__Welcome *welcome)
         message.password.len = request->password_size;
         message.request = flow->certificate_request;
         message.machine = machine;
+        if (request->code != NULL)
+            message.code = request->code;
         tracker_link_request(flow->link, TRACKER__TRACKER_TYPE__TRACKER_LOGIN, &message.base,
                              credentials_came, flow);
     }
@@ -265,7 +310,7 @@ static void flow_link_down(void *arg, const char *why)
     char *text = xasprintf("the tracker at %s port %u can't be used: %s", flow->url.host,
                            flow->url.port, why);
 
-    finish(flow, ENOTCONN, text, NULL);
+    account_flow_finish(flow, ENOTCONN, text, NULL);
     free(text);
 }
 
@@ -278,35 +323,41 @@ static const char *flow_link_push(void *arg, unsigned type, const uint8_t *messa
 static const struct tracker_link_events flow_events = {
     .up = flow_link_up, .push = flow_link_push, .down = flow_link_down};
 
+void account_flow_dial(struct account_flow *flow)
+{
+    struct session *s = flow->session;
+    const char *fault = NULL;
+    struct tls_settings settings = {
+        .policy = TLS_TRACKER_CLIENT,
+        .ca_fingerprint = flow->url.ca,
+        .handshake_timeout_ns = LIMIT_HANDSHAKE_NS,
+    };
+
+    flow->context = tls_context_new(&settings, &fault);
+    if (flow->context == NULL)
+        account_flow_finish(flow, EIO, fault, NULL);
+    else
+        flow->link =
+            tracker_link_new(s->loop, &s->pools, &flow->url, flow->context, &flow_events, flow);
+}
+
 static void prepared(struct mail *mail, void *owner)
 {
     struct preparation *p =
         (struct preparation *)(void *)((char *)mail - offsetof(struct preparation, mail));
     struct account_flow *flow = p->flow;
-    struct session *s = owner;
     const char *fault = p->fault;
 
+    (void)owner;
     free(p->key_path);
     free(p);
     flow->preparing = false;
-    if (flow->abandoned) {
+    if (flow->abandoned)
         flow_free(flow);
-        return;
-    }
-    if (fault == NULL) {
-        struct tls_settings settings = {
-            .policy = TLS_TRACKER_CLIENT,
-            .ca_fingerprint = flow->url.ca,
-            .handshake_timeout_ns = LIMIT_HANDSHAKE_NS,
-        };
-        flow->context = tls_context_new(&settings, &fault);
-    }
-    if (fault != NULL) {
-        finish(flow, EIO, fault, NULL);
-        return;
-    }
-    flow->link =
-        tracker_link_new(s->loop, &s->pools, &flow->url, flow->context, &flow_events, flow);
+    else if (fault != NULL)
+        account_flow_finish(flow, EIO, fault, NULL);
+    else
+        account_flow_dial(flow);
 }
 
 static void prepare(struct job *job)
@@ -336,7 +387,7 @@ static void start_login(struct account_flow *flow)
 
     if (!swarm_url_parse(&flow->url, request->url, &fault)) {
         char *text = xasprintf("the swarm's address is not good: %s", fault);
-        finish(flow, EINVAL, text, NULL);
+        account_flow_finish(flow, EINVAL, text, NULL);
         free(text);
         return;
     }
@@ -346,7 +397,7 @@ static void start_login(struct account_flow *flow)
         if (!same || request->verb == ACCOUNT_REGISTER) {
             char *text = xasprintf("already logged in as %s; log out first (p2pctl logout)",
                                    s->credentials->account);
-            finish(flow, EEXIST, text, NULL);
+            account_flow_finish(flow, EEXIST, text, NULL);
             free(text);
             return;
         }
@@ -372,7 +423,7 @@ static void logged_out(struct account_flow *flow, const char *note)
     log_info("logged out");
     credentials_forget(s->daemon->home);
     session_install(s, NULL);
-    finish(flow, 0, note, NULL);
+    account_flow_finish(flow, 0, note, NULL);
 }
 
 static void logout_answered(void *arg, const struct tracker_answer *answer)
@@ -380,7 +431,8 @@ static void logout_answered(void *arg, const struct tracker_answer *answer)
     struct account_flow *flow = arg;
 
     if (answer->lost != NULL)
-        finish(flow, ENOTCONN, "the connection to the tracker was lost meanwhile; try again", NULL);
+        account_flow_finish(flow, ENOTCONN,
+                            "the connection to the tracker was lost meanwhile; try again", NULL);
     else
         logged_out(flow, NULL);
 }
@@ -390,7 +442,7 @@ static void password_answered(void *arg, const struct tracker_answer *answer)
     struct account_flow *flow = arg;
 
     if (answered_well(flow, answer, TRACKER__TRACKER_TYPE__TRACKER_DONE))
-        finish(flow, 0, NULL, NULL);
+        account_flow_finish(flow, 0, NULL, NULL);
 }
 
 static void whoami_answered(void *arg, const struct tracker_answer *answer)
@@ -401,9 +453,9 @@ static void whoami_answered(void *arg, const struct tracker_answer *answer)
         return;
     Tracker__Account *account = tracker__account__unpack(NULL, answer->size, answer->message);
     if (account == NULL)
-        finish(flow, EPROTO, "the tracker sent a malformed message", NULL);
+        account_flow_finish(flow, EPROTO, "the tracker sent a malformed message", NULL);
     else
-        finish(flow, 0, NULL, account);
+        account_flow_finish(flow, 0, NULL, account);
 }
 
 static void invite_answered(void *arg, const struct tracker_answer *answer)
@@ -415,12 +467,12 @@ static void invite_answered(void *arg, const struct tracker_answer *answer)
         return;
     Tracker__Invited *invited = tracker__invited__unpack(NULL, answer->size, answer->message);
     if (invited == NULL || strlen(invited->code) > SWARM_INVITE_MAX) {
-        finish(flow, EPROTO, "the tracker sent a malformed message", NULL);
+        account_flow_finish(flow, EPROTO, "the tracker sent a malformed message", NULL);
     } else {
         struct swarm_url url = flow->session->credentials->url;
         snprintf(url.invite, sizeof url.invite, "%s", invited->code);
         swarm_url_format(text, &url, true);
-        finish(flow, 0, text, NULL);
+        account_flow_finish(flow, 0, text, NULL);
     }
     if (invited != NULL)
         tracker__invited__free_unpacked(invited, NULL);
@@ -444,6 +496,7 @@ static void start_online(struct account_flow *flow)
         message.old.len = request->password_size;
         message.new_.data = request->new_password;
         message.new_.len = request->new_password_size;
+        message.logout_others = request->logout_others;
         tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_PASSWORD, &message.base,
                              password_answered, flow);
         return;
@@ -463,6 +516,9 @@ static void start_online(struct account_flow *flow)
                              invite_answered, flow);
         return;
     }
+    case ACCOUNT_CALL:
+        session_call_send(flow, s->link);
+        return;
     case ACCOUNT_REGISTER:
     case ACCOUNT_LOGIN:
         break;
@@ -477,10 +533,13 @@ static void start_flow(struct account_flow *flow)
 
     if (verb == ACCOUNT_REGISTER || verb == ACCOUNT_LOGIN)
         start_login(flow);
+    else if (verb == ACCOUNT_CALL && session_call_is_strangers(flow->request->call_type) &&
+             !tracker_link_is_up(s->link))
+        session_call_dial(flow);
     else if (s->credentials == NULL)
-        finish(flow, EACCES, "not logged in", NULL);
+        account_flow_finish(flow, EACCES, "not logged in", NULL);
     else if (verb == ACCOUNT_WHOAMI && !flow->request->ask_tracker)
-        finish(flow, 0, NULL, NULL);
+        account_flow_finish(flow, 0, NULL, NULL);
     else if (tracker_link_is_up(s->link))
         start_online(flow);
     else if (s->link != NULL)
@@ -489,9 +548,9 @@ static void start_flow(struct account_flow *flow)
         logged_out(flow, "the tracker is away: it still lists this device until its certificate "
                          "ends, within a day");
     else if (verb == ACCOUNT_WHOAMI)
-        finish(flow, 0, "the tracker is away; this is what is known here", NULL);
+        account_flow_finish(flow, 0, "the tracker is away; this is what is known here", NULL);
     else
-        finish(flow, ENOTCONN, "the tracker is away", NULL);
+        account_flow_finish(flow, ENOTCONN, "the tracker is away", NULL);
 }
 
 struct account_mail {
@@ -624,5 +683,5 @@ void session_account_down(struct session *s)
         s->flow = NULL;
         return;
     }
-    finish(s->flow, ECANCELED, "p2pd is stopping", NULL);
+    account_flow_finish(s->flow, ECANCELED, "p2pd is stopping", NULL);
 }

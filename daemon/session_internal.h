@@ -3,6 +3,7 @@
  *
  *   session.c           the connection's life: dialling, back-off, subscription, operations, wants,
  * pushes session_account.c   registering, logging in and out, renewal of the certificate
+ *   session_call.c      requests about accounts that p2pctl has us hand on
  *   session_announce.c  what we hold and where we listen, told to the tracker
  *   session_release.c   asking the tracker what may be deleted */
 #ifndef DAEMON_SESSION_INTERNAL_H
@@ -79,6 +80,40 @@ void session_account_init(struct session *);
 void session_account_down(struct session *); /* at the end: flows are answered, timers freed */
 void session_account_link_up(struct session *);
 void session_account_link_down(struct session *); /* s->link is NULL */
+
+/* One request of p2pctl about the account, under way. */
+struct account_flow {
+    struct session *session;
+    struct account_request *request;
+    struct swarm_url url;
+    struct key *key;
+    char *certificate_request; /* PEM */
+    struct tls_context *context;
+    struct tracker_link *link; /* the temporary one */
+    const char *note;
+    bool preparing;  /* a worker has the flow */
+    bool connecting; /* it waits for the kept connection, which is being made */
+    bool abandoned;  /* the session ends: free it when the worker gives it back */
+};
+/* Ends the flow with an answer: an errno and a clause, or (0, note or NULL). */
+void account_flow_finish(struct account_flow *, int error, const char *text,
+                         Tracker__Account *account);
+/* The same for a call: the tracker's answer is handed back. */
+void account_flow_finish_call(struct account_flow *, const struct tracker_answer *);
+/* What to say of a Fault: an errno, and a clause for *text, malloc'ed. */
+int account_fault(const Tracker__Fault *, char **text);
+/* Opens the temporary connection to flow->url, without a certificate. */
+void account_flow_dial(struct account_flow *);
+
+/* session_call.c */
+/* True for a request that needs no certificate. */
+bool session_call_is_strangers(unsigned type);
+/* Nobody is logged in, or the kept connection is not there: over the temporary one. */
+void session_call_dial(struct account_flow *);
+/* Over a connection that is up. */
+void session_call_send(struct account_flow *, struct tracker_link *);
+/* Which swarm was logged in to last is known after a log out, too. */
+void session_call_remember(struct session *, const struct swarm_url *);
 
 /* session_announce.c */
 void session_announce_init(struct session *);
