@@ -3,7 +3,7 @@
  *   p2pd.sock            the local socket              p2pd.lock   held while p2pd runs
  *   device.key           the device's RSA key, 0600    device.crt  its certificate
  *   ca.crt               the tracker's CA, pinned      account     tracker's URL and account's name
- *   swarm                its URL, also after a log out
+ *   swarm                its URL, also after a log out  revoked  devices that were shown the door
  *   state.db             catalogue, journal, settings  p2pd.conf   optional configuration (INI)
  *   store/               contents, one by root         p2pd.log    when p2pd was started detached */
 #ifndef BASE_HOME_H

@@ -10,7 +10,7 @@
  *
  * Each thread is a loop (base/loop.h) and the only owner of its state; they talk by the functions marked "any thread" in
  * each module's header, which post mail. What is shared instead of posted is immutable or guards itself: struct content
- * (store.h), struct credentials, struct bans, this structure.
+ * (store.h), struct credentials, struct bans, struct revocations, this structure.
  *
  * Who calls whom:
  *   local    -> session    operations on the catalogue, log in and the like
@@ -36,6 +36,7 @@ struct session;
 struct download;
 struct upload;
 struct local;
+struct revocations;
 
 struct daemon_settings {
     char *
@@ -59,7 +60,8 @@ struct daemon {
     struct download *download;
     struct upload *upload;
     struct local *local;
-    int64_t started; /* clock_now() */
+    struct revocations *revocations; /* guards itself; NULL: nobody is revoked */
+    int64_t started;                 /* clock_now() */
 };
 
 #endif

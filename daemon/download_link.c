@@ -15,6 +15,7 @@
  * K2  A block is taken only if it was asked for and has the size it must have; anything else ends the link.
  * K3  While `paused` no more than one payload per link is under way. */
 #include "daemon/download_private.h"
+#include "daemon/revocations.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -368,6 +369,11 @@ static void on_ready(void *arg)
         memcmp(subject.device, link->device->id, DEVICE_ID_SIZE) != 0) {
         log_debug("%s is another device than was expected", link->address);
         link_end(link, PEER__FAREWELL__FAREWELL_UNKNOWN, "another device than was expected");
+        download_settle(download);
+        return;
+    }
+    if (revocations_void(download->daemon->revocations, &subject)) {
+        link_end(link, PEER__FAREWELL__FAREWELL_REVOKED, "its certificate has been revoked");
         download_settle(download);
         return;
     }

@@ -35,6 +35,7 @@
 #include "daemon/download.h"
 #include "daemon/evict.h"
 #include "daemon/local.h"
+#include "daemon/revocations.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
 #include "daemon/upload.h"
@@ -346,6 +347,7 @@ static const char *set_up(struct program *p)
     struct credentials *credentials = credentials_load(d->home, &fault);
     if (credentials == NULL && fault != NULL)
         return fault;
+    d->revocations = revocations_open(d->home);
     p->loop = loop_new("main");
     loop_set_owner(p->loop, p);
     d->workers = workers_new("worker", 0);
@@ -413,6 +415,7 @@ static void take_down(struct program *p)
     event_free(p->on_int);
     loop_free(p->loop);
     store_close(d->store);
+    revocations_close(d->revocations);
 }
 
 int main(int argc, char **argv)

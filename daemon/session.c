@@ -30,6 +30,7 @@
 #include "crypto/ticket.h"
 #include "daemon/download.h"
 #include "daemon/local.h"
+#include "daemon/revocations.h"
 #include "daemon/store.h"
 #include "daemon/upload.h"
 #include "proto/limits.h"
@@ -112,9 +113,12 @@ static const char *take_revoked(struct session *s, const uint8_t *message, size_
     for (size_t i = 0; i < revoked->n_devices; i++) {
         if (revoked->devices[i].len != DEVICE_ID_SIZE)
             continue;
+        revocations_add(s->daemon->revocations, revoked->devices[i].data,
+                        i < revoked->n_before ? revoked->before[i] : clock_wall() / NS_PER_S + 1);
         download_revoked(s->daemon->download, revoked->devices[i].data);
         upload_revoked(s->daemon->upload, revoked->devices[i].data);
     }
+    revocations_save(s->daemon->revocations);
     tracker__revoked__free_unpacked(revoked, NULL);
     return NULL;
 }

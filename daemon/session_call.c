@@ -24,6 +24,7 @@ static const struct call {
     const ProtobufCMessageDescriptor *descriptor;
     bool strangers; /* needs no certificate */
 } calls[] = {
+    {TRACKER__TRACKER_TYPE__TRACKER_WHOAMI, &tracker__whoami__descriptor, false},
     {TRACKER__TRACKER_TYPE__TRACKER_USERS, &tracker__users__descriptor, false},
     {TRACKER__TRACKER_TYPE__TRACKER_USER_CHANGE, &tracker__user_change__descriptor, false},
     {TRACKER__TRACKER_TYPE__TRACKER_TRANSFER, &tracker__transfer__descriptor, false},

@@ -20,6 +20,7 @@
 #include "crypto/tls.h"
 #include "daemon/credentials.h"
 #include "daemon/local.h"
+#include "daemon/revocations.h"
 #include "daemon/store.h"
 #include "proto/bans.h"
 
@@ -27,7 +28,6 @@
 /* How long the end waits for links to take their farewell. */
 #define STOP_PATIENCE_NS (NS_PER_S / 4)
 /* Certificates are dated back by this much (crypto/identity.h), so that clocks may differ. */
-#define BACKDATED_S 3600
 
 /* --- buffers
  * ------------------------------------------------------------------------------------------------------
@@ -146,7 +146,6 @@ static void refill_due(void *arg)
 const char *upload_refuses(struct upload *u, const struct certificate_subject *subject,
                            Peer__Farewell *farewell)
 {
-    struct revoked *revoked;
     struct serve_link *link;
     unsigned of_device = 0, of_account = 0;
     static char banned[BANS_WHY_SIZE + 32];
@@ -157,9 +156,8 @@ const char *upload_refuses(struct upload *u, const struct certificate_subject *s
         return "nobody is logged in here";
     if (memcmp(subject->device, u->credentials->device, DEVICE_ID_SIZE) == 0)
         return "it is this very device";
-    HASH_FIND(hh, u->revoked, subject->device, DEVICE_ID_SIZE, revoked);
     *farewell = PEER__FAREWELL__FAREWELL_REVOKED;
-    if (revoked != NULL && subject->not_before + BACKDATED_S <= revoked->at)
+    if (revocations_void(u->daemon->revocations, subject))
         return "its certificate has been revoked";
     *farewell = PEER__FAREWELL__FAREWELL_BANNED;
     if (bans_find(u->daemon->bans, subject->device, clock_now(), &ban)) {
@@ -251,15 +249,7 @@ static void deliver_revoked(struct mail *raw, void *owner)
 {
     struct upload *u = owner;
     struct upload_mail *mail = (struct upload_mail *)raw;
-    struct revoked *revoked;
 
-    HASH_FIND(hh, u->revoked, mail->device, DEVICE_ID_SIZE, revoked);
-    if (revoked == NULL) {
-        revoked = xcalloc(1, sizeof *revoked);
-        memcpy(revoked->device, mail->device, DEVICE_ID_SIZE);
-        HASH_ADD(hh, u->revoked, device, DEVICE_ID_SIZE, revoked);
-    }
-    revoked->at = clock_wall() / NS_PER_S;
     if (!u->stopping)
         close_links(u, mail->device, PEER__FAREWELL__FAREWELL_REVOKED,
                     "the device has been revoked");
@@ -484,17 +474,11 @@ void upload_stop(struct upload *u)
 
 void upload_free(struct upload *u)
 {
-    struct revoked *revoked, *next;
-
     listener_free(u->listener);
     timer_free(u->tick);
     timer_free(u->refill);
     timer_free(u->stop_timer);
     loop_free(u->loop);
-    HASH_ITER(hh, u->revoked, revoked, next) {
-        HASH_DEL(u->revoked, revoked);
-        free(revoked);
-    }
     while (u->spare != NULL) {
         struct upload_buffer *buffer = u->spare;
         u->spare = buffer->next;

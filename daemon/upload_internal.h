@@ -48,13 +48,6 @@ struct upload_buffer {
 };
 #define UPLOAD_SPARE_BUFFERS 32
 
-/* A device that the tracker has shown the door: certificates issued before `at` count no more. */
-struct revoked {
-    uint8_t device[DEVICE_ID_SIZE];
-    int64_t at; /* seconds since 1970 */
-    UT_hash_handle hh;
-};
-
 /* From which epoch on an account's ("": everybody's) tickets count. */
 struct barred {
     char account[ACCOUNT_BYTES_MAX + 1];
@@ -76,7 +69,6 @@ struct upload {
     struct serve_link *links; /* doubly linked by utlist; pumped in this order */
     unsigned link_count;
     struct watched *watched; /* upload_link.c: who is told what comes of which content */
-    struct revoked *revoked;
     /* upload_rights.c */
     uint8_t ticket_key[TICKET_KEY_SIZE];
     bool has_ticket_key;

@@ -18,6 +18,7 @@
 #include "daemon/credentials.h"
 #include "daemon/download.h"
 #include "daemon/local.h"
+#include "daemon/revocations.h"
 #include "daemon/upload.h"
 #include "proto/bans.h"
 #include "proto/peer.pb-c.h"
@@ -198,6 +199,7 @@ static void begin(uint64_t rate)
     directory = help_begin();
     memset(&d, 0, sizeof d);
     d.home = directory;
+    d.revocations = revocations_open(directory);
     d.settings.listen = listen;
     d.settings.rate_up = rate;
     d.store = help_open(directory);
@@ -222,6 +224,7 @@ static void finish(void)
     workers_drain(d.handshakes);
     workers_drain(d.workers);
     upload_free(upload);
+    revocations_close(d.revocations);
     workers_free(d.handshakes);
     bans_free(d.bans);
     workers_free(d.workers);
@@ -1095,6 +1098,7 @@ static void a_revoked_device_loses_its_links_and_gets_no_new_ones(void **state)
     send_hello(&other, PEER__ROLE__ROLE_FETCHER);
     expect_hello(&other);
     usleep(200000);
+    revocations_add(d.revocations, subject.device, clock_wall() / NS_PER_S + 1);
     upload_revoked(upload, subject.device);
     expect_goodbye(&w, PEER__FAREWELL__FAREWELL_REVOKED);
     send_hello(&half, PEER__ROLE__ROLE_FETCHER);
