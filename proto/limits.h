@@ -93,6 +93,7 @@
 #define LIMIT_PASSWORD_MIN   8          /* bytes; length is all that is asked of a password */
 #define LIMIT_EMAIL          254        /* RFC 5321 */
 #define LIMIT_SYMLINK        4095 /* bytes of a symbolic link's target: PATH_MAX less the NUL */
+#define LIMIT_AUDIT_ROWS     500  /* rows of the audit log in one answer: up to 700 bytes each */
 #define LIMIT_REQUESTS       1024 /* unanswered requests of one member */
 
 #define LIMIT_GROUPS         4096 /* in one swarm */

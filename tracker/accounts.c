@@ -12,24 +12,9 @@
 #include "crypto/password.h"
 #include "crypto/random.h"
 #include "tracker/attempt.h"
+#include "tracker/mail.h"
 
 #define REGISTER_COST 2 /* of a source's tries */
-
-/* Printable ASCII without blanks, one @ with something on both sides: nothing that means more to a mail server. */
-static bool email_is_sound(const char *email)
-{
-    size_t length = strlen(email);
-    const char *at = strchr(email, '@');
-    if (length == 0)
-        return true;
-    if (length > LIMIT_EMAIL || at == NULL || at == email || at[1] == '\0' ||
-        strchr(at + 1, '@') != NULL)
-        return false;
-    for (const char *c = email; *c != '\0'; c++)
-        if (*c < 0x21 || *c > 0x7e || strchr("<>()[],;:\\\"", *c) != NULL)
-            return false;
-    return true;
-}
 
 /* --- register --------------------------------------------------------------------------------------------------------- */
 
@@ -56,15 +41,22 @@ static bool may_register(struct storage *storage, struct attempt *a)
 static void register_rows_run(struct storage_job *job, struct storage *storage)
 {
     struct attempt *a = attempt_of_storage(job);
-    if (!may_register(storage, a) || !attempt_row_make(storage, a))
+    const struct server *server = a->session->server;
+    if (!may_register(storage, a))
         return;
     a->account = (struct storage_account){.admin = a->has_invite && a->invite.admin,
-                                          .created = wall_seconds()};
+                                          .created = wall_seconds(),
+                                          .waiting = server->verify_email};
+    if (!a->account.waiting && !attempt_row_make(storage, a))
+        return;
     memcpy(a->account.name, a->name, sizeof a->account.name);
     memcpy(a->account.email, a->email, sizeof a->account.email);
     memcpy(a->account.password, a->record, sizeof a->account.password);
     storage_account_add(storage, &a->account);
-    storage_device_put(storage, &a->row);
+    if (!a->account.waiting)
+        storage_device_put(storage, &a->row);
+    if (server->mailer != NULL && a->email[0] != '\0')
+        storage_mail_add(storage, STORAGE_TOKEN_EMAIL, a->name, a->email, wall_seconds());
     if (a->has_invite)
         storage_invite_use(storage, a->invite_hash);
     attempt_audit(storage, a, "register");
@@ -72,8 +64,16 @@ static void register_rows_run(struct storage_job *job, struct storage *storage)
 
 static void registered(struct attempt *a)
 {
-    log_info("%s: registered %s%s", a->from, a->name, a->account.admin ? " as admin" : "");
-    attempt_issue(a);
+    log_info("%s: registered %s%s%s", a->from, a->name, a->account.admin ? " as admin" : "",
+             a->account.waiting ? "; its address is to be verified" : "");
+    if (a->email[0] != '\0')
+        mailer_kick(a->session->server->mailer);
+    if (!a->account.waiting) {
+        attempt_issue(a);
+        return;
+    }
+    session_done(a->session, a->id);
+    attempt_free(a);
 }
 
 static void register_hashed(struct attempt *a)
@@ -123,9 +123,12 @@ const char *accounts_register(struct session *s, uint32_t id, const void *messag
                       "the password must have 8 to 1024 bytes", 0);
         return NULL;
     }
-    if (!email_is_sound(request->email)) {
+    if (request->email[0] != '\0' ? !mail_address_is_sound(request->email) : server->verify_email) {
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BAD_EMAIL,
-                      "the e-mail address is not a good one", 0);
+                      request->email[0] != '\0'
+                          ? "the e-mail address is not a good one"
+                          : "this tracker asks for an e-mail address (--email)",
+                      0);
         return NULL;
     }
     int64_t wait = throttle_spend(server->throttle, s->source_key, REGISTER_COST, clock_now());
@@ -155,8 +158,18 @@ static void login_rows_run(struct storage_job *job, struct storage *storage)
     if (!storage_account_get(storage, a->name, &a->account) ||
         strcmp(a->account.password, a->verified) != 0)
         attempt_fail(a, TRACKER__FAULT_CODE__FAULT_WRONG_PASSWORD, "wrong name or password");
-    else if (a->account.disabled)
+    else if (a->account.disabled || a->account.deleted != 0)
         attempt_fail(a, TRACKER__FAULT_CODE__FAULT_DISABLED, "this account has been disabled");
+    else if (a->account.waiting)
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_UNVERIFIED,
+                     "the e-mail address has not been verified yet (p2pctl email verify)");
+    else if (a->account.totp_on && a->second[0] == '\0')
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_NEEDS_CODE,
+                     "this account wants a code of its second factor as well");
+    else if (a->account.totp_on && !attempt_second_factor(storage, &a->account, a->second)) {
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_WRONG_CODE, "wrong code");
+        attempt_audit_about(storage, a, "refused", a->name, "second factor");
+    }
     if (a->fault != ATTEMPT_OK || !attempt_row_make(storage, a))
         return;
     storage_device_put(storage, &a->row);
@@ -194,10 +207,39 @@ static void login_looked(struct attempt *a)
     attempt_to_worker(a, a->session->server->passwords, login_run, login_verified);
 }
 
+/* Too many were tried from there. A device that the account knows is not held up by that: it proves by its request's
+ * signature which one it is. */
+static void login_inspect_run(struct job *job)
+{
+    struct attempt *a = attempt_of_work(job);
+    const char *why = NULL;
+    if (!csr_inspect(a->request, a->request_size, a->device, &why))
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_BAD_REQUEST_KEY, why);
+    attempt_worker_done(a);
+}
+
+static void login_inspected(struct attempt *a)
+{
+    struct server *server = a->session->server;
+    const struct member_device *device = members_device(server->members, a->device);
+    int64_t wait = a->wait;
+    if (device != NULL && strcmp(device->account, a->name) == 0 && !device->disabled)
+        wait = throttle_pair(server->throttle, a->name, a->device, clock_now());
+    if (wait <= 0) {
+        attempt_to_storage(a, attempt_look_run, false, login_looked);
+        return;
+    }
+    server_log_refusal(server, a->from, "too many tries for %s", a->name);
+    session_fault(a->session, a->id, TRACKER__FAULT_CODE__FAULT_BUSY,
+                  "too many tries; wait a moment", wait);
+    attempt_free(a);
+}
+
 const char *accounts_login(struct session *s, uint32_t id, const void *message)
 {
     const Tracker__Login *request = message;
-    if (account_name_fault(request->name) != NULL ||
+    struct server *server = s->server;
+    if (account_name_fault(request->name) != NULL || strlen(request->code) > ATTEMPT_SECOND_MAX ||
         !attempt_password_is_sound(&request->password)) {
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_WRONG_PASSWORD, "wrong name or password",
                       0);
@@ -206,12 +248,23 @@ const char *accounts_login(struct session *s, uint32_t id, const void *message)
     struct attempt *a = attempt_new(s, id, true);
     if (a == NULL)
         return NULL;
-    if (attempt_is_throttled(s, id, request->name)) {
+    if (request->code[0] != '\0' && attempt_code_is_throttled(s, id, request->name)) {
         attempt_free(a);
         return NULL;
     }
     snprintf(a->name, sizeof a->name, "%s", request->name);
-    if (attempt_take_request(a, &request->password, request->request, request->machine))
+    snprintf(a->second, sizeof a->second, "%s", request->code);
+    if (!attempt_take_request(a, &request->password, request->request, request->machine))
+        return NULL;
+    a->wait = throttle_try(server->throttle, request->name, s->source_key, clock_now());
+    if (a->wait <= 0) {
         attempt_to_storage(a, attempt_look_run, false, login_looked);
+    } else if (throttle_spend(server->throttle, s->source_key, 1, clock_now()) > 0) {
+        session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BUSY, "too many tries; wait a moment",
+                      a->wait);
+        attempt_free(a);
+    } else {
+        attempt_to_worker(a, server->crypto, login_inspect_run, login_inspected);
+    }
     return NULL;
 }

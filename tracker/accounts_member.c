@@ -1,8 +1,8 @@
-/* What a member does about its own account: renewing, logging out, passwords, whoami, invites.
+/* What a member does about its own account: renewing, logging out, passwords, invites.
  *
  *   renew                                                                     crypto: sign -> answer
  *   passwd     storage: account       -> password: verify, hash -> storage: rows           -> answer
- *   log out, whoami, invite                                        storage                 -> answer
+ *   log out, invite                                                storage                 -> answer
  *
  * The steps are attempt.c's. The loop's thread, but for functions named _run. */
 #include "base/clock.h"
@@ -86,21 +86,9 @@ const char *accounts_logout(struct session *s, uint32_t id, const void *message)
 
 /* --- passwords ------------------------------------------------------------------------------------------------------------------ */
 
-static void add_device(const struct storage_device *row, void *arg)
-{
-    struct attempt *a = arg;
-    if (a->devices_count == a->devices_room) {
-        a->devices_room = a->devices_room == 0 ? 8 : 2 * a->devices_room;
-        a->devices = xrealloc(a->devices, a->devices_room * sizeof *a->devices);
-    }
-    a->devices[a->devices_count++] = *row;
-}
-
-/* A new password is what one reaches for when a device was stolen: all the others must log in again. */
 static void password_rows_run(struct storage_job *job, struct storage *storage)
 {
     struct attempt *a = attempt_of_storage(job);
-    int64_t now = wall_seconds();
     struct storage_account account;
     if (!storage_account_get(storage, a->name, &account) ||
         strcmp(account.password, a->verified) != 0) {
@@ -108,36 +96,19 @@ static void password_rows_run(struct storage_job *job, struct storage *storage)
         return;
     }
     storage_account_set_password(storage, a->name, a->record);
-    storage_device_each(storage, a->name, add_device, a);
-    size_t kept = 0;
-    for (size_t i = 0; i < a->devices_count; i++) {
-        struct storage_device row = a->devices[i];
-        if (memcmp(row.id, a->device, sizeof row.id) == 0 || row.logged_out)
-            continue;
-        row.void_before = now + 1;
-        row.logged_out = true;
-        storage_device_put(storage, &row);
-        a->devices[kept++] = row;
-    }
-    a->devices_count = kept;
+    storage_token_drop(storage, a->name, STORAGE_TOKEN_RESET);
+    if (a->logout_others)
+        attempt_log_out_run(storage, a, a->name, a->device);
     attempt_audit(storage, a, "passwd");
 }
 
 static void password_changed(struct attempt *a)
 {
-    struct server *server = a->session->server;
     log_info("%s: %s has a new password; %zu other devices have to log in again", a->from, a->name,
              a->devices_count);
-    throttle_good(server->throttle, a->name);
-    uint8_t(*ids)[DEVICE_ID_SIZE] = xcalloc(a->devices_count + 1, sizeof *ids);
-    for (size_t i = 0; i < a->devices_count; i++) {
-        members_set_device(server->members, &a->devices[i]);
-        memcpy(ids[i], a->devices[i].id, DEVICE_ID_SIZE);
-    }
-    if (a->devices_count > 0)
-        sessions_revoke(server, (const uint8_t(*)[DEVICE_ID_SIZE])ids, a->devices_count, NULL);
-    free(ids);
+    attempt_good(a);
     session_done(a->session, a->id);
+    attempt_revoke(a);
     attempt_free(a);
 }
 
@@ -159,70 +130,13 @@ const char *accounts_password(struct session *s, uint32_t id, const void *messag
                       "the password must have 8 to 1024 bytes", 0);
         return NULL;
     }
-    if (request->old.len > LIMIT_PASSWORD) {
-        session_fault(s, id, TRACKER__FAULT_CODE__FAULT_WRONG_PASSWORD, "wrong password", 0);
-        return NULL;
-    }
     struct attempt *a = attempt_new(s, id, true);
-    if (a == NULL)
+    if (a == NULL || !attempt_take_password(a, &request->old, ""))
         return NULL;
-    if (attempt_is_throttled(s, id, s->account)) {
-        attempt_free(a);
-        return NULL;
-    }
-    a->password_size = request->old.len;
-    a->password = xcalloc(1, request->old.len + 1);
-    if (request->old.len > 0)
-        memcpy(a->password, request->old.data, request->old.len);
+    a->logout_others = request->logout_others;
     a->new_password_size = request->new_.len;
     a->new_password = xmemdup(request->new_.data, request->new_.len);
     attempt_to_storage(a, attempt_look_run, false, password_looked);
-    return NULL;
-}
-
-/* --- whoami ------------------------------------------------------------------------------------------------------------------------ */
-
-static void whoami_run(struct storage_job *job, struct storage *storage)
-{
-    struct attempt *a = attempt_of_storage(job);
-    a->known = storage_account_get(storage, a->name, &a->account);
-    storage_device_each(storage, a->name, add_device, a);
-}
-
-static void whoami_known(struct attempt *a)
-{
-    struct server *server = a->session->server;
-    Tracker__Account message = TRACKER__ACCOUNT__INIT;
-    size_t count = a->devices_count;
-    Tracker__Device *devices = xcalloc(count + 1, sizeof *devices);
-    Tracker__Device **list = xcalloc(count + 1, sizeof *list);
-    for (size_t i = 0; i < count; i++) {
-        struct storage_device *row = &a->devices[i];
-        struct swarm_device *peer = swarm_device_find(server->swarm, row->id);
-        tracker__device__init(&devices[i]);
-        devices[i].id = (ProtobufCBinaryData){.len = sizeof row->id, .data = row->id};
-        devices[i].machine = row->machine;
-        devices[i].connected = peer != NULL && swarm_owner(peer) != NULL;
-        devices[i].last_seen = devices[i].connected ? wall_seconds() : row->last_seen;
-        list[i] = &devices[i];
-    }
-    message.name = a->name;
-    message.email = a->account.email;
-    message.admin = a->account.admin;
-    message.created = a->account.created;
-    message.n_devices = count;
-    message.devices = list;
-    session_answer(a->session, a->id, TRACKER__TRACKER_TYPE__TRACKER_ACCOUNT, &message.base);
-    free(devices);
-    free(list);
-    attempt_free(a);
-}
-
-const char *accounts_whoami(struct session *s, uint32_t id, const void *message)
-{
-    struct attempt *a = attempt_new(s, id, false);
-    if (a != NULL)
-        attempt_to_storage(a, whoami_run, false, whoami_known);
     return NULL;
 }
 

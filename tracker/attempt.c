@@ -10,7 +10,6 @@
 #include "crypto/password.h"
 #include "crypto/random.h"
 
-#define ATTEMPTS_MAX  512 /* under way in the whole tracker: each holds up to 10 KiB */
 #define PASSWORDS_MAX 128 /* jobs on the password pool: about 1.5 s of work on two cores */
 #define BUSY_MEMBER   8   /* of which of one member; a stranger has one */
 #define BUSY_RETRY    (2 * NS_PER_S)
@@ -38,6 +37,10 @@ void attempt_free(struct attempt *a)
     free(a->request);
     free(a->certificate);
     free(a->devices);
+    catalogue_changes_clear(&a->changes);
+    if (a->users != NULL)
+        secret_wipe(a->users, a->users_count * sizeof *a->users);
+    free(a->users);
     secret_wipe(a, sizeof *a);
     free(a);
     session_release(s);
@@ -102,7 +105,10 @@ static struct attempt *of_mail(struct mail *mail)
 static void go_home(struct attempt *a)
 {
     if (a->fault != ATTEMPT_OK) {
-        if (a->fault == TRACKER__FAULT_CODE__FAULT_BAD_INVITE)
+        if (a->fault == TRACKER__FAULT_CODE__FAULT_NEEDS_CODE) /* it was no guess */
+            throttle_good(a->session->server->throttle, a->name, a->session->source_key);
+        if (a->fault == TRACKER__FAULT_CODE__FAULT_BAD_INVITE ||
+            a->fault == TRACKER__FAULT_CODE__FAULT_WRONG_CODE)
             throttle_bad(a->session->server->throttle, a->session->source_key, clock_now());
         if (a->fault != TRACKER__FAULT_CODE__FAULT_INTERNAL)
             server_log_refusal(a->session->server, a->from, "refused %s: %s", a->name, a->why);
@@ -172,6 +178,19 @@ void attempt_audit(struct storage *storage, const struct attempt *a, const char 
     storage_audit(storage, &event);
 }
 
+void attempt_audit_about(struct storage *storage, const struct attempt *a, const char *what,
+                         const char *account, const char *detail)
+{
+    struct storage_event event = {.when = wall_seconds(),
+                                  .what = what,
+                                  .account = account,
+                                  .device = session_is_member(a->session) ? a->device : NULL,
+                                  .source = a->from,
+                                  .by = strcmp(account, a->name) == 0 ? NULL : a->name,
+                                  .detail = detail};
+    storage_audit(storage, &event);
+}
+
 /* --- what requests hold -------------------------------------------------------------------------- */
 
 bool attempt_password_is_sound(const ProtobufCBinaryData *password)
@@ -211,13 +230,63 @@ void attempt_look_run(struct storage_job *job, struct storage *storage)
     a->known = storage_account_get(storage, a->name, &a->account);
 }
 
-bool attempt_is_throttled(struct session *s, uint32_t id, const char *name)
+static bool answer_wait(struct session *s, uint32_t id, const char *name, int64_t wait)
 {
-    int64_t wait = throttle_try(s->server->throttle, name, s->source_key, clock_now());
     if (wait <= 0)
         return false;
     server_log_refusal(s->server, s->from, "too many tries for %s", name);
     session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BUSY, "too many tries; wait a moment", wait);
+    return true;
+}
+
+bool attempt_is_throttled(struct session *s, uint32_t id, const char *name)
+{
+    struct throttle *throttle = s->server->throttle;
+    int64_t now = clock_now();
+    int64_t wait = session_is_member(s) ? throttle_pair(throttle, name, s->device, now)
+                                        : throttle_try(throttle, name, s->source_key, now);
+    return answer_wait(s, id, name, wait);
+}
+
+/* Six digits are soon guessed by one who has the password: whoever comes, from wherever, waits for the others. */
+static const uint8_t everywhere[16] = {0xff, 2};
+
+bool attempt_code_is_throttled(struct session *s, uint32_t id, const char *name)
+{
+    return answer_wait(s, id, name,
+                       throttle_pair(s->server->throttle, name, everywhere, clock_now()));
+}
+
+void attempt_good(struct attempt *a)
+{
+    struct throttle *throttle = a->session->server->throttle;
+    throttle_good(throttle, a->name, a->session->source_key);
+    throttle_good(throttle, a->name, a->device);
+    if (a->second[0] != '\0')
+        throttle_good(throttle, a->name, everywhere);
+}
+
+bool attempt_take_password(struct attempt *a, const ProtobufCBinaryData *password, const char *code)
+{
+    struct session *s = a->session;
+    if (password->len > LIMIT_PASSWORD) {
+        attempt_fault(a, TRACKER__FAULT_CODE__FAULT_WRONG_PASSWORD, "wrong password");
+        return false;
+    }
+    if (strlen(code) > ATTEMPT_SECOND_MAX) {
+        attempt_fault(a, TRACKER__FAULT_CODE__FAULT_WRONG_CODE, "wrong code");
+        return false;
+    }
+    if (attempt_is_throttled(s, a->id, a->name) ||
+        (code[0] != '\0' && attempt_code_is_throttled(s, a->id, a->name))) {
+        attempt_free(a);
+        return false;
+    }
+    snprintf(a->second, sizeof a->second, "%s", code);
+    a->password_size = password->len;
+    a->password = xcalloc(1, password->len + 1);
+    if (password->len > 0)
+        memcpy(a->password, password->data, password->len);
     return true;
 }
 
@@ -226,6 +295,7 @@ static void login_failed(struct attempt *a)
     struct server *server = a->session->server;
     throttle_bad(server->throttle, a->session->source_key, clock_now());
     server_log_refusal(server, a->from, "wrong name or password for %s", a->name);
+    server_audit_refusal(server, a->name, a->from);
     attempt_fault(a, TRACKER__FAULT_CODE__FAULT_WRONG_PASSWORD, "wrong name or password");
 }
 
@@ -317,7 +387,7 @@ void attempt_issue(struct attempt *a)
         session_end(connected, "the device is another account's now");
     members_set_account(server->members, &a->account);
     members_set_device(server->members, &a->row);
-    throttle_good(server->throttle, a->name);
+    attempt_good(a);
     int64_t wait = a->row.void_before * NS_PER_S - clock_wall();
     if (wait > 0 && !server->stopping) {
         a->timer = timer_new(server->loop, waited, a);
@@ -350,4 +420,57 @@ bool attempt_row_make(struct storage *storage, struct attempt *a)
     row->last_seen = now;
     row->logged_out = false;
     return true;
+}
+
+/* --- devices ------------------------------------------------------------------------------------------- */
+
+void attempt_add_device(const struct storage_device *row, void *arg)
+{
+    struct attempt *a = arg;
+    if (a->devices_count == a->devices_room) {
+        a->devices_room = a->devices_room == 0 ? 8 : 2 * a->devices_room;
+        a->devices = xrealloc(a->devices, a->devices_room * sizeof *a->devices);
+    }
+    a->devices[a->devices_count++] = *row;
+}
+
+void attempt_log_out_run(struct storage *storage, struct attempt *a, const char *account,
+                         const uint8_t *but)
+{
+    int64_t now = wall_seconds();
+    size_t kept = 0;
+    a->devices_count = 0;
+    storage_device_each(storage, account, attempt_add_device, a);
+    for (size_t i = 0; i < a->devices_count; i++) {
+        struct storage_device row = a->devices[i];
+        if (row.logged_out || (but != NULL && memcmp(row.id, but, sizeof row.id) == 0))
+            continue;
+        row.void_before = now + 1;
+        row.logged_out = true;
+        storage_device_put(storage, &row);
+        a->devices[kept++] = row;
+    }
+    a->devices_count = kept;
+}
+
+void attempt_revoke(struct attempt *a)
+{
+    struct server *server = a->session->server;
+    if (a->devices_count == 0)
+        return;
+    struct session *s = a->session;
+    bool self = false; /* the asking device is among them: its answer leaves first */
+    uint8_t(*ids)[DEVICE_ID_SIZE] = xcalloc(a->devices_count, sizeof *ids);
+    for (size_t i = 0; i < a->devices_count; i++) {
+        members_set_device(server->members, &a->devices[i]);
+        memcpy(ids[i], a->devices[i].id, DEVICE_ID_SIZE);
+        self |= session_is_member(s) && memcmp(ids[i], s->device, DEVICE_ID_SIZE) == 0;
+    }
+    sessions_revoke(server, (const uint8_t(*)[DEVICE_ID_SIZE])ids, a->devices_count,
+                    self ? s : NULL);
+    free(ids);
+    if (self && session_is_open(s)) {
+        s->ending = true;
+        channel_finish(s->channel, "this device has been logged out");
+    }
 }

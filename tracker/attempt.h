@@ -11,7 +11,10 @@
 #include "tracker/accounts.h"
 #include "tracker/server_private.h"
 
-#define ATTEMPT_OK 0 /* no fault */
+#define ATTEMPT_OK           0 /* no fault */
+#define ATTEMPT_SECOND_MAX   32
+#define ATTEMPT_RECOVERY_MAX 10
+#define ATTEMPTS_MAX         512 /* under way in the whole tracker: each holds up to 10 KiB */
 
 struct attempt {
     struct storage_job storage;
@@ -48,6 +51,25 @@ struct attempt {
     /* Devices: of whoami, or those that a new password has voided. */
     struct storage_device *devices;
     size_t devices_count, devices_room;
+
+    /* Of an admin's requests, mail and the second factor. */
+    char target[ACCOUNT_BYTES_MAX + 1], target_to[ACCOUNT_BYTES_MAX + 1];
+    unsigned act; /* Tracker__UserAct, Tracker__TotpAct */
+    bool logout_others, again;
+    uint64_t transferred, cursor;
+    struct catalogue_changes changes;
+    char recovery[ATTEMPT_RECOVERY_MAX][16];
+    size_t recovery_made;
+    int64_t wait; /* what a log in would have to wait, unless its device is known */
+    char second[ATTEMPT_SECOND_MAX + 1]; /* code of a second factor, as it came */
+    uint8_t token[32];                   /* hash of a code from a mail */
+    bool with_token;
+    struct storage_account *users;
+    size_t users_count;
+    bool more;
+    uint32_t recovery_left;
+    uint8_t prefix[DEVICE_ID_SIZE]; /* of a device's id */
+    size_t prefix_size;
 };
 
 /* --- on the loop's thread -------------------------------------------------------------------------- */
@@ -60,8 +82,18 @@ void attempt_fault(struct attempt *, Tracker__FaultCode, const char *why);
 bool attempt_take_request(struct attempt *, const ProtobufCBinaryData *password,
                           const char *request, const char *machine);
 bool attempt_password_is_sound(const ProtobufCBinaryData *password);
-/* True if this name or source has tried too often: then the answer has been given. */
+/* True if this name has been tried too often from there: then the answer has been given. A member's own device
+ * counts for itself. */
 bool attempt_is_throttled(struct session *, uint32_t id, const char *name);
+/* The same for codes of a second factor, from wherever they come. */
+bool attempt_code_is_throttled(struct session *, uint32_t id, const char *name);
+/* Password or code were right. */
+void attempt_good(struct attempt *);
+/* Takes over a password that the member gives once more, and a code; then attempt_verify_run can be run. False:
+ * a fault has been answered, and the attempt is gone. */
+bool attempt_take_password(struct attempt *, const ProtobufCBinaryData *password, const char *code);
+/* The mirror follows for a->devices, which attempt_log_out_run has logged out; their links end, everywhere. */
+void attempt_revoke(struct attempt *);
 /* The next step. */
 void attempt_to_storage(struct attempt *, void (*run)(struct storage_job *, struct storage *),
                         bool writes, void (*home)(struct attempt *));
@@ -80,6 +112,17 @@ void attempt_fail(struct attempt *, Tracker__FaultCode, const char *why);
 void attempt_worker_done(struct attempt *);
 void attempt_wipe(char **secret, size_t size);
 void attempt_audit(struct storage *, const struct attempt *, const char *what);
+/* The same about another account; the attempt's own did it. `detail` may be NULL. */
+void attempt_audit_about(struct storage *, const struct attempt *, const char *what,
+                         const char *account, const char *detail);
+/* Adds to a->devices; for storage_device_each. */
+void attempt_add_device(const struct storage_device *, void *attempt);
+/* All devices of the account have to log in again, but for `but` (NULL: none is spared): rows are written and left in
+ * a->devices. */
+void attempt_log_out_run(struct storage *, struct attempt *, const char *account,
+                         const uint8_t *but);
+/* Storage: is the code right? It is used up then, the account's row is written. */
+bool attempt_second_factor(struct storage *, struct storage_account *, const char *code);
 /* Storage: makes the device's row as a log in leaves it, for the caller to put; the device moves to this account if it
  * was another's. False: it is disabled, the fault has been left. */
 bool attempt_row_make(struct storage *, struct attempt *);

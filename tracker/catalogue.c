@@ -595,3 +595,22 @@ void catalogue_apply(struct storage *s, const struct catalogue_actor *actor, con
         .op = op->op, .status = result->status, .entry = result->has_entry ? result->entry.id : 0};
     storage_op_put(s, actor->device, &answer);
 }
+
+size_t catalogue_transfer(struct storage *s, const char *from, const char *to, uint64_t *after,
+                          size_t max, struct catalogue_changes *changes)
+{
+    struct work work = {.s = s, .changes = changes};
+    uint64_t *ids = xcalloc(max, sizeof *ids);
+    size_t count = storage_entries_owned(s, from, *after, ids, max);
+    for (size_t i = 0; i < count && !storage_failed(s); i++) {
+        struct storage_entry entry;
+        *after = ids[i];
+        if (!get_live(s, ids[i], &entry))
+            continue;
+        snprintf(entry.owner, sizeof entry.owner, "%s", to);
+        put(&work, &entry);
+        storage_entry_clear(&entry);
+    }
+    free(ids);
+    return count;
+}

@@ -33,6 +33,10 @@ struct catalogue_changes {
 /* Does one operation. On return look at storage_failed before believing the result. */
 void catalogue_apply(struct storage *, const struct catalogue_actor *, const Tracker__Op *,
                      struct catalogue_result *, struct catalogue_changes *);
+/* Up to `max` entries of account `from` with ids after *after become `to`'s; *after moves on. Returns
+ * how many: less than `max` at the end. */
+size_t catalogue_transfer(struct storage *, const char *from, const char *to, uint64_t *after,
+                          size_t max, struct catalogue_changes *);
 void catalogue_result_clear(struct catalogue_result *);
 void catalogue_changes_clear(struct catalogue_changes *);
 

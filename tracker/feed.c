@@ -289,6 +289,14 @@ static void gather(struct server *server, struct catalogue_changes *changes)
     timer_set(server->feed, since >= FEED_GATHER ? 0 : FEED_GATHER - since);
 }
 
+void feed_changed(struct server *server, struct catalogue_changes *changes)
+{
+    /* The mirror follows before anything is told, and whose sight it changes is told last. */
+    rights_follow(server, changes);
+    gather(server, changes);
+    rights_followed(server);
+}
+
 /* --- operations ------------------------------------------------------------------------------------------------- */
 
 struct ops {

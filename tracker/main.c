@@ -36,6 +36,8 @@ struct settings {
     uint64_t lifetime;
     bool admin, json;
     uint64_t uses, expires;
+    struct mail_settings mail;
+    bool verify_email;
 };
 
 /* Options, as bits: which verb takes which. */
@@ -49,7 +51,8 @@ enum {
     ADMIN = 64,
     USES = 128,
     EXPIRES = 256,
-    JSON = 512
+    JSON = 512,
+    VERIFY_EMAIL = 1024
 };
 static const struct option long_options[] = {
     {"data", required_argument, NULL, DATA},
@@ -62,6 +65,7 @@ static const struct option long_options[] = {
     {"uses", required_argument, NULL, USES},
     {"expires", required_argument, NULL, EXPIRES},
     {"json", no_argument, NULL, JSON},
+    {"verify-email", no_argument, NULL, VERIFY_EMAIL},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -77,9 +81,10 @@ static const struct verb {
     const char *usage;
     const char *line;
 } verbs[] = {
-    {"serve", serve, DATA | LISTEN | PUBLIC | REGISTRATION | LIFETIME | NAME,
+    {"serve", serve, DATA | LISTEN | PUBLIC | REGISTRATION | LIFETIME | NAME | VERIFY_EMAIL,
      "--data DIR [--listen HOST:PORT] [--public HOST:PORT]\n"
-     "            [--registration open|invite|closed] [--certificate-lifetime 24h] [--name NAME]",
+     "            [--registration open|invite|closed] [--certificate-lifetime 24h] [--name NAME]\n"
+     "            [--verify-email]",
      "serve the swarm whose state is in DIR; the first start creates it"},
     {"url", url, DATA | PUBLIC | JSON, "--data DIR [--public HOST:PORT] [--json]",
      "print the swarm's address, with the fingerprint of its CA"},
@@ -98,9 +103,9 @@ static void print_help(void)
     printf("  p2ptracker --help, --version\n\n"
            "Defaults: --listen :%u, --registration invite, --certificate-lifetime 24h, --uses 1, "
            "--expires 7d.\n"
-           "DIR/tracker.conf may set listen, public, registration, certificate-lifetime and name "
-           "in a section\n"
-           "[tracker]. More in p2ptracker(8).\n",
+           "DIR/tracker.conf may set listen, public, registration, certificate-lifetime, name and "
+           "verify-email in\n"
+           "a section [tracker], and the mail server in a section [mail]. More in p2ptracker(8).\n",
            SWARM_PORT);
 }
 
@@ -172,6 +177,14 @@ static const char *take_expires(void *to, const char *value)
     return NULL;
 }
 
+static const char *take_seconds(void *to, const char *value)
+{
+    uint64_t *seconds = to;
+    if (!duration_parse(value, seconds) || *seconds == 0 || *seconds > 7 * 86400)
+        return "must be a time from 1s to 7d";
+    return NULL;
+}
+
 static bool load_config(struct settings *s)
 {
     const struct config_key keys[] = {
@@ -180,6 +193,16 @@ static bool load_config(struct settings *s)
         {"tracker", "registration", take_registration, &s->registration},
         {"tracker", "certificate-lifetime", take_lifetime, &s->lifetime},
         {"tracker", "name", take_text, &s->name},
+        {"tracker", "verify-email", config_take_bool, &s->verify_email},
+        {"mail", "server", config_take_text, &s->mail.server},
+        {"mail", "command", config_take_text, &s->mail.command},
+        {"mail", "from", config_take_text, &s->mail.from},
+        {"mail", "user", config_take_text, &s->mail.user},
+        {"mail", "password-file", config_take_text, &s->mail.password_file},
+        {"mail", "ca-file", config_take_text, &s->mail.ca_file},
+        {"mail", "plain", config_take_bool, &s->mail.plain},
+        {"mail", "retry", take_seconds, &s->mail.retry},
+        {"mail", "code-lifetime", take_seconds, &s->mail.code_lifetime},
         {0},
     };
     char *path = xasprintf("%s/tracker.conf", s->data);
@@ -214,6 +237,9 @@ static const char *take_option(struct settings *s, int option, char *value)
                    : "must be a number from 1 to 100000";
     case EXPIRES:
         return take_expires(&s->expires, value);
+    case VERIFY_EMAIL:
+        s->verify_email = true;
+        return NULL;
     default:
         s->json = true;
         return NULL;
@@ -291,7 +317,15 @@ static int serve(struct settings *s)
                                               .port = SWARM_PORT,
                                               .registration = s->registration,
                                               .certificate_lifetime = s->lifetime,
-                                              .name = s->name == NULL ? "swarm" : s->name};
+                                              .name = s->name == NULL ? "swarm" : s->name,
+                                              .mail = s->mail,
+                                              .verify_email = s->verify_email};
+    bool sends_mail;
+    fault = mail_settings_fault(&s->mail, &sends_mail);
+    if (fault == NULL && s->verify_email && !sends_mail)
+        fault = xasprintf("--verify-email needs a mail server: see [mail] in p2ptracker(8)");
+    if (fault != NULL)
+        return complain(FAILED, fault);
     if (s->listen != NULL)
         host_port_parse(s->listen, SWARM_PORT, host, &server_settings.port);
     set_limits();
@@ -383,7 +417,8 @@ static int invite(struct settings *s)
 
 static int run(const struct verb *verb, int argc, char **argv)
 {
-    struct settings s = {.lifetime = SERVER_CERTIFICATE_LIFETIME,
+    struct settings s = {.mail = {.retry = MAIL_RETRY, .code_lifetime = MAIL_CODE_LIFETIME},
+                         .lifetime = SERVER_CERTIFICATE_LIFETIME,
                          .uses = 1,
                          .expires = ACCOUNTS_INVITE_LIFETIME,
                          .registration = REGISTRATION_INVITE};
@@ -410,6 +445,7 @@ done:
     free(s.listen);
     free(s.public);
     free(s.name);
+    mail_settings_clear(&s.mail);
     return status;
 }
 

@@ -149,12 +149,13 @@ size_t members_revoked(const struct members *m, int64_t since, uint8_t (*out)[DE
 {
     size_t count = 0;
     struct table_node *node = table_walk(&m->devices, NULL);
-    for (; node != NULL && count < max; node = table_walk(&m->devices, node)) {
+    for (; node != NULL; node = table_walk(&m->devices, node)) {
         struct device *d = (struct device *)(void *)node;
-        struct account *a = find_account(m, d->is.account);
-        if ((d->is.logged_out && d->is.void_before >= since) || d->is.disabled ||
-            (a != NULL && a->is.disabled))
-            memcpy(out[count++], d->is.id, DEVICE_ID_SIZE);
+        if (!(d->is.logged_out && d->is.void_before >= since) && !d->is.disabled)
+            continue;
+        if (count < max)
+            memcpy(out[count], d->is.id, DEVICE_ID_SIZE);
+        count++;
     }
     return count;
 }

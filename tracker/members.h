@@ -44,8 +44,8 @@ void members_set_device(struct members *, const struct storage_device *);
 /* May whoever shows this certificate act as a member? */
 enum members_verdict members_judge(const struct members *, const struct certificate_subject *);
 
-/* Devices that were logged out or disabled after `since`, and all devices of disabled accounts:
- * copies up to `max` ids to `out`, returns how many. */
+/* Devices that were logged out after `since` (as those of an account are when it is disabled), and
+ * disabled ones: copies up to `max` ids to `out`, returns how many there are. */
 size_t members_revoked(const struct members *, int64_t since, uint8_t (*out)[DEVICE_ID_SIZE],
                        size_t max);
 

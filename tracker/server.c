@@ -38,6 +38,8 @@
 #define TOMBSTONE_LIFETIME                                                                         \
     (30 * 86400) /* a member that was away longer gets the catalogue from scratch */
 
+#define WAITING_LIFETIME (7 * 86400) /* an account whose address is not verified by then goes */
+
 struct waiting {
     struct waiting *next;
     int fd;
@@ -68,6 +70,42 @@ void server_log_refusal(struct server *server, const char *from, const char *for
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     log_info("%s: %s", from, text);
+}
+
+struct refusal_job {
+    struct storage_job job;
+    char account[ACCOUNT_BYTES_MAX + 1], from[64];
+};
+
+static void refusal_run(struct storage_job *job, struct storage *storage)
+{
+    struct refusal_job *refusal = (struct refusal_job *)(void *)job;
+    struct storage_event event = {.when = wall_seconds(),
+                                  .what = "refused",
+                                  .account = refusal->account,
+                                  .source = refusal->from};
+    storage_audit(storage, &event);
+}
+
+static void refusal_done(struct storage_job *job)
+{
+    free(job);
+}
+
+void server_audit_refusal(struct server *server, const char *account, const char *from)
+{
+    int64_t now = clock_now();
+    if (now - server->audited_from > NS_PER_S) {
+        server->audited = 0;
+        server->audited_from = now;
+    }
+    if (++server->audited > REFUSALS_PER_S || server->stopping)
+        return;
+    struct refusal_job *refusal = xcalloc(1, sizeof *refusal);
+    refusal->job = (struct storage_job){.run = refusal_run, .done = refusal_done, .writes = true};
+    snprintf(refusal->account, sizeof refusal->account, "%s", account);
+    snprintf(refusal->from, sizeof refusal->from, "%s", from);
+    storage_queue_post(server->queue, &refusal->job);
 }
 
 /* --- sources ------------------------------------------------------------------------------------------ */
@@ -393,6 +431,9 @@ static void prune_run(struct storage_job *job, struct storage *storage)
     struct prune_job *prune = (struct prune_job *)(void *)job;
     storage_prune(storage, prune->now - TOMBSTONE_LIFETIME);
     storage_invite_prune(storage, prune->now);
+    storage_token_prune(storage, prune->now);
+    storage_account_prune(storage, prune->now - WAITING_LIFETIME);
+    storage_audit_prune(storage);
 }
 
 static void prune_done(struct storage_job *job)
@@ -418,7 +459,7 @@ static bool tls_renew(struct server *server, char **fault)
     return true;
 }
 
-/* Tombstones, invites, and the server's own certificate. */
+/* Tombstones, invites, codes, old audit rows, and the server's own certificate. */
 static void on_hourly(void *arg)
 {
     struct server *server = arg;
@@ -502,6 +543,8 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     server->bans = bans_new();
     server->swarm = swarm_new(random_u64());
     server->throttle = throttle_new(random_u64());
+    server->mails = throttle_new(random_u64());
+    server->verify_email = settings->verify_email;
     if (!open_state(server, fault) || !listen_on(server, settings->host, settings->port, fault)) {
         server_free(server);
         return NULL;
@@ -525,6 +568,8 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     timer_set(server->hourly, 60 * NS_PER_S);
     feed_start(server);
     announce_start(server);
+    if (settings->mail.server != NULL || settings->mail.command != NULL)
+        server->mailer = mailer_new(server, &settings->mail);
     return server;
 }
 
@@ -587,6 +632,7 @@ static void stop_threads(struct server *server)
         session_end(server->sessions, "the tracker is stopping");
     waiting_drop(server);
     accounts_stop(server);
+    mailer_stop(server->mailer);
     workers_free(server->passwords);
     workers_free(server->crypto);
     server->passwords = server->crypto = NULL;
@@ -620,6 +666,8 @@ void server_free(struct server *server)
     rights_close(server->rights);
     swarm_free(server->swarm);
     throttle_free(server->throttle);
+    throttle_free(server->mails);
+    mailer_free(server->mailer);
     storage_close(server->storage);
     table_clear(&server->sources);
     table_clear(&server->accounts);

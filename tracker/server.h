@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tracker/mail.h"
+
 struct server;
 
 enum registration { REGISTRATION_INVITE, REGISTRATION_OPEN, REGISTRATION_CLOSED };
@@ -21,6 +23,8 @@ struct server_settings {
     uint64_t
         ticket_lifetime; /* of the right to fetch a content from a peer, seconds; 0: the usual */
     const char *name;    /* of the swarm */
+    struct mail_settings mail; /* none: no mail is sent */
+    bool verify_email;         /* who registers must prove an address before the first log in */
 };
 #define SERVER_CERTIFICATE_LIFETIME (24 * 3600)
 #define SERVER_TICKET_LIFETIME      (20 * 60)

@@ -18,6 +18,7 @@
 #include "tracker/address.h"
 #include "tracker/authority.h"
 #include "tracker/catalogue.h"
+#include "tracker/mail.h"
 #include "tracker/members.h"
 #include "tracker/rights.h"
 #include "tracker/server.h"
@@ -111,6 +112,9 @@ struct server {
     struct rights *rights;
     struct swarm *swarm;
     struct throttle *throttle;
+    struct throttle *mails;
+    struct mailer *mailer; /* NULL: no mail is sent */
+    bool verify_email;
 
     /* server.c */
     char address[300];
@@ -135,6 +139,8 @@ struct server {
     bool starting;         /* waiting_start runs: it is not called again from within */
     int64_t refusals_from; /* window for log lines about refusals */
     unsigned refusals;
+    int64_t audited_from; /* window for rows about refusals */
+    unsigned audited;
 
     /* accounts.c */
     unsigned attempts;
@@ -200,12 +206,16 @@ void server_knock_bad(struct server *, const struct source *);
 /* Logs "FROM: what", but not more than a few in a second. */
 void server_log_refusal(struct server *, const char *from, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* A row about a log in that failed, but not more than a few in a second. */
+void server_audit_refusal(struct server *, const char *account, const char *from);
 int64_t wall_seconds(void);
 
 /* --- handlers: return NULL, or why the connection must end ------------------------------------------------ */
 typedef const char *session_handler(struct session *, uint32_t id, const void *message);
 session_handler accounts_register, accounts_login, accounts_renew, accounts_logout,
-    accounts_password, accounts_whoami, accounts_invite;
+    accounts_password, accounts_whoami, accounts_invite, accounts_users, accounts_user_change,
+    accounts_transfer, accounts_device_remove, accounts_email, accounts_verify, accounts_reset,
+    accounts_reset_set, accounts_totp, accounts_audit;
 session_handler feed_subscribe;
 session_handler grants_grant, grants_access, grants_group, grants_groups;
 session_handler announce_announce, announce_want, announce_unwant, announce_health,
@@ -217,6 +227,8 @@ void accounts_stop(struct server *);
 void feed_start(struct server *);
 void feed_stop(struct server *);
 void feed_drained(struct session *);
+/* Changes that did not come as operations: subscribers are told. Takes the entries over. */
+void feed_changed(struct server *, struct catalogue_changes *);
 /* What this subscriber may see has changed: it gets the catalogue anew. */
 void feed_renew(struct session *);
 void announce_start(struct server *);

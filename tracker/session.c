@@ -68,17 +68,23 @@ static void push_revoked(struct session *s, const uint8_t (*devices)[DEVICE_ID_S
 {
     Tracker__Revoked message = TRACKER__REVOKED__INIT;
     ProtobufCBinaryData items[REVOKED_AT_ONCE];
+    int64_t before[REVOKED_AT_ONCE];
     union {
         const uint8_t *from;
         uint8_t *to;
     } constant;
     message.devices = items;
+    message.before = before;
     for (size_t at = 0; at < count; at += message.n_devices) {
         message.n_devices = count - at < REVOKED_AT_ONCE ? count - at : REVOKED_AT_ONCE;
         for (size_t i = 0; i < message.n_devices; i++) {
             constant.from = devices[at + i];
             items[i] = (ProtobufCBinaryData){.len = DEVICE_ID_SIZE, .data = constant.to};
+            const struct member_device *device =
+                members_device(s->server->members, devices[at + i]);
+            before[i] = device == NULL ? wall_seconds() : device->void_before;
         }
+        message.n_before = message.n_devices;
         session_push(s, CHANNEL_URGENT, TRACKER__TRACKER_TYPE__TRACKER_REVOKED, &message.base);
     }
 }
@@ -86,11 +92,13 @@ static void push_revoked(struct session *s, const uint8_t (*devices)[DEVICE_ID_S
 /* Whoever was not connected when it was pushed hears now of certificates that are void and have not ended. */
 static void tell_revoked(struct session *s)
 {
-    uint8_t(*devices)[DEVICE_ID_SIZE] = xmalloc(REVOKED_AT_ONCE * sizeof *devices);
     int64_t since = wall_seconds() - s->server->certificate_lifetime;
-    size_t count = members_revoked(s->server->members, since, devices, REVOKED_AT_ONCE);
-    if (count > 0)
-        push_revoked(s, (const uint8_t(*)[DEVICE_ID_SIZE])devices, count);
+    size_t room = members_revoked(s->server->members, since, NULL, 0);
+    if (room == 0)
+        return;
+    uint8_t(*devices)[DEVICE_ID_SIZE] = xmalloc(room * sizeof *devices);
+    size_t count = members_revoked(s->server->members, since, devices, room);
+    push_revoked(s, (const uint8_t(*)[DEVICE_ID_SIZE])devices, count);
     free(devices);
 }
 
@@ -137,7 +145,7 @@ static const char *on_ping(struct session *s, uint32_t id, const void *message)
 
 /* --- requests --------------------------------------------------------------------------------------------------- */
 
-enum { MEMBER = 1, NO_ID = 2 };
+enum { MEMBER = 1, NO_ID = 2, ADMIN = 4 };
 
 static const struct request {
     Tracker__TrackerType type;
@@ -174,6 +182,22 @@ static const struct request {
     {TRACKER__TRACKER_TYPE__TRACKER_GROUP, MEMBER, &tracker__group__descriptor, grants_group},
     {TRACKER__TRACKER_TYPE__TRACKER_GROUPS, MEMBER, &tracker__groups_request__descriptor,
      grants_groups},
+    {TRACKER__TRACKER_TYPE__TRACKER_USERS, MEMBER | ADMIN, &tracker__users__descriptor,
+     accounts_users},
+    {TRACKER__TRACKER_TYPE__TRACKER_USER_CHANGE, MEMBER | ADMIN, &tracker__user_change__descriptor,
+     accounts_user_change},
+    {TRACKER__TRACKER_TYPE__TRACKER_TRANSFER, MEMBER | ADMIN, &tracker__transfer__descriptor,
+     accounts_transfer},
+    {TRACKER__TRACKER_TYPE__TRACKER_AUDIT, MEMBER | ADMIN, &tracker__audit__descriptor,
+     accounts_audit},
+    {TRACKER__TRACKER_TYPE__TRACKER_DEVICE_REMOVE, MEMBER, &tracker__device_remove__descriptor,
+     accounts_device_remove},
+    {TRACKER__TRACKER_TYPE__TRACKER_EMAIL, MEMBER, &tracker__email__descriptor, accounts_email},
+    {TRACKER__TRACKER_TYPE__TRACKER_VERIFY, 0, &tracker__verify__descriptor, accounts_verify},
+    {TRACKER__TRACKER_TYPE__TRACKER_RESET, 0, &tracker__reset__descriptor, accounts_reset},
+    {TRACKER__TRACKER_TYPE__TRACKER_RESET_SET, 0, &tracker__reset_set__descriptor,
+     accounts_reset_set},
+    {TRACKER__TRACKER_TYPE__TRACKER_TOTP, MEMBER, &tracker__totp__descriptor, accounts_totp},
     {TRACKER__TRACKER_TYPE__TRACKER_PING, 0, &tracker__ping__descriptor, on_ping},
 };
 
@@ -222,6 +246,15 @@ static const char *judge(struct session *s, const struct frame *frame, const uin
             session_fault(s, frame->id, TRACKER__FAULT_CODE__FAULT_DENIED,
                           "this needs a member's certificate: log in first", 0);
         return NULL;
+    }
+    if (request->needs & ADMIN) {
+        const struct member_account *account = members_account(s->server->members, s->account);
+        if (account == NULL || !account->admin) {
+            server_log_refusal(s->server, s->from, "refused %s what only admins may", s->account);
+            session_fault(s, frame->id, TRACKER__FAULT_CODE__FAULT_DENIED,
+                          "only an admin may do that", 0);
+            return NULL;
+        }
     }
     return dispatch(s, request, frame, message);
 }

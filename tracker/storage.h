@@ -21,6 +21,7 @@
 #include "base/name.h"
 #include "crypto/identity.h"
 #include "crypto/password.h"
+#include "crypto/totp.h"
 #include "proto/limits.h"
 
 #define STORAGE_ROOT_SIZE       32
@@ -70,6 +71,13 @@ struct storage_account {
     bool admin;
     bool disabled;
     int64_t created;
+    bool verified;   /* a code that was sent to `email` came back */
+    bool waiting;    /* no log in before that */
+    int64_t deleted; /* when; 0: it is not. The name stays taken */
+    bool has_totp;   /* `totp` means something */
+    bool totp_on;    /* a log in needs a code of it */
+    uint8_t totp[TOTP_SECRET_SIZE];
+    int64_t totp_step; /* the last one whose code was used */
 };
 struct storage_device {
     uint8_t id[DEVICE_ID_SIZE];
@@ -86,7 +94,15 @@ bool storage_account_get(struct storage *, const char *name, struct storage_acco
 /* False if the name is taken. */
 bool storage_account_add(struct storage *, const struct storage_account *);
 bool storage_account_set_password(struct storage *, const char *name, const char *record);
-bool storage_account_set_disabled(struct storage *, const char *name, bool disabled);
+/* Writes everything but name and `created`. */
+void storage_account_put(struct storage *, const struct storage_account *);
+/* Up to `max` accounts whose names come after `after`, in the order of names; returns how many. */
+size_t storage_accounts_after(struct storage *, const char *after, struct storage_account *out,
+                              size_t max);
+/* Admins that can log in, but for `name`. */
+uint64_t storage_admins_besides(struct storage *, const char *name);
+/* Drops accounts that have been waiting for a proof of their address since before `before`. */
+void storage_account_prune(struct storage *, int64_t before);
 bool storage_device_get(struct storage *, const uint8_t id[DEVICE_ID_SIZE],
                         struct storage_device *out);
 void storage_device_put(struct storage *, const struct storage_device *);
@@ -113,7 +129,55 @@ bool storage_invite_get(struct storage *, const uint8_t hash[32], int64_t now,
 void storage_invite_use(struct storage *, const uint8_t hash[32]);
 void storage_invite_prune(struct storage *, int64_t now);
 
-/* --- audit: only ever added to
+/* --- codes that were sent by mail, codes for a lost second factor
+ * ---------------------------------------------------------------------------------- */
+enum storage_token_kind { STORAGE_TOKEN_EMAIL = 1, STORAGE_TOKEN_RESET = 2 };
+struct storage_token {
+    char account[ACCOUNT_BYTES_MAX + 1];
+    enum storage_token_kind kind;
+    uint8_t hash[32]; /* SHA-256 of the code: the code itself is not kept */
+    char email[LIMIT_EMAIL + 1];
+    int64_t expires;
+};
+/* Takes the place of the account's earlier one of that kind. */
+void storage_token_put(struct storage *, const struct storage_token *);
+/* False if there is none, or it has expired. */
+bool storage_token_get(struct storage *, enum storage_token_kind, const uint8_t hash[32],
+                       int64_t now, struct storage_token *out);
+void storage_token_drop(struct storage *, const char *account, int kind); /* 0: all kinds */
+void storage_token_prune(struct storage *, int64_t now);
+
+/* Replaces all of an account's; count 0: none any more. */
+void storage_recovery_set(struct storage *, const char *account, const uint8_t (*hashes)[32],
+                          size_t count);
+/* True once for each. */
+bool storage_recovery_use(struct storage *, const char *account, const uint8_t hash[32]);
+uint32_t storage_recovery_count(struct storage *, const char *account);
+
+/* --- mail to be sent
+ * ------------------------------------------------------------------------------- */
+struct storage_mail {
+    int64_t id; /* never used again */
+    enum storage_token_kind kind;
+    char account[ACCOUNT_BYTES_MAX + 1];
+    char email[LIMIT_EMAIL + 1];
+    int64_t made, due;
+    uint32_t tries;
+};
+#define STORAGE_MAILS_MAX 10000 /* more are not taken in */
+/* Queues one, due at once; an earlier one of that kind for that account goes. */
+void storage_mail_add(struct storage *, enum storage_token_kind, const char *account,
+                      const char *email, int64_t now);
+/* The one that is due first; false if there is none. */
+bool storage_mail_next(struct storage *, struct storage_mail *out);
+/* It is being tried, and would be again at `due`. */
+void storage_mail_later(struct storage *, int64_t id, int64_t due);
+/* Everything that waits is due at once. */
+void storage_mail_hurry(struct storage *, int64_t now);
+void storage_mail_drop(struct storage *, int64_t id);
+void storage_mail_drop_of(struct storage *, const char *account, int kind); /* 0: all kinds */
+
+/* --- audit: rows are added, and the oldest dropped
  * ---------------------------------------------------------------------- */
 struct storage_event {
     int64_t when;
@@ -121,8 +185,28 @@ struct storage_event {
     const char *account;   /* may be "" */
     const uint8_t *device; /* DEVICE_ID_SIZE bytes or NULL */
     const char *source;    /* address, may be "" */
+    const char *by;        /* who did it, if not that account; may be NULL */
+    const char *detail;    /* may be NULL */
 };
+/* Failed log ins ("refused") are kept apart, so that whoever guesses does not push out the rest. */
+#define STORAGE_AUDIT_KEPT         100000
+#define STORAGE_AUDIT_REFUSED_KEPT 20000
 void storage_audit(struct storage *, const struct storage_event *);
+void storage_audit_prune(struct storage *);
+struct storage_audit_row {
+    uint64_t number;
+    int64_t when;
+    char what[32];
+    char account[ACCOUNT_BYTES_MAX + 1], by[ACCOUNT_BYTES_MAX + 1];
+    bool has_device;
+    uint8_t device[DEVICE_ID_SIZE];
+    char source[64];
+    char detail[LIMIT_EMAIL + 1];
+};
+/* Rows before number `before` (0: from the newest) and since `since`, the newest first; of `account`
+ * unless it is "". Returns how many, at most `max`. */
+size_t storage_audit_list(struct storage *, uint64_t before, int64_t since, const char *account,
+                          struct storage_audit_row *out, size_t max);
 uint64_t storage_audit_count(struct storage *, const char *what);
 
 /* --- the catalogue
@@ -157,6 +241,9 @@ bool storage_entry_find(struct storage *, uint64_t parent, const char *name,
 bool storage_entry_has_children(struct storage *, uint64_t id);
 /* Levels below the directory: 0 if it is empty. */
 unsigned storage_entry_height(struct storage *, uint64_t id);
+/* Ids of live entries of one owner that come after `after`; returns how many, at most `max`. */
+size_t storage_entries_owned(struct storage *, const char *owner, uint64_t after, uint64_t *out,
+                             size_t max);
 /* Live entries. */
 uint64_t storage_entry_count(struct storage *);
 /* Adds an entry: gives it its id and the next seq. */

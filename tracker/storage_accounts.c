@@ -1,4 +1,4 @@
-/* Rows of accounts, devices, invites and audit. Rules about them are accounts.c's.
+/* Rows of accounts, devices and invites. Rules about them are accounts.c's.
  *
  * The storage's thread, within a transaction; see storage.h for errors. */
 #include "tracker/storage_private.h"
@@ -12,6 +12,12 @@ static void account_of(sqlite3_stmt *row, struct storage_account *out)
     out->admin = sqlite3_column_int(row, 3) != 0;
     out->disabled = sqlite3_column_int(row, 4) != 0;
     out->created = sqlite3_column_int64(row, 5);
+    out->verified = sqlite3_column_int(row, 6) != 0;
+    out->waiting = sqlite3_column_int(row, 7) != 0;
+    out->deleted = sqlite3_column_int64(row, 8);
+    out->has_totp = storage_column_bytes(row, 9, out->totp, sizeof out->totp);
+    out->totp_on = sqlite3_column_int(row, 10) != 0 && out->has_totp;
+    out->totp_step = sqlite3_column_int64(row, 11);
 }
 
 static void device_of(sqlite3_stmt *row, struct storage_device *out)
@@ -46,16 +52,77 @@ bool storage_account_get(struct storage *s, const char *name, struct storage_acc
     return found;
 }
 
+static void bind_account(sqlite3_stmt *to, const struct storage_account *account)
+{
+    storage_bind_text(to, 1, account->name);
+    storage_bind_text(to, 2, account->email);
+    storage_bind_text(to, 3, account->password);
+    storage_bind_number(to, 4, account->admin);
+    storage_bind_number(to, 5, account->disabled);
+    storage_bind_number(to, 6, account->created);
+    storage_bind_number(to, 7, account->verified);
+    storage_bind_number(to, 8, account->waiting);
+    storage_bind_number(to, 9, account->deleted);
+    storage_bind_bytes(to, 10, account->has_totp ? account->totp : NULL, sizeof account->totp);
+    storage_bind_number(to, 11, account->totp_on);
+    storage_bind_number(to, 12, account->totp_step);
+}
+
 bool storage_account_add(struct storage *s, const struct storage_account *account)
 {
     sqlite3_stmt *add = storage_statement(s, SQL_ACCOUNT_ADD);
-    storage_bind_text(add, 1, account->name);
-    storage_bind_text(add, 2, account->email);
-    storage_bind_text(add, 3, account->password);
-    storage_bind_number(add, 4, account->admin);
-    storage_bind_number(add, 5, account->disabled);
-    storage_bind_number(add, 6, account->created);
+    bind_account(add, account);
     return storage_run(s, add) && sqlite3_changes(s->main) == 1;
+}
+
+void storage_account_put(struct storage *s, const struct storage_account *account)
+{
+    sqlite3_stmt *put = storage_statement(s, SQL_ACCOUNT_PUT);
+    bind_account(put, account);
+    storage_run(s, put);
+}
+
+size_t storage_accounts_after(struct storage *s, const char *after, struct storage_account *out,
+                              size_t max)
+{
+    sqlite3_stmt *rows = storage_statement(s, SQL_ACCOUNT_AFTER);
+    size_t count = 0;
+    storage_bind_text(rows, 1, after);
+    storage_bind_number(rows, 2, (int64_t)max);
+    while (count < max && storage_step(s, rows))
+        account_of(rows, &out[count++]);
+    storage_done(rows);
+    return count;
+}
+
+uint64_t storage_admins_besides(struct storage *s, const char *name)
+{
+    sqlite3_stmt *count = storage_statement(s, SQL_ACCOUNT_ADMINS);
+    storage_bind_text(count, 1, name);
+    uint64_t admins = storage_step(s, count) ? (uint64_t)sqlite3_column_int64(count, 0) : 0;
+    storage_done(count);
+    return admins;
+}
+
+void storage_account_prune(struct storage *s, int64_t before)
+{
+    for (;;) {
+        char name[ACCOUNT_BYTES_MAX + 1];
+        sqlite3_stmt *stale = storage_statement(s, SQL_ACCOUNT_STALE);
+        storage_bind_number(stale, 1, before);
+        bool found = storage_step(s, stale);
+        if (found)
+            storage_column_text(stale, 0, name, sizeof name);
+        storage_done(stale);
+        if (!found)
+            return;
+        storage_token_drop(s, name, 0);
+        storage_mail_drop_of(s, name, 0);
+        sqlite3_stmt *drop = storage_statement(s, SQL_ACCOUNT_DROP);
+        storage_bind_text(drop, 1, name);
+        if (!storage_run(s, drop))
+            return;
+    }
 }
 
 bool storage_account_set_password(struct storage *s, const char *name, const char *record)
@@ -63,14 +130,6 @@ bool storage_account_set_password(struct storage *s, const char *name, const cha
     sqlite3_stmt *set = storage_statement(s, SQL_ACCOUNT_PASSWORD);
     storage_bind_text(set, 1, name);
     storage_bind_text(set, 2, record);
-    return storage_run(s, set) && sqlite3_changes(s->main) == 1;
-}
-
-bool storage_account_set_disabled(struct storage *s, const char *name, bool disabled)
-{
-    sqlite3_stmt *set = storage_statement(s, SQL_ACCOUNT_DISABLE);
-    storage_bind_text(set, 1, name);
-    storage_bind_number(set, 2, disabled);
     return storage_run(s, set) && sqlite3_changes(s->main) == 1;
 }
 
@@ -174,24 +233,4 @@ void storage_invite_prune(struct storage *s, int64_t now)
     sqlite3_stmt *prune = storage_statement(s, SQL_INVITE_PRUNE);
     storage_bind_number(prune, 1, now);
     storage_run(s, prune);
-}
-
-void storage_audit(struct storage *s, const struct storage_event *event)
-{
-    sqlite3_stmt *add = storage_statement(s, SQL_AUDIT_ADD);
-    storage_bind_number(add, 1, event->when);
-    storage_bind_text(add, 2, event->what);
-    storage_bind_text(add, 3, event->account == NULL ? "" : event->account);
-    storage_bind_bytes(add, 4, event->device, DEVICE_ID_SIZE);
-    storage_bind_text(add, 5, event->source == NULL ? "" : event->source);
-    storage_run(s, add);
-}
-
-uint64_t storage_audit_count(struct storage *s, const char *what)
-{
-    sqlite3_stmt *count = storage_statement(s, SQL_AUDIT_COUNT);
-    storage_bind_text(count, 1, what);
-    uint64_t rows = storage_step(s, count) ? (uint64_t)sqlite3_column_int64(count, 0) : 0;
-    storage_done(count);
-    return rows;
 }

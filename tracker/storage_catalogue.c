@@ -122,6 +122,20 @@ bool storage_entry_has_children(struct storage *s, uint64_t id)
     return found;
 }
 
+size_t storage_entries_owned(struct storage *s, const char *owner, uint64_t after, uint64_t *out,
+                             size_t max)
+{
+    sqlite3_stmt *rows = storage_statement(s, SQL_ENTRY_OWNED);
+    size_t count = 0;
+    storage_bind_number(rows, 1, (int64_t)after);
+    storage_bind_text(rows, 2, owner);
+    storage_bind_number(rows, 3, (int64_t)max);
+    while (count < max && storage_step(s, rows))
+        out[count++] = (uint64_t)sqlite3_column_int64(rows, 0);
+    storage_done(rows);
+    return count;
+}
+
 unsigned storage_entry_height(struct storage *s, uint64_t id)
 {
     sqlite3_stmt *height = storage_statement(s, SQL_ENTRY_HEIGHT);

@@ -117,6 +117,56 @@ const char *const storage_main_steps[] = {
     "everyone's\n"
     "  seq     INTEGER NOT NULL  -- who knows less than this gets the catalogue from scratch\n"
     ") STRICT, WITHOUT ROWID;\n",
+
+    /* 5: proof of addresses, second factors, mail, who did what */
+    "ALTER TABLE account ADD COLUMN\n"
+    "  verified INTEGER NOT NULL DEFAULT 0 /* 1: a code that was sent to the address came back "
+    "*/;\n"
+    "ALTER TABLE account ADD COLUMN\n"
+    "  waiting INTEGER NOT NULL DEFAULT 0 /* 1: no log in before the address has been verified "
+    "*/;\n"
+    "ALTER TABLE account ADD COLUMN\n"
+    "  deleted INTEGER NOT NULL DEFAULT 0 /* when, seconds since 1970; the row keeps the name "
+    "taken */;\n"
+    "ALTER TABLE account ADD COLUMN\n"
+    "  totp BLOB /* secret of the second factor, 20 bytes, or NULL */;\n"
+    "ALTER TABLE account ADD COLUMN\n"
+    "  totp_on INTEGER NOT NULL DEFAULT 0 /* 1: a log in needs a code of it */;\n"
+    "ALTER TABLE account ADD COLUMN\n"
+    "  totp_step INTEGER NOT NULL DEFAULT 0 /* the last one whose code was used: none works twice "
+    "*/;\n"
+    "CREATE TABLE recovery (\n"
+    "  hash    BLOB PRIMARY KEY, -- SHA-256 of a code that stands for the second factor once\n"
+    "  account TEXT NOT NULL REFERENCES account(name)\n"
+    ") STRICT, WITHOUT ROWID;\n"
+    "CREATE INDEX recovery_account ON recovery(account);\n"
+    "CREATE TABLE token (\n"
+    "  account TEXT NOT NULL REFERENCES account(name),\n"
+    "  kind    INTEGER NOT NULL,     -- 1 proves an address, 2 sets a new password\n"
+    "  hash    BLOB NOT NULL UNIQUE, -- SHA-256 of the code: the code itself is not kept\n"
+    "  email   TEXT NOT NULL,        -- where it was sent\n"
+    "  expires INTEGER NOT NULL,     -- seconds since 1970\n"
+    "  PRIMARY KEY (account, kind)\n"
+    ") STRICT, WITHOUT ROWID;\n"
+    "CREATE TABLE mail (\n"
+    "  id      INTEGER PRIMARY KEY AUTOINCREMENT,\n"
+    "  kind    INTEGER NOT NULL, -- of the token that is made when it is sent\n"
+    "  account TEXT NOT NULL REFERENCES account(name),\n"
+    "  email   TEXT NOT NULL,    -- to whom\n"
+    "  made    INTEGER NOT NULL, -- seconds since 1970\n"
+    "  due     INTEGER NOT NULL, -- when it is tried next\n"
+    "  tries   INTEGER NOT NULL  -- so far\n"
+    ") STRICT;\n"
+    "CREATE INDEX mail_due ON mail(due);\n"
+    "ALTER TABLE audit ADD COLUMN actor TEXT NOT NULL DEFAULT '' /* who did it, if not the account "
+    "*/;\n"
+    "ALTER TABLE audit ADD COLUMN detail TEXT NOT NULL DEFAULT '' /* what else there is to say "
+    "*/;\n"
+    /* Old rows may go, so that the log is bounded; the newest thousand stay whatever happens. */
+    "DROP TRIGGER audit_keep;\n"
+    "CREATE TRIGGER audit_keep BEFORE DELETE ON audit WHEN OLD.n > (SELECT max(n) FROM audit) - "
+    "1000\n"
+    "BEGIN SELECT RAISE(ABORT, 'audit is kept'); END;\n",
 };
 const int storage_main_version = sizeof storage_main_steps / sizeof *storage_main_steps;
 
@@ -132,9 +182,12 @@ const char *const storage_pieces_steps[] = {
 };
 const int storage_pieces_version = sizeof storage_pieces_steps / sizeof *storage_pieces_steps;
 
-#define ACCOUNT_COLUMNS "name, email, password, admin, disabled, created"
-#define DEVICE_COLUMNS  "id, account, machine, created, last_seen, void_before, logged_out, disabled"
-#define ENTRY_COLUMNS   "id, parent, name, kind, size, root, target, mtime, mode, owner, seq, gone"
+#define ACCOUNT_COLUMNS                                                                            \
+    "name, email, password, admin, disabled, created, verified, waiting, deleted, totp, totp_on,"  \
+    " totp_step"
+#define MAIL_COLUMNS   "id, kind, account, email, made, due, tries"
+#define DEVICE_COLUMNS "id, account, machine, created, last_seen, void_before, logged_out, disabled"
+#define ENTRY_COLUMNS  "id, parent, name, kind, size, root, target, mtime, mode, owner, seq, gone"
 
 const char *const storage_sql[SQL_END] = {
     [SQL_BEGIN_READ] = "BEGIN",
@@ -150,10 +203,37 @@ const char *const storage_sql[SQL_END] = {
 
     [SQL_ACCOUNT_ANY] = "SELECT 1 FROM account LIMIT 1",
     [SQL_ACCOUNT_GET] = "SELECT " ACCOUNT_COLUMNS " FROM account WHERE name = ?1",
-    [SQL_ACCOUNT_ADD] = "INSERT INTO account(" ACCOUNT_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6)"
-                        " ON CONFLICT(name) DO NOTHING",
+    [SQL_ACCOUNT_ADD] = "INSERT INTO account(" ACCOUNT_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6,"
+                        " ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT(name) DO NOTHING",
+    [SQL_ACCOUNT_PUT] =
+        "UPDATE account SET email = ?2, password = ?3, admin = ?4, disabled = ?5, verified = ?7,"
+        " waiting = ?8, deleted = ?9, totp = ?10, totp_on = ?11, totp_step = ?12 WHERE name = ?1",
+    [SQL_ACCOUNT_AFTER] =
+        "SELECT " ACCOUNT_COLUMNS " FROM account WHERE name > ?1 ORDER BY name LIMIT ?2",
+    [SQL_ACCOUNT_ADMINS] = "SELECT count(*) FROM account WHERE admin = 1 AND disabled = 0"
+                           " AND deleted = 0 AND name <> ?1",
+    [SQL_ACCOUNT_STALE] = "SELECT name FROM account WHERE waiting = 1 AND created < ?1 LIMIT 1",
+    [SQL_ACCOUNT_DROP] = "DELETE FROM account WHERE name = ?1",
+    [SQL_TOKEN_PUT] = "INSERT INTO token(account, kind, hash, email, expires)"
+                      " VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(account, kind)"
+                      " DO UPDATE SET hash = ?3, email = ?4, expires = ?5",
+    [SQL_TOKEN_GET] = "SELECT account, email, expires FROM token"
+                      " WHERE hash = ?1 AND kind = ?2 AND expires > ?3",
+    [SQL_TOKEN_DROP] = "DELETE FROM token WHERE account = ?1 AND (?2 = 0 OR kind = ?2)",
+    [SQL_TOKEN_PRUNE] = "DELETE FROM token WHERE expires <= ?1",
+    [SQL_RECOVERY_ADD] = "INSERT INTO recovery(hash, account) VALUES(?1, ?2)",
+    [SQL_RECOVERY_DROP] = "DELETE FROM recovery WHERE account = ?1",
+    [SQL_RECOVERY_USE] = "DELETE FROM recovery WHERE hash = ?1 AND account = ?2",
+    [SQL_RECOVERY_COUNT] = "SELECT count(*) FROM recovery WHERE account = ?1",
+    [SQL_MAIL_ADD] = "INSERT INTO mail(kind, account, email, made, due, tries)"
+                     " VALUES(?1, ?2, ?3, ?4, ?4, 0)",
+    [SQL_MAIL_NEXT] = "SELECT " MAIL_COLUMNS " FROM mail ORDER BY due, id LIMIT 1",
+    [SQL_MAIL_LATER] = "UPDATE mail SET due = ?2, tries = tries + 1 WHERE id = ?1",
+    [SQL_MAIL_HURRY] = "UPDATE mail SET due = ?1 WHERE due > ?1",
+    [SQL_MAIL_DROP] = "DELETE FROM mail WHERE id = ?1",
+    [SQL_MAIL_DROP_OF] = "DELETE FROM mail WHERE account = ?1 AND (?2 = 0 OR kind = ?2)",
+    [SQL_MAIL_COUNT] = "SELECT count(*) FROM mail",
     [SQL_ACCOUNT_PASSWORD] = "UPDATE account SET password = ?2 WHERE name = ?1",
-    [SQL_ACCOUNT_DISABLE] = "UPDATE account SET disabled = ?2 WHERE name = ?1",
     [SQL_ACCOUNT_ALL] = "SELECT " ACCOUNT_COLUMNS " FROM account",
     [SQL_DEVICE_GET] = "SELECT " DEVICE_COLUMNS " FROM device WHERE id = ?1",
     [SQL_DEVICE_PUT] =
@@ -171,8 +251,15 @@ const char *const storage_sql[SQL_END] = {
                        " WHERE hash = ?1 AND uses > 0 AND expires > ?2",
     [SQL_INVITE_USE] = "UPDATE invite SET uses = uses - 1 WHERE hash = ?1 AND uses > 0",
     [SQL_INVITE_PRUNE] = "DELETE FROM invite WHERE uses = 0 OR expires <= ?1",
-    [SQL_AUDIT_ADD] =
-        "INSERT INTO audit(at, what, account, device, source) VALUES(?1, ?2, ?3, ?4, ?5)",
+    [SQL_AUDIT_ADD] = "INSERT INTO audit(at, what, account, device, source, actor, detail)"
+                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    [SQL_AUDIT_LIST] = "SELECT n, at, what, account, device, source, actor, detail FROM audit"
+                       " WHERE n < ?1 AND at >= ?2 AND (?3 = '' OR account = ?3 OR actor = ?3)"
+                       " ORDER BY n DESC LIMIT ?4",
+    [SQL_AUDIT_PRUNE] =
+        "DELETE FROM audit WHERE (what = 'refused') = ?1"
+        " AND n <= (SELECT n FROM audit WHERE (what = 'refused') = ?1 ORDER BY n DESC"
+        " LIMIT 1 OFFSET ?2) AND n <= (SELECT max(n) FROM audit) - 1000",
     [SQL_AUDIT_COUNT] = "SELECT count(*) FROM audit WHERE what = ?1",
 
     [SQL_ENTRY_GET] = "SELECT " ENTRY_COLUMNS " FROM entry WHERE id = ?1",
@@ -185,6 +272,8 @@ const char *const storage_sql[SQL_END] = {
         " FROM d JOIN entry e ON e.parent = d.id AND e.kind = 1 AND e.gone IS NULL)"
         " SELECT max(level + EXISTS(SELECT 1 FROM entry c WHERE c.parent = d.id"
         " AND c.gone IS NULL)) FROM d",
+    [SQL_ENTRY_OWNED] = "SELECT id FROM entry WHERE id > ?1 AND owner = ?2 AND gone IS NULL"
+                        " ORDER BY id LIMIT ?3",
     [SQL_ENTRY_COUNT] = "SELECT count(*) FROM entry WHERE gone IS NULL",
     [SQL_ENTRY_ADD] = "INSERT INTO entry(" ENTRY_COLUMNS ")"
                       " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, NULL)",

@@ -1,11 +1,10 @@
-/* Budgets for password tries: exponential waiting per name, a bucket of tries per source.
+/* Budgets for password tries: exponential waiting per name and source, a bucket of tries per source, one of mails
+ * per name.
  *
- * Owns two tables of small records. A name's count is raised when a try begins and cleared by
+ * Owns three tables of small records. A pair's count is raised when a try begins and cleared by
  * success, so parallel guesses count as many. A source's bucket is kept as the time at which it
  * will be full again. */
 #include "tracker/throttle.h"
-
-#include <stdbool.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -16,22 +15,23 @@
 
 struct record {
     struct table_node node;
-    uint64_t key[2]; /* hashed name, or the source */
-    int64_t at;      /* of a name: the last try; of a source: when its bucket is full again */
+    uint64_t key[2]; /* hashed */
+    int64_t at;      /* of a pair: the last try; of a bucket: when it is full again */
     unsigned tries;
 };
 
 struct throttle {
     uint64_t seed;
-    struct table names, sources;
+    struct table pairs, sources, mails;
 };
 
 struct throttle *throttle_new(uint64_t seed)
 {
     struct throttle *t = xcalloc(1, sizeof *t);
     t->seed = seed;
-    table_init(&t->names);
+    table_init(&t->pairs);
     table_init(&t->sources);
+    table_init(&t->mails);
     return t;
 }
 
@@ -54,10 +54,12 @@ void throttle_free(struct throttle *t)
 {
     if (t == NULL)
         return;
-    sweep(&t->names, INT64_MAX, true);
+    sweep(&t->pairs, INT64_MAX, true);
     sweep(&t->sources, INT64_MAX, true);
-    table_clear(&t->names);
+    sweep(&t->mails, INT64_MAX, true);
+    table_clear(&t->pairs);
     table_clear(&t->sources);
+    table_clear(&t->mails);
     free(t);
 }
 
@@ -89,16 +91,20 @@ static struct record *find_or_make(struct table *table, const uint64_t key[2], i
     return r;
 }
 
-static void name_key(const struct throttle *t, const char *name, uint64_t key[2])
+static void hash_key(const struct throttle *t, const void *bytes, size_t size, uint64_t key[2])
 {
-    key[0] = table_hash(t->seed, name, strlen(name));
-    key[1] = table_hash(~t->seed, name, strlen(name));
+    key[0] = table_hash(t->seed, bytes, size);
+    key[1] = table_hash(~t->seed, bytes, size);
 }
 
-static void source_key_hash(const struct throttle *t, const uint8_t source[16], uint64_t key[2])
+static void pair_key(const struct throttle *t, const char *name, const uint8_t with[16],
+                     uint64_t key[2])
 {
-    key[0] = table_hash(t->seed, source, 16);
-    key[1] = table_hash(~t->seed, source, 16);
+    uint64_t other[2];
+    hash_key(t, name, strlen(name), key);
+    hash_key(t, with, 16, other);
+    key[0] ^= other[1];
+    key[1] ^= other[0];
 }
 
 static int64_t wait_of(unsigned tries)
@@ -112,17 +118,15 @@ static int64_t wait_of(unsigned tries)
     return wait > THROTTLE_LONGEST ? THROTTLE_LONGEST : wait;
 }
 
-/* Takes `cost` out of a source's bucket if it is there. */
-static int64_t spend(struct throttle *t, const uint8_t source[16], unsigned cost, int64_t now,
-                     bool force)
+/* Takes `cost` out of a bucket that holds `burst` and gets one more each `refill`, if it is there. */
+static int64_t spend(struct table *table, const uint64_t key[2], int64_t cost, int64_t burst,
+                     int64_t refill, int64_t now, bool force)
 {
-    uint64_t key[2];
-    source_key_hash(t, source, key);
-    struct record *r = find_or_make(&t->sources, key, now);
+    struct record *r = find_or_make(table, key, now);
     if (r->at < now)
         r->at = now;
-    int64_t full_at = r->at + cost * THROTTLE_REFILL;
-    int64_t over = full_at - now - THROTTLE_BURST * THROTTLE_REFILL;
+    int64_t full_at = r->at + cost * refill;
+    int64_t over = full_at - now - burst * refill;
     if (over > 0 && !force)
         return over;
     if (over > THROTTLE_LONGEST)
@@ -131,41 +135,80 @@ static int64_t spend(struct throttle *t, const uint8_t source[16], unsigned cost
     return 0;
 }
 
+static int64_t spend_source(struct throttle *t, const uint8_t source[16], unsigned cost,
+                            int64_t now, bool force)
+{
+    uint64_t key[2];
+    hash_key(t, source, 16, key);
+    return spend(&t->sources, key, cost, THROTTLE_BURST, THROTTLE_REFILL, now, force);
+}
+
+bool throttle_mail(struct throttle *t, const char *name, int64_t now)
+{
+    uint64_t key[2];
+    hash_key(t, name, strlen(name), key);
+    return spend(&t->mails, key, 1, THROTTLE_MAILS, THROTTLE_MAIL_AGAIN, now, false) == 0;
+}
+
 int64_t throttle_spend(struct throttle *t, const uint8_t source[16], unsigned cost, int64_t now)
 {
-    return spend(t, source, cost, now, false);
+    return spend_source(t, source, cost, now, false);
+}
+
+/* The pair's record as of now; *left is the time to wait. */
+static struct record *pair_at(struct throttle *t, const char *name, const uint8_t with[16],
+                              int64_t now, int64_t *left)
+{
+    uint64_t key[2];
+    pair_key(t, name, with, key);
+    struct record *r = find_or_make(&t->pairs, key, now - THROTTLE_FORGET);
+    if (now - r->at >= THROTTLE_FORGET)
+        r->tries = 0;
+    *left = r->tries == 0 ? 0 : r->at + wait_of(r->tries) - now;
+    return r;
+}
+
+static void count(struct record *r, int64_t now)
+{
+    r->tries++;
+    r->at = now;
+}
+
+int64_t throttle_pair(struct throttle *t, const char *name, const uint8_t key[16], int64_t now)
+{
+    int64_t left;
+    struct record *r = pair_at(t, name, key, now, &left);
+    if (left > 0)
+        return left;
+    count(r, now);
+    return 0;
 }
 
 int64_t throttle_try(struct throttle *t, const char *name, const uint8_t source[16], int64_t now)
 {
-    uint64_t key[2];
-    name_key(t, name, key);
-    struct record *r = find_or_make(&t->names, key, now - THROTTLE_FORGET);
-    if (now - r->at >= THROTTLE_FORGET)
-        r->tries = 0;
-    int64_t left = r->tries == 0 ? 0 : r->at + wait_of(r->tries) - now;
+    int64_t left;
+    struct record *r = pair_at(t, name, source, now, &left);
     if (left > 0)
         return left;
-    left = spend(t, source, 1, now, false);
+    left = spend_source(t, source, 1, now, false);
     if (left > 0)
         return left;
-    r->tries++;
-    r->at = now;
+    count(r, now);
     return 0;
 }
 
-void throttle_good(struct throttle *t, const char *name)
+void throttle_good(struct throttle *t, const char *name, const uint8_t source[16])
 {
     uint64_t key[2];
-    name_key(t, name, key);
-    struct record *r = find(&t->names, key);
+    pair_key(t, name, source, key);
+    struct record *r = find(&t->pairs, key);
     if (r != NULL) {
-        table_remove(&t->names, &r->node);
+        table_remove(&t->pairs, &r->node);
         free(r);
     }
 }
 
 void throttle_bad(struct throttle *t, const uint8_t source[16], int64_t now)
 {
-    spend(t, source, BAD_COST, now, true);
+    (void)spend_source(t, source, BAD_COST, now, true);
 }

@@ -660,20 +660,22 @@ static void only_admins_invite_admins(void **state)
     client_close(b);
 }
 
-static int try_password(struct client *c, const char *old, const char *fresh)
+static int try_password(struct client *c, const char *old, const char *fresh, bool logout_others)
 {
     Tracker__Password message = TRACKER__PASSWORD__INIT;
     message.old = bytes_of(old);
     message.new_ = bytes_of(fresh);
+    message.logout_others = logout_others;
     return fault_of(call(c, TYPE(PASSWORD), &message.base));
 }
 
 static void a_new_password_replaces_the_old_one(void **state)
 {
     struct client *c = member_open(&bob);
-    assert_int_equal(try_password(c, "not the old one", "something else"), FAULT(WRONG_PASSWORD));
-    assert_int_equal(try_password(c, bob.password, "short"), FAULT(BAD_PASSWORD));
-    assert_int_equal(try_password(c, bob.password, "something else"), 0);
+    assert_int_equal(try_password(c, "not the old one", "something else", false),
+                     FAULT(WRONG_PASSWORD));
+    assert_int_equal(try_password(c, bob.password, "short", false), FAULT(BAD_PASSWORD));
+    assert_int_equal(try_password(c, bob.password, "something else", false), 0);
     client_close(c);
     c = stranger_open();
     assert_int_equal(try_login(c, &bob, "bob", bob.password), FAULT(WRONG_PASSWORD));
@@ -682,7 +684,7 @@ static void a_new_password_replaces_the_old_one(void **state)
     client_close(c);
 }
 
-static void a_new_password_logs_out_the_other_devices(void **state)
+static void a_new_password_logs_out_the_other_devices_if_asked(void **state)
 {
     struct client *c = stranger_open();
     struct member other = {.name = "bob", .key = spare};
@@ -690,7 +692,10 @@ static void a_new_password_logs_out_the_other_devices(void **state)
     client_close(c);
     struct client *lost = member_open(&other);
     c = member_open(&bob);
-    assert_int_equal(try_password(c, bob.password, bob.password), 0);
+    assert_int_equal(try_password(c, bob.password, bob.password, false), 0);
+    Tracker__Whoami whoami = TRACKER__WHOAMI__INIT;
+    assert_int_equal(fault_of(call(lost, TYPE(WHOAMI), &whoami.base)), 0);
+    assert_int_equal(try_password(c, bob.password, bob.password, true), 0);
     assert_true(wait_until(lost, is_closed, NULL, WAIT_NS));
     client_close(lost);
     client_close(c);
@@ -1134,7 +1139,7 @@ int main(void)
         cmocka_unit_test(whoami_lists_devices),
         cmocka_unit_test(only_admins_invite_admins),
         cmocka_unit_test(a_new_password_replaces_the_old_one),
-        cmocka_unit_test(a_new_password_logs_out_the_other_devices),
+        cmocka_unit_test(a_new_password_logs_out_the_other_devices_if_asked),
         cmocka_unit_test(logging_out_voids_certificates_and_tells_everybody),
         cmocka_unit_test(the_newest_connection_of_a_device_wins),
         cmocka_unit_test(subscribers_get_everything_then_what_changes),

@@ -133,6 +133,13 @@ static void an_older_schema_is_brought_up_and_keeps_its_rows(void **state)
     storage_close(storage);
     tamper("tracker.db", "DROP TRIGGER rule_account; DROP TRIGGER rule_folder; DROP TABLE rule;"
                          "DROP TABLE membership; DROP TABLE team; DROP TABLE renewal;"
+                         "DROP TABLE token; DROP TABLE mail; DROP TABLE recovery;"
+                         "ALTER TABLE account DROP COLUMN verified;"
+                         "ALTER TABLE account DROP COLUMN waiting;"
+                         "ALTER TABLE account DROP COLUMN deleted;"
+                         "ALTER TABLE account DROP COLUMN totp;"
+                         "ALTER TABLE account DROP COLUMN totp_on;"
+                         "ALTER TABLE account DROP COLUMN totp_step;"
                          "DROP TABLE audit; PRAGMA user_version = 2;");
     assert_fault(STORAGE_VISIT, "older");
     storage = open_good(STORAGE_SERVE);

@@ -29,10 +29,39 @@ static void waits_double_up_to_a_minute(void **state)
         assert_int_equal(throttle_try(t, "ann", here, now), 0);
     }
     for (unsigned i = 0; i < 5; i++) {
-        assert_int_equal(throttle_try(t, "ann", there, now), THROTTLE_LONGEST);
+        assert_int_equal(throttle_try(t, "ann", here, now), THROTTLE_LONGEST);
         now += THROTTLE_LONGEST;
-        assert_int_equal(throttle_try(t, "ann", there, now), 0);
+        assert_int_equal(throttle_try(t, "ann", here, now), 0);
     }
+    throttle_free(t);
+}
+
+static void who_guesses_does_not_lock_out_the_owner(void **state)
+{
+    struct throttle *t = throttle_new(1);
+    static const uint8_t device[16] = {3};
+    int64_t now = NS_PER_S;
+    for (unsigned i = 0; i < 50; i++)
+        (void)throttle_try(t, "ann", here, now);
+    assert_true(throttle_try(t, "ann", here, now) > 0);
+    assert_int_equal(throttle_try(t, "ann", there, now), 0);
+    assert_int_equal(throttle_pair(t, "ann", device, now), 0);
+    assert_int_equal(throttle_try(t, "bob", here, now), 0);
+    throttle_good(t, "ann", there);
+    assert_true(throttle_try(t, "ann", here, now) > 0);
+    throttle_free(t);
+}
+
+static void mails_for_a_name_run_out_and_come_again(void **state)
+{
+    struct throttle *t = throttle_new(1);
+    int64_t now = NS_PER_S;
+    for (unsigned i = 0; i < THROTTLE_MAILS; i++)
+        assert_true(throttle_mail(t, "ann", now));
+    assert_false(throttle_mail(t, "ann", now));
+    assert_true(throttle_mail(t, "bob", now));
+    assert_true(throttle_mail(t, "ann", now + THROTTLE_MAIL_AGAIN));
+    assert_false(throttle_mail(t, "ann", now + THROTTLE_MAIL_AGAIN));
     throttle_free(t);
 }
 
@@ -43,7 +72,7 @@ static void success_and_time_let_a_name_start_anew(void **state)
     for (unsigned round = 0; round < 20; round++) {
         assert_int_equal(throttle_try(t, "ann", here, now), 0);
         assert_int_equal(throttle_try(t, "ann", here, now), 0);
-        throttle_good(t, "ann");
+        throttle_good(t, "ann", here);
         now += NS_PER_S;
     }
     for (unsigned i = 0; i < THROTTLE_FREE_TRIES; i++)
@@ -163,6 +192,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(waits_double_up_to_a_minute),
+        cmocka_unit_test(who_guesses_does_not_lock_out_the_owner),
+        cmocka_unit_test(mails_for_a_name_run_out_and_come_again),
         cmocka_unit_test(success_and_time_let_a_name_start_anew),
         cmocka_unit_test(a_source_runs_out_of_tries_and_others_do_not),
         cmocka_unit_test(wrong_guesses_cost_their_source_more_but_never_for_ever),
