@@ -17,6 +17,7 @@
 #include "base/swarm_url.h"
 #include "proto/limits.h"
 #include "proto/local.pb-c.h"
+#include "tools/account.h"
 #include "tools/client.h"
 #include "tools/json.h"
 #include "tools/secret.h"
@@ -62,8 +63,8 @@ static void print_line(const char *title, const char *text)
 }
 
 /* The password for NAME. */
-static bool ask_password(struct secret *out, const struct ctl *ctl, const char *prompt_start,
-                         const char *name, bool fresh)
+bool account_ask_password(struct secret *out, const struct ctl *ctl, const char *prompt_start,
+                          const char *name, bool fresh)
 {
     char *clean = text_escape(name), *prompt = xasprintf("%s %s", prompt_start, clean);
     const struct secret_source source = {
@@ -80,8 +81,18 @@ static bool ask_password(struct secret *out, const struct ctl *ctl, const char *
     return good;
 }
 
+bool account_ask_code(struct secret *out, const struct ctl *ctl)
+{
+    const char *file = ctl->totp_file != NULL ? ctl->totp_file : getenv("P2P_TOTP_FILE");
+    const struct secret_source source = {
+        .file = file, .option = "--totp-file", .prompt = "Code of the second factor"};
+
+    return secret_get(out, &source);
+}
+
 static const Local__Account *send_credentials(struct client *client, const struct ctl *ctl,
-                                              bool fresh, struct secret *password)
+                                              bool fresh, struct secret *password,
+                                              struct secret *code, struct client_fault *fault)
 {
     Local__Register enrol = LOCAL__REGISTER__INIT;
     Local__Login login = LOCAL__LOGIN__INIT;
@@ -105,12 +116,34 @@ static const Local__Account *send_credentials(struct client *client, const struc
         login.url = ctl->arguments[0];
         login.name = ctl->arguments[1];
         login.password = bytes;
+        if (code != NULL)
+            login.code = code->bytes;
         request.type = LOCAL__LOCAL_TYPE__LOCAL_LOGIN;
         request.message = &login.base;
     }
-    const Local__Account *account = ctl_ask(client, &request);
-    secret_clear(password);
+    const Local__Account *account = client_request(client, &request, fault);
     free(email);
+    return account;
+}
+
+/* A log in that wants a code of the second factor is tried once more with one. */
+static const Local__Account *send_until_good(struct client *client, const struct ctl *ctl,
+                                             bool fresh, struct secret *password)
+{
+    struct client_fault fault;
+    struct secret code;
+    const Local__Account *account = send_credentials(client, ctl, fresh, password, NULL, &fault);
+    bool said = false;
+
+    if (account == NULL && fault.number == ENOKEY) {
+        said = !account_ask_code(&code, ctl);
+        if (!said)
+            account = send_credentials(client, ctl, fresh, password, &code, &fault);
+        secret_clear(&code);
+    }
+    if (account == NULL && !said)
+        log_error("%s", fault.text);
+    secret_clear(password);
     return account;
 }
 
@@ -120,6 +153,13 @@ static void print_welcome(const Local__Account *account, bool fresh)
     char *name = text_escape(account->name), *swarm = text_escape(account->swarm),
          *note = text_escape(account->note);
 
+    if (*account->name == '\0') {
+        printf("Registered. %c%s\n", note[0] - 'a' + 'A', note + 1);
+        free(name);
+        free(swarm);
+        free(note);
+        return;
+    }
     printf("%s as %s%s%s\n", fresh ? "Registered and logged in" : "Logged in", name,
            *swarm != '\0' ? " at " : "", swarm);
     if (*note != '\0')
@@ -144,9 +184,9 @@ static int enter(const struct ctl *ctl, bool fresh)
         return CTL_FAILED;
     if (fresh && *client_account(client) != '\0') {
         log_error("this device is logged in as %s; 'p2pctl logout' first", client_account(client));
-    } else if (ask_password(&password, ctl, fresh ? "New password for" : "Password of",
-                            ctl->arguments[1], fresh)) {
-        account = send_credentials(client, ctl, fresh, &password);
+    } else if (account_ask_password(&password, ctl, fresh ? "New password for" : "Password of",
+                                    ctl->arguments[1], fresh)) {
+        account = send_until_good(client, ctl, fresh, &password);
         if (account != NULL && ctl->json)
             json_print(json_from_message(&account->base), true);
         else if (account != NULL)
@@ -167,7 +207,7 @@ int account_login(const struct ctl *ctl)
 }
 
 /* Connected to a p2pd where somebody is logged in, or NULL: the reason has been said. */
-static struct client *open_logged_in(const struct ctl *ctl)
+struct client *account_open(const struct ctl *ctl)
 {
     struct client *client = ctl_open(ctl, false);
 
@@ -180,7 +220,7 @@ static struct client *open_logged_in(const struct ctl *ctl)
 
 /* --- requests that are answered with Done ------------------------------------------------------ */
 
-static int finish(const struct ctl *ctl, bool good, const char *said)
+int account_finish(const struct ctl *ctl, bool good, const char *said)
 {
     if (!good)
         return CTL_FAILED;
@@ -199,15 +239,16 @@ int account_logout(const struct ctl *ctl)
         .answer = &local__done__descriptor,
         .timeout_ns = LIMIT_CTL_TRACKER_NS,
     };
-    struct client *client = open_logged_in(ctl);
+    struct client *client = account_open(ctl);
     bool good = client != NULL && ctl_ask(client, &request) != NULL;
 
     client_free(client);
-    return finish(ctl, good,
-                  "Logged out. What is stored here stays, and can be read again after a login.");
+    return account_finish(
+        ctl, good, "Logged out. What is stored here stays, and can be read again after a login.");
 }
 
-static bool send_passwords(struct client *client, struct secret *old, struct secret *fresh)
+static bool send_passwords(struct client *client, const struct ctl *ctl, struct secret *old,
+                           struct secret *fresh)
 {
     Local__Password message = LOCAL__PASSWORD__INIT;
     const struct client_request request = {
@@ -222,6 +263,7 @@ static bool send_passwords(struct client *client, struct secret *old, struct sec
     message.old.len = old->size;
     message.new_.data = (uint8_t *)fresh->bytes;
     message.new_.len = fresh->size;
+    message.logout_others = ctl->logout_others;
     return ctl_ask(client, &request) != NULL;
 }
 
@@ -234,27 +276,29 @@ int account_passwd(const struct ctl *ctl)
         .prompt = "New password",
         .fresh = true,
     };
-    struct client *client = open_logged_in(ctl);
+    struct client *client = account_open(ctl);
     bool good = false;
 
     if (client == NULL)
         return CTL_FAILED;
-    if (ask_password(&old, ctl, "Present password of", client_account(client), false)) {
+    if (account_ask_password(&old, ctl, "Present password of", client_account(client), false)) {
         if (secret_get(&fresh, &new_source)) {
-            good = send_passwords(client, &old, &fresh);
+            good = send_passwords(client, ctl, &old, &fresh);
             secret_clear(&fresh);
         }
         secret_clear(&old);
     }
     client_free(client);
-    return finish(
+    return account_finish(
         ctl, good,
-        "The password has been changed. Other devices of this account have to log in again.");
+        ctl->logout_others
+            ? "The password has been changed. Other devices of this account have to log in again."
+            : "The password has been changed. Other devices stay logged in ('p2pctl devices').");
 }
 
 /* --- whoami ------------------------------------------------------------------------------------ */
 
-static void format_time(char *out, size_t size, int64_t seconds)
+void account_format_time(char *out, size_t size, int64_t seconds)
 {
     time_t when = (time_t)seconds;
     struct tm parts;
@@ -269,7 +313,7 @@ static void print_certificate(int64_t until)
     char when[64], left[NUMBER_TEXT_MAX];
     int64_t seconds = until - (int64_t)time(NULL);
 
-    format_time(when, sizeof when, until);
+    account_format_time(when, sizeof when, until);
     if (seconds > 0)
         printf("%-12sgood until %s (%s), renewed by itself\n", "certificate", when,
                duration_format(left, (uint64_t)seconds));
@@ -290,12 +334,15 @@ static void print_devices(const Local__Account *account)
     for (size_t i = 0; i < account->n_devices; i++) {
         const Local__Device *device = account->devices[i];
 
-        format_time(when, sizeof when, device->last_seen);
+        account_format_time(when, sizeof when, device->last_seen);
         table_row(table);
         table_cell(table, "%.16s%s", device->id, device->this_one ? " (this one)" : "");
         table_cell(table, "%s", device->machine);
         table_cell(table, "%s", device->connected ? "now" : when);
-        table_cell(table, "%s", device->connected ? "yes" : "no");
+        table_cell(table, "%s",
+                   device->connected    ? "yes"
+                   : device->logged_out ? "logged out"
+                                        : "no");
     }
     if (table_rows(table) > 0)
         putchar('\n');
@@ -308,10 +355,15 @@ static void print_account(const Local__Account *account, bool from_tracker)
     char *name = text_escape(account->name);
 
     printf("%-12s%s%s\n", "account", name, account->admin ? " (admin)" : "");
-    if (*account->email != '\0')
-        print_line("e-mail", account->email);
-    else if (from_tracker)
+    if (*account->email != '\0') {
+        char *email = xasprintf("%s (%s)", account->email,
+                                account->email_verified ? "verified" : "not verified");
+        print_line("e-mail", email);
+        free(email);
+    } else if (from_tracker)
         print_line("e-mail", "none");
+    if (from_tracker)
+        print_line("2nd factor", account->second_factor ? "on" : "off");
     if (*account->swarm != '\0')
         print_line("swarm", account->swarm);
     if (*account->url != '\0')
@@ -336,7 +388,7 @@ int account_whoami(const struct ctl *ctl)
         .answer = &local__account__descriptor,
         .timeout_ns = ctl->tracker ? LIMIT_CTL_TRACKER_NS : LIMIT_CTL_ANSWER_NS,
     };
-    struct client *client = open_logged_in(ctl);
+    struct client *client = account_open(ctl);
     int status = CTL_FAILED;
 
     if (client == NULL)
@@ -366,7 +418,7 @@ int account_invite(const struct ctl *ctl)
         .answer = &local__text__descriptor,
         .timeout_ns = LIMIT_CTL_TRACKER_NS,
     };
-    struct client *client = open_logged_in(ctl);
+    struct client *client = account_open(ctl);
 
     if (client == NULL)
         return CTL_FAILED;

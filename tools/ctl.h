@@ -2,9 +2,11 @@
  *
  *   main.c      starts; verbs.c   the table of verbs, help      options.c  the command line
  *   account.c   register login logout whoami passwd invite      service.c  start stop
+ *   user.c      user devices audit                              proof.c    email reset totp
  *   status.c    status                                          swarm.c    peers health
  *   fetch.c     get pin unpin                                   list.c     ls
  *   store.c     evict
+ *   call.c      talks to the tracker, through p2pd
  *   client.c    talks to p2pd      path.c    what PATH means     secret.c   asks for passwords
  *   table.c     columns            text.c    names, widths       json.c     messages as JSON
  *   progress.c  a progress line    terminal.c  size, full screen
@@ -33,6 +35,12 @@ struct ctl {
     const char *email;
     const char *password_file;
     const char *new_password_file;
+    const char *code_file; /* of a mail */
+    const char *totp_file;
+    const char *url, *account;
+    int64_t since;  /* seconds since 1970; 0: not given */
+    uint64_t count; /* 0: not given */
+    bool logout_others;
     uint64_t uses;    /* 0: not given */
     uint64_t expires; /* seconds; 0: not given */
     bool admin, json, watch, tracker, details, help, version;

@@ -8,14 +8,17 @@
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/name.h"
 #include "base/number.h"
 #include "tools/text.h"
 #include "tools/verbs.h"
 
 #define USES_MAX  100000 /* the tracker takes no more */
+#define COUNT_MAX 200000 /* rows of the audit log: more are not kept */
 #define FIRST_ROW 256    /* of values that getopt_long returns for long options */
 
 static const char *take_home(struct ctl *ctl, const char *value)
@@ -96,6 +99,62 @@ static const char *take_long(struct ctl *ctl, const char *value)
     return NULL;
 }
 
+static const char *take_code_file(struct ctl *ctl, const char *value)
+{
+    ctl->code_file = value;
+    return NULL;
+}
+
+static const char *take_totp_file(struct ctl *ctl, const char *value)
+{
+    ctl->totp_file = value;
+    return NULL;
+}
+
+static const char *take_url(struct ctl *ctl, const char *value)
+{
+    ctl->url = value;
+    return NULL;
+}
+
+static const char *take_account(struct ctl *ctl, const char *value)
+{
+    ctl->account = value;
+    return account_name_fault(value);
+}
+
+/* "24h": that long ago; "2026-01-31" or "2026-01-31 12:00": local time. */
+static const char *take_since(struct ctl *ctl, const char *value)
+{
+    static const char *const formats[] = {"%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M",
+                                          "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"};
+    uint64_t ago;
+
+    if (duration_parse(value, &ago)) {
+        ctl->since = (int64_t)time(NULL) - (int64_t)ago;
+        return ctl->since > 0 ? NULL : "is before all times";
+    }
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        struct tm parts = {.tm_isdst = -1};
+        const char *end = strptime(value, formats[i], &parts);
+        if (end != NULL && *end == '\0' && (ctl->since = (int64_t)mktime(&parts)) > 0)
+            return NULL;
+    }
+    return "is neither a time like 24h or 7d ago nor a date like 2026-01-31";
+}
+
+static const char *take_count(struct ctl *ctl, const char *value)
+{
+    return number_parse(value, 1, COUNT_MAX, &ctl->count) ? NULL
+                                                          : "is not a number from 1 to 200000";
+}
+
+static const char *take_logout_others(struct ctl *ctl, const char *value)
+{
+    ctl->logout_others = true;
+    return NULL;
+}
+
 static const struct row {
     const char *name;
     char letter;           /* 0: none */
@@ -114,6 +173,19 @@ static const struct row {
     {"uses", 0, "N", OPTION_USES, take_uses, "how many may register with it (default: 1)"},
     {"expires", 0, "TIME", OPTION_EXPIRES, take_expires,
      "how long it is good, like 12h or 7d (default: 7d)"},
+    {"logout-others", 0, NULL, OPTION_LOGOUT_OTHERS, take_logout_others,
+     "all other devices of the account have to log in again"},
+    {"code-file", 0, "FILE", OPTION_CODE_FILE, take_code_file,
+     "take the code of the mail from the first line of FILE (default: ask)"},
+    {"totp-file", 0, "FILE", OPTION_TOTP_FILE, take_totp_file,
+     "take the code of the second factor, or a recovery code, from the\n"
+     "                            first line of FILE (default: $P2P_TOTP_FILE, else ask)"},
+    {"url", 0, "URL", OPTION_URL, take_url,
+     "the swarm's address, where nobody is logged in (default: the last one)"},
+    {"account", 0, "NAME", OPTION_ACCOUNT, take_account, "only what is about or by that account"},
+    {"since", 0, "TIME", OPTION_SINCE, take_since,
+     "only what happened since: 24h or 7d ago, or a date like 2026-01-31"},
+    {"count", 'n', "N", OPTION_COUNT, take_count, "the newest N (default: 100, with --since all)"},
     {"watch", 'w', NULL, OPTION_WATCH, take_watch, "show it anew every second, until Ctrl-C"},
     {"tracker", 0, NULL, OPTION_TRACKER, take_tracker,
      "ask the tracker: e-mail address, role, all devices"},

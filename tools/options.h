@@ -20,6 +20,13 @@ enum {
     OPTION_WATCH = 1 << 8,
     OPTION_TRACKER = 1 << 9,
     OPTION_LONG = 1 << 10,
+    OPTION_CODE_FILE = 1 << 20,
+    OPTION_TOTP_FILE = 1 << 21,
+    OPTION_URL = 1 << 22,
+    OPTION_ACCOUNT = 1 << 23,
+    OPTION_SINCE = 1 << 24,
+    OPTION_COUNT = 1 << 25,
+    OPTION_LOGOUT_OTHERS = 1 << 26,
 };
 
 /* Fills *ctl from the command line; options and arguments may be mixed, "--" ends the options. False

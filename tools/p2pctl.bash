@@ -3,13 +3,17 @@
 _p2pctl_options() {
     case $1 in
     register) echo "--email --password-file --json" ;;
-    login) echo "--password-file --json" ;;
+    login) echo "--password-file --totp-file --json" ;;
+    reset) echo "--url --code-file --new-password-file --json" ;;
+    email) echo "--password-file --code-file --url --json" ;;
+    totp) echo "--password-file --totp-file --json" ;;
+    audit) echo "--since --account --count --json" ;;
     whoami) echo "--tracker --json" ;;
-    passwd) echo "--password-file --new-password-file --json" ;;
+    passwd) echo "--password-file --new-password-file --logout-others --json" ;;
     invite) echo "--admin --uses --expires --json" ;;
     status) echo "--watch --json" ;;
     ls) echo "--long --json" ;;
-    logout | start | stop | peers | health | get | pin | unpin | evict) echo "--json" ;;
+    logout | devices | user | start | stop | peers | health | get | pin | unpin | evict) echo "--json" ;;
     esac
 }
 
@@ -32,7 +36,7 @@ _p2pctl_swarm_paths() {
 
 _p2pctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb='' home='' i
-    local verbs="register login logout whoami passwd invite start stop status peers health get pin unpin evict ls help"
+    local verbs="register login logout whoami passwd reset email totp devices user audit invite start stop status peers health get pin unpin evict ls help"
 
     COMPREPLY=()
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -41,7 +45,7 @@ _p2pctl() {
             home=${COMP_WORDS[i + 1]/#\~/$HOME}
             ((i++))
             ;;
-        --email | --password-file | --new-password-file | --uses | --expires) ((i++)) ;;
+        --email | --password-file | --new-password-file | --code-file | --totp-file | --url | --account | --since | --count | --uses | --expires) ((i++)) ;;
         -*) ;;
         *) [ -n "$verb" ] || verb=${COMP_WORDS[i]} ;;
         esac
@@ -51,16 +55,22 @@ _p2pctl() {
         compopt -o dirnames
         return
         ;;
-    --password-file | --new-password-file)
+    --password-file | --new-password-file | --code-file | --totp-file)
         compopt -o default
         return
         ;;
-    --email | --uses | --expires) return ;;
+    --email | --url | --account | --since | --count | --uses | --expires) return ;;
     esac
     if [[ $current == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$(_p2pctl_options "$verb") --home --help --version" -- "$current")
         return
     fi
+    case $verb:$previous in
+    user:user) mapfile -t COMPREPLY < <(compgen -W "list show disable enable delete admin totp-off transfer" -- "$current") ;;
+    email:email) mapfile -t COMPREPLY < <(compgen -W "set send verify" -- "$current") ;;
+    totp:totp) mapfile -t COMPREPLY < <(compgen -W "enable confirm disable recovery" -- "$current") ;;
+    devices:devices) mapfile -t COMPREPLY < <(compgen -W "remove" -- "$current") ;;
+    esac
     case $verb in
     '' | help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current") ;;
     status | peers | health | get | pin | unpin | evict | ls)

@@ -22,7 +22,8 @@ static const struct verb verbs[] = {
      "URL is the address with an invite that you got from a member or from who runs the\n"
      "tracker (p2p://HOST:PORT/?ca=...&invite=...): put it in quotes. NAME is what you will be\n"
      "called: a-z 0-9 . _ -. Asks for a new password, twice. Starts p2pd if it is not running.\n"},
-    {"login", account_login, "URL NAME", 2, 2, OPTION_PASSWORD_FILE | OPTION_JSON,
+    {"login", account_login, "URL NAME", 2, 2,
+     OPTION_PASSWORD_FILE | OPTION_TOTP_FILE | OPTION_JSON,
      "log this device in to an account that exists",
      "URL is the swarm's address (p2p://HOST:PORT/?ca=...): put it in quotes. Starts p2pd if it\n"
      "is not running.\n"},
@@ -31,7 +32,40 @@ static const struct verb verbs[] = {
     {"whoami", account_whoami, "", 0, 0, OPTION_TRACKER | OPTION_JSON,
      "show account, swarm and device", NULL},
     {"passwd", account_passwd, "", 0, 0,
-     OPTION_PASSWORD_FILE | OPTION_NEW_PASSWORD_FILE | OPTION_JSON, "change the password", NULL},
+     OPTION_PASSWORD_FILE | OPTION_NEW_PASSWORD_FILE | OPTION_LOGOUT_OTHERS | OPTION_JSON,
+     "change the password", NULL},
+    {"reset", proof_reset, "[NAME]", 0, 1,
+     OPTION_URL | OPTION_CODE_FILE | OPTION_NEW_PASSWORD_FILE | OPTION_JSON,
+     "get a new password by mail",
+     "Asks the tracker to send a code to the account's e-mail address, then for that code and a\n"
+     "new password. Without a terminal it only asks for the mail; with --code-file it only sets\n"
+     "the password. All devices of the account have to log in again.\n"},
+    {"email", proof_email, "set ADDR|none, send, verify [CODE]", 1, 2,
+     OPTION_PASSWORD_FILE | OPTION_CODE_FILE | OPTION_URL | OPTION_JSON,
+     "set or verify the e-mail address",
+     "A code is sent to ADDR, and the address counts when 'verify' has given it back; 'send'\n"
+     "sends another one. 'verify' needs no log in.\n"},
+    {"totp", proof_totp, "enable|confirm|disable|recovery", 1, 1,
+     OPTION_PASSWORD_FILE | OPTION_TOTP_FILE | OPTION_JSON,
+     "have log ins ask for a code as well (second factor)",
+     "enable prints a secret for an authenticator; the factor counts when confirm has been given\n"
+     "a code, which prints recovery codes. recovery makes new ones. A code works once.\n"},
+    {"devices", user_devices, "[remove DEVICE]", 0, 2, OPTION_JSON,
+     "list the account's devices, or log one out",
+     "DEVICE is its number as it is listed, or as many of its first digits (an even number) as\n"
+     "tell it from the others.\n"},
+    {"user", user_verb, "list|show|disable|enable|delete|admin|totp-off|transfer ...", 1, 3,
+     OPTION_JSON, "manage accounts (admins)",
+     "  list                 all accounts\n"
+     "  show NAME            one, with its devices\n"
+     "  disable NAME         no log in; its certificates are void and its links end at once\n"
+     "  enable NAME          its devices may log in again\n"
+     "  delete NAME          for good; the name stays taken, its files stay\n"
+     "  admin NAME on|off    make it an admin's, or not\n"
+     "  totp-off NAME        take its second factor away (it was lost)\n"
+     "  transfer FROM TO     all files of FROM become TO's\n"},
+    {"audit", user_audit, "", 0, 0, OPTION_SINCE | OPTION_ACCOUNT | OPTION_COUNT | OPTION_JSON,
+     "show what happened to accounts (admins)", NULL},
     {"invite", account_invite, "", 0, 0, OPTION_ADMIN | OPTION_USES | OPTION_EXPIRES | OPTION_JSON,
      "print an address with which others can register",
      "Pass it on where only those who are meant can read it.\n"},
