@@ -82,6 +82,11 @@ void session_call_dial(struct account_flow *flow)
     struct account_request *request = flow->request;
     const char *fault = NULL;
 
+    if (request->url[0] == '\0' && flow->session->credentials != NULL) {
+        flow->url = flow->session->credentials->url;
+        account_flow_dial(flow);
+        return;
+    }
     if (request->url[0] == '\0') {
         char *known = remembered(flow->session);
         if (known != NULL) {

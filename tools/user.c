@@ -13,6 +13,8 @@
 #include "base/mem.h"
 #include "base/name.h"
 #include "crypto/identity.h"
+#include "proto/limits.h"
+#include "proto/local.pb-c.h"
 #include "tools/account.h"
 #include "tools/call.h"
 #include "tools/client.h"
@@ -294,6 +296,23 @@ int user_verb(const struct ctl *ctl)
 
 /* --- devices ------------------------------------------------------------------------------------------ */
 
+/* This device's number, malloc'ed. */
+static char *own_device(struct client *client)
+{
+    Local__Whoami message = LOCAL__WHOAMI__INIT;
+    const struct client_request request = {
+        .type = LOCAL__LOCAL_TYPE__LOCAL_WHOAMI,
+        .message = &message.base,
+        .answer_type = LOCAL__LOCAL_TYPE__LOCAL_ACCOUNT,
+        .answer = &local__account__descriptor,
+        .timeout_ns = LIMIT_CTL_ANSWER_NS,
+    };
+    struct client_fault fault;
+    const Local__Account *account = client_request(client, &request, &fault);
+
+    return xstrdup(account == NULL ? "" : account->device);
+}
+
 static int devices_show(struct client *client, const struct ctl *ctl)
 {
     Tracker__Whoami message = TRACKER__WHOAMI__INIT;
@@ -303,14 +322,16 @@ static int devices_show(struct client *client, const struct ctl *ctl)
 
     if (account == NULL)
         return CTL_FAILED;
+    char *own = own_device(client);
     if (ctl->json) {
         json_t *list = json_array();
         for (size_t i = 0; i < account->n_devices; i++)
             json_array_append_new(list, json_from_message(&account->devices[i]->base));
         json_print(json_pack("{s:o}", "devices", list), true);
     } else {
-        print_devices(account->devices, account->n_devices, "");
+        print_devices(account->devices, account->n_devices, own);
     }
+    free(own);
     call_free(&account->base);
     return CTL_DONE;
 }

@@ -34,8 +34,11 @@ bool attempt_second_factor(struct storage *storage, struct storage_account *acco
                            const char *code)
 {
     uint8_t hash[32];
-    int64_t step;
-    if (totp_check(account->totp, code, wall_seconds(), account->totp_step, &step)) {
+    int64_t step, now = wall_seconds(), last = account->totp_step;
+    /* A step that has yet to come was used while the clock was wrong: it must not lock out until it comes. */
+    if (last > now / TOTP_STEP + TOTP_SKEW)
+        last = 0;
+    if (totp_check(account->totp, code, now, last, &step)) {
         account->totp_step = step;
         storage_account_put(storage, account);
         return true;

@@ -101,7 +101,8 @@ size_t storage_accounts_after(struct storage *, const char *after, struct storag
                               size_t max);
 /* Admins that can log in, but for `name`. */
 uint64_t storage_admins_besides(struct storage *, const char *name);
-/* Drops accounts that have been waiting for a proof of their address since before `before`. */
+/* Drops accounts that have been waiting for a proof of their address since before `before`, but for
+ * those that somebody has given rights already. */
 void storage_account_prune(struct storage *, int64_t before);
 bool storage_device_get(struct storage *, const uint8_t id[DEVICE_ID_SIZE],
                         struct storage_device *out);

@@ -212,7 +212,9 @@ const char *const storage_sql[SQL_END] = {
         "SELECT " ACCOUNT_COLUMNS " FROM account WHERE name > ?1 ORDER BY name LIMIT ?2",
     [SQL_ACCOUNT_ADMINS] = "SELECT count(*) FROM account WHERE admin = 1 AND disabled = 0"
                            " AND deleted = 0 AND name <> ?1",
-    [SQL_ACCOUNT_STALE] = "SELECT name FROM account WHERE waiting = 1 AND created < ?1 LIMIT 1",
+    [SQL_ACCOUNT_STALE] = "SELECT name FROM account WHERE waiting = 1 AND created < ?1"
+                          " AND name NOT IN (SELECT account FROM membership)"
+                          " AND name NOT IN (SELECT who FROM rule WHERE kind = 1) LIMIT 1",
     [SQL_ACCOUNT_DROP] = "DELETE FROM account WHERE name = ?1",
     [SQL_TOKEN_PUT] = "INSERT INTO token(account, kind, hash, email, expires)"
                       " VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(account, kind)"

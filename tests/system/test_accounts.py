@@ -16,6 +16,7 @@ import unittest
 from harness import BIN, KEYS, PASSWORD, Member, SwarmTest, Tracker, main, pattern, wait_for
 from smtp import MailServer, make_certificate
 from test_security import peer_port
+from wire import BUSY, FAULT, WRONG_PASSWORD, Stranger
 
 NEW_PASSWORD = "another long password"
 
@@ -459,6 +460,50 @@ class Admins(AccountsTest):
         self.assertIn("user-disable", ann.ctl("audit").stdout)
         self.assertEqual(2, ann.ctl("audit", "--since", "yesterday?", check=False).returncode)
         self.assertNotIn(PASSWORD.decode().strip(), tracker.text() + ann.daemon.text() + ben.daemon.text())
+
+
+class Throttling(AccountsTest):
+    def request(self):
+        key, csr = (os.path.join(self.directory, n) for n in ("stranger.key", "stranger.csr"))
+        self.run("openssl", "req", "-newkey", "rsa:3072", "-nodes", "-keyout", key, "-out", csr, "-subj", "/CN=x")
+        with open(csr) as file:
+            return file.read()
+
+    def guess(self, tracker, name, source, request):
+        """A wrong guess: what is said of it, in full."""
+        link = Stranger(tracker.port, source)
+        try:
+            kind, fields = link.login(name, b"a wrong guess", request)
+            self.assertEqual(FAULT, kind)
+            return fields
+        finally:
+            link.close()
+
+    def guess_until_told_to_wait(self, tracker, name, request):
+        """A slow machine takes longer for a guess than it has to wait at first; but waits double."""
+        while (fields := self.guess(tracker, name, "127.0.0.1", request))[1] != BUSY:
+            pass
+        return fields
+
+    def test_guesses_slow_down_the_guesser_and_not_the_owner(self):
+        tracker = self.tracker_with()
+        ann = self.account(tracker, "ann", admin=True)
+        ann.ctl("logout")
+        request = self.request()
+        judged = {name: [self.guess(tracker, name, "127.0.0.1", request) for _ in range(3)] for name in ("ann", "nobody")}
+        self.assertEqual(judged["ann"], judged["nobody"], "a refusal tells whether there is such an account")
+        self.assertEqual({WRONG_PASSWORD}, {fields[1] for fields in judged["ann"]})
+        waits = [self.guess_until_told_to_wait(tracker, name, request) for name in ("ann", "nobody")]
+        self.assertEqual(*({**fields, 3: 0} for fields in waits))
+        # From another address a guess is judged, so a right password from there gets in.
+        self.assertEqual(WRONG_PASSWORD, self.guess(tracker, "ann", "127.0.0.2", request)[1])
+        # A device that the account knows gets in even from the guesser's own address.
+        url = tracker.url()
+        self.guess_until_told_to_wait(tracker, "ann", request)
+        ann.ctl("login", url, "ann")
+        # Not each of a series gets a row, but the first ones do.
+        refused = {(e["account"], e["source"]) for e in self.events(ann) if e["what"] == "refused"}
+        self.assertIn(("ann", "127.0.0.1"), refused)
 
 
 if __name__ == "__main__":
