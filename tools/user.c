@@ -12,7 +12,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/name.h"
-#include "crypto/identity.h"
 #include "proto/limits.h"
 #include "proto/local.pb-c.h"
 #include "tools/account.h"
@@ -24,7 +23,8 @@
 #include "tools/text.h"
 #include "tools/verbs.h"
 
-#define TYPE(name) TRACKER__TRACKER_TYPE__TRACKER_##name
+#define TYPE(name)   TRACKER__TRACKER_TYPE__TRACKER_##name
+#define DEVICE_BYTES 16 /* of a device's number, see tracker.proto */
 
 static char *text_of(const char *text)
 {
@@ -118,13 +118,13 @@ static void print_devices(Tracker__Device *const *devices, size_t count, const c
         {"LAST SEEN", TABLE_LEFT}, {"STATE", TABLE_LEFT},        {NULL, TABLE_LEFT},
     };
     struct table *table = table_new(columns);
-    char when[64], id[2 * DEVICE_ID_SIZE + 1];
+    char when[64], id[2 * DEVICE_BYTES + 1];
 
     for (size_t i = 0; i < count; i++) {
         const Tracker__Device *device = devices[i];
-        if (device->id.len != DEVICE_ID_SIZE)
+        if (device->id.len != DEVICE_BYTES)
             continue;
-        hex_encode(id, device->id.data, DEVICE_ID_SIZE);
+        hex_encode(id, device->id.data, DEVICE_BYTES);
         table_row(table);
         table_cell(table, "%.16s%s", id, strcmp(id, own) == 0 ? " (this one)" : "");
         table_cell(table, "%s", device->machine);
@@ -337,11 +337,10 @@ static int devices_show(struct client *client, const struct ctl *ctl)
 }
 
 /* The beginning of a device's number as bytes; an odd last digit does not do. */
-static bool parse_device(const char *text, uint8_t id[DEVICE_ID_SIZE], size_t *size)
+static bool parse_device(const char *text, uint8_t id[DEVICE_BYTES], size_t *size)
 {
     *size = strlen(text) / 2;
-    if (*size > 0 && *size <= DEVICE_ID_SIZE && strlen(text) % 2 == 0 &&
-        hex_decode(id, *size, text))
+    if (*size > 0 && *size <= DEVICE_BYTES && strlen(text) % 2 == 0 && hex_decode(id, *size, text))
         return true;
     log_error("'%s' is not a device's number as 'p2pctl devices' shows it", text);
     return false;
@@ -350,7 +349,7 @@ static bool parse_device(const char *text, uint8_t id[DEVICE_ID_SIZE], size_t *s
 int user_devices(const struct ctl *ctl)
 {
     Tracker__DeviceRemove message = TRACKER__DEVICE_REMOVE__INIT;
-    uint8_t id[DEVICE_ID_SIZE];
+    uint8_t id[DEVICE_BYTES];
     bool removes = ctl->argument_count > 0;
 
     if (removes && (strcmp(ctl->arguments[0], "remove") != 0 || ctl->argument_count != 2)) {
