@@ -169,7 +169,8 @@ static void open_on(struct file *file, struct link *link, const struct holding *
         picker_source_guess(fetch->source);
 }
 
-/* Links to devices of which nothing is known here: one of them may well have it, and the tracker's answer takes a round trip. */
+/* Links to devices of which nothing is known here: one of them may well have it, and the tracker's answer takes a round trip. While
+ * a reader waits it is asked for its blocks in the same flight; if it has not got the file, nothing is lost but that. */
 static void try_warm(struct file *file)
 {
     struct link *link;
@@ -182,6 +183,8 @@ static void try_warm(struct file *file)
         tried++;
         if (device_fetch(link->device, file) == NULL)
             open_on(file, link, NULL);
+        if (file->demanding && device_fetch(link->device, file) != NULL)
+            picker_source_guess(device_fetch(link->device, file)->source);
     }
 }
 

@@ -186,6 +186,36 @@ void serve_link_pump(struct serve_link *link)
         ;
 }
 
+const char *serve_blocks(struct served *f, struct block_run wanted, enum urgency urgency)
+{
+    struct serve_link *link = f->link;
+    const uint8_t *present = content_present(f->content);
+    uint64_t at = wanted.first, end = wanted.first + wanted.count;
+    unsigned gaps = 0;
+
+    if (wanted.first >= content_geometry(f->content)->blocks ||
+        wanted.count > content_geometry(f->content)->blocks - wanted.first)
+        return "a Request behind the end of the file";
+    /* What is not here is refused at once; runs of what is go into the queue. */
+    while (at < end) {
+        uint64_t have = bitmap_next_set(present, at, end);
+        uint64_t until = bitmap_next_clear(present, have, end);
+        struct block_run run = {wanted.file, have, (uint32_t)(until - have)};
+        if (have > at && ++gaps > REJECTS_MAX) {
+            serve_reject(link, (struct block_run){wanted.file, at, (uint32_t)(end - at)},
+                         PEER__REASON__REASON_BUSY, false);
+            break;
+        }
+        if (have > at)
+            serve_reject(link, (struct block_run){wanted.file, at, (uint32_t)(have - at)},
+                         PEER__REASON__REASON_NO_BLOCK, false);
+        if (run.count > 0 && !request_queue_push(link->queue, run, urgency))
+            serve_reject(link, run, PEER__REASON__REASON_BUSY, false);
+        at = until;
+    }
+    return NULL;
+}
+
 const char *serve_on_request(struct serve_link *link, const uint8_t *bytes, size_t size)
 {
     struct message_arena arena;
@@ -193,39 +223,18 @@ const char *serve_on_request(struct serve_link *link, const uint8_t *bytes, size
     const char *fault = NULL;
 
     if (m == NULL || m->count == 0 || m->count > LIMIT_REQUEST_BLOCKS || m->urgency > 2 ||
-        m->urgency < 0) {
+        m->urgency < 0 || m->block > UINT64_MAX - m->count) {
         message_done(&arena);
         return "a malformed Request";
     }
     struct served *f = serve_file_of(link, m->file);
     struct block_run run = {m->file, m->block, m->count};
-    if (f == NULL || f->content == NULL) {
+    if (f == NULL)
         serve_reject(link, run, PEER__REASON__REASON_NO_FILE, false);
-    } else if (m->block >= content_geometry(f->content)->blocks ||
-               m->count > content_geometry(f->content)->blocks - m->block) {
-        fault = "a Request behind the end of the file";
-    } else {
-        /* What is not here is refused at once; runs of what is go into the queue. */
-        const uint8_t *present = content_present(f->content);
-        uint64_t at = run.first, end = run.first + run.count;
-        unsigned gaps = 0;
-        while (at < end) {
-            uint64_t have = bitmap_next_set(present, at, end);
-            uint64_t until = bitmap_next_clear(present, have, end);
-            if (have > at && ++gaps > REJECTS_MAX) {
-                serve_reject(link, (struct block_run){run.file, at, (uint32_t)(end - at)},
-                             PEER__REASON__REASON_BUSY, false);
-                break;
-            }
-            if (have > at)
-                serve_reject(link, (struct block_run){run.file, at, (uint32_t)(have - at)},
-                             PEER__REASON__REASON_NO_BLOCK, false);
-            run = (struct block_run){run.file, have, (uint32_t)(until - have)};
-            if (run.count > 0 && !request_queue_push(link->queue, run, (enum urgency)m->urgency))
-                serve_reject(link, run, PEER__REASON__REASON_BUSY, false);
-            at = until;
-        }
-    }
+    else if (f->content == NULL)
+        early_request(f, run, (enum urgency)m->urgency);
+    else
+        fault = serve_blocks(f, run, (enum urgency)m->urgency);
     message_done(&arena);
     return fault;
 }
@@ -235,8 +244,13 @@ const char *serve_on_cancel(struct serve_link *link, const uint8_t *bytes, size_
     struct message_arena arena;
     const Peer__Cancel *m = message_unpack(&arena, &peer__cancel__descriptor, bytes, size);
 
-    if (m != NULL && m->count > 0 && m->block <= UINT64_MAX - m->count)
-        request_queue_cancel(link->queue, (struct block_run){m->file, m->block, m->count});
+    if (m != NULL && m->count > 0 && m->block <= UINT64_MAX - m->count) {
+        struct block_run run = {m->file, m->block, m->count};
+        struct served *f = serve_file_of(link, m->file);
+        request_queue_cancel(link->queue, run);
+        if (f != NULL)
+            early_cancel(f, run);
+    }
     message_done(&arena);
     return m == NULL ? "a malformed Cancel" : NULL;
 }

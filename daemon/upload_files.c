@@ -56,6 +56,7 @@ static void serve_unwatch(struct served *f)
 void serve_file_free(struct serve_link *link, struct served *f)
 {
     serve_unwatch(f);
+    early_drop(f);
     if (f->waiting)
         DL_DELETE(link->waiting, f);
     HASH_DEL(link->files, f);
@@ -154,6 +155,32 @@ static bool hash_range_is_good(const struct geometry *geometry, Peer__Layer laye
             first / geometry->piece_blocks == (first + count - 1) / geometry->piece_blocks);
 }
 
+const char *serve_hashes(struct served *f, struct block_run run, Peer__Layer layer)
+{
+    struct serve_link *link = f->link;
+
+    if (!hash_range_is_good(content_geometry(f->content), layer, run.first, run.count))
+        return "a HashRequest outside the file";
+    if (link->hashings >= HASHES_MAX ||
+        channel_queued(link->channel, CHANNEL_URGENT) >= HASHES_AHEAD) {
+        serve_reject(link, run, PEER__REASON__REASON_BUSY, true);
+    } else {
+        uint8_t *hashes = xmalloc((size_t)run.count * HASH_SIZE);
+        bool pieces = layer == PEER__LAYER__LAYER_PIECES;
+        if (pieces ? content_piece_hashes(f->content, (uint32_t)run.first, run.count, hashes)
+                   : content_block_hashes_now(f->content, run.first, run.count, hashes))
+            send_hashes(link, run, layer, hashes);
+        else if (pieces)
+            serve_reject(link, run, PEER__REASON__REASON_NO_BLOCK, true);
+        else {
+            hashes_load(link, f, run, hashes);
+            hashes = NULL;
+        }
+        free(hashes);
+    }
+    return NULL;
+}
+
 const char *serve_on_hash_request(struct serve_link *link, const uint8_t *bytes, size_t size)
 {
     struct message_arena arena;
@@ -167,27 +194,12 @@ const char *serve_on_hash_request(struct serve_link *link, const uint8_t *bytes,
     }
     struct served *f = serve_file_of(link, m->file);
     struct block_run run = {m->file, m->first, m->count};
-    if (f == NULL || f->content == NULL) {
+    if (f == NULL)
         serve_reject(link, run, PEER__REASON__REASON_NO_FILE, true);
-    } else if (!hash_range_is_good(content_geometry(f->content), m->layer, m->first, m->count)) {
-        fault = "a HashRequest outside the file";
-    } else if (link->hashings >= HASHES_MAX ||
-               channel_queued(link->channel, CHANNEL_URGENT) >= HASHES_AHEAD) {
-        serve_reject(link, run, PEER__REASON__REASON_BUSY, true);
-    } else {
-        uint8_t *hashes = xmalloc((size_t)m->count * HASH_SIZE);
-        bool pieces = m->layer == PEER__LAYER__LAYER_PIECES;
-        if (pieces ? content_piece_hashes(f->content, (uint32_t)m->first, m->count, hashes)
-                   : content_block_hashes_now(f->content, m->first, m->count, hashes))
-            send_hashes(link, run, m->layer, hashes);
-        else if (pieces)
-            serve_reject(link, run, PEER__REASON__REASON_NO_BLOCK, true);
-        else {
-            hashes_load(link, f, run, hashes);
-            hashes = NULL;
-        }
-        free(hashes);
-    }
+    else if (f->content == NULL)
+        early_hash_request(f, run, m->layer);
+    else
+        fault = serve_hashes(f, run, m->layer);
     message_done(&arena);
     return fault;
 }
@@ -251,6 +263,11 @@ static void open_done(struct mail *mail, void *owner)
                      false);
     } else {
         opened(link, f, job->content);
+        const char *fault = early_replay(f);
+        if (fault != NULL)
+            serve_link_close(link, PEER__FAREWELL__FAREWELL_PROTOCOL, fault);
+        else
+            serve_link_pump(link);
     }
     if (link->dead)
         serve_release(link);

@@ -4,6 +4,7 @@
  *   upload_blocks.c  requests for blocks, and the jobs that read them
  *   upload_files.c   files opened and closed, hashes, news of pieces
  *   upload_rights.c  who may open what
+ *   upload_early.c   what is asked for before the file is open
  *
  * L1  what is read or queued of a class is less than READ_AHEAD or URGENT_AHEAD, plus one job.
  * L2  whatever keeps the pump from going on ends in a call of it: a job (of hashes too) in its `done`, a full bulk queue in `drained`, full
@@ -50,6 +51,7 @@ struct served {
     struct serve_link *link;
     struct content *content;                /* NULL while it is being opened */
     uint8_t *told;                          /* pieces that the fetcher was told of; NULL: all */
+    struct early *early;                    /* asked for while it is being opened; NULL: nothing */
     bool changed;                           /* in the hands of have_timer */
     bool waiting;                           /* in link->waiting */
     struct served *prev, *next;             /* there */
@@ -82,6 +84,7 @@ struct serve_link {
     uint32_t generation;
     uint32_t reads, hashings, openings;    /* jobs under way */
     uint32_t bulk_reading, urgent_reading; /* bytes */
+    uint32_t early_blocks, early_hashes;   /* requests in its files' `early` */
     uint32_t urgent_queued; /* bytes of blocks lent to the channel as urgent frames */
     uint64_t sent, rate_sent, rate;
     int64_t pinged;
@@ -112,7 +115,20 @@ void serve_rights_tick(struct serve_link *);
 const char *serve_on_request(struct serve_link *, const uint8_t *bytes, size_t size);
 const char *serve_on_cancel(struct serve_link *, const uint8_t *bytes, size_t size);
 
+/* Answers a request for blocks of a file that is open. */
+const char *serve_blocks(struct served *, struct block_run, enum urgency);
+
+/* --- upload_early.c: requests for a file that is being opened --- */
+struct early;
+void early_request(struct served *, struct block_run, enum urgency);
+void early_hash_request(struct served *, struct block_run, Peer__Layer);
+void early_cancel(struct served *, struct block_run);
+void early_drop(struct served *);
+/* The content is open: answers all. NULL, or why the link must end. */
+const char *early_replay(struct served *);
+
 /* --- upload_files.c --- */
+const char *serve_hashes(struct served *, struct block_run, Peer__Layer);
 const char *serve_on_hash_request(struct serve_link *, const uint8_t *bytes, size_t size);
 const char *serve_on_open(struct serve_link *, const uint8_t *bytes, size_t size);
 const char *serve_on_close(struct serve_link *, const uint8_t *bytes, size_t size);

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "base/loop.h"
+#include "base/mem.h"
 #include "base/stream.h"
 #include "base/workers.h"
 #include "crypto/ticket.h"
@@ -191,7 +192,8 @@ static struct credentials *credentials(void)
     return made;
 }
 
-static void begin(uint64_t rate)
+/* `closed`: the contents are in the store and not in its memory, so that opening one takes a job. */
+static void begin(uint64_t rate, bool closed)
 {
     const char *fault = "";
     static char listen[] = "127.0.0.1:0";
@@ -208,6 +210,13 @@ static void begin(uint64_t rate)
     d.handshakes = workers_new("handshake", 2);
     big_content = help_fill(d.store, &big);
     small_content = help_fill(d.store, &small);
+    if (closed) {
+        content_release(big_content);
+        content_release(small_content);
+        big_content = small_content = NULL;
+        store_close(d.store);
+        d.store = help_open(directory);
+    }
     upload = upload_new(&d, &fault);
     if (upload == NULL)
         fail_msg("%s", fault);
@@ -228,8 +237,10 @@ static void finish(void)
     workers_free(d.handshakes);
     bans_free(d.bans);
     workers_free(d.workers);
-    content_release(big_content);
-    content_release(small_content);
+    if (big_content != NULL) {
+        content_release(big_content);
+        content_release(small_content);
+    }
     store_close(d.store);
     help_end(directory);
 }
@@ -237,7 +248,14 @@ static void finish(void)
 static int set_up(void **state)
 {
     (void)state;
-    begin(0);
+    begin(0, false);
+    return 0;
+}
+
+static int set_up_closed(void **state)
+{
+    (void)state;
+    begin(0, true);
     return 0;
 }
 
@@ -654,6 +672,93 @@ static void a_ticket_ends_by_itself(void **state)
     send_open_with(&w, 1, big.root, big.g.size, NULL);
     assert_int_equal(wire_next(&w), OPENED);
     await_end_of(&w, 1);
+    wire_free(&w);
+}
+
+static void expect_hashes(struct wire *w, const uint8_t *right, uint32_t count);
+
+/* No job runs between hold_workers and the unlocking of `held_back`. */
+static pthread_mutex_t held_back = PTHREAD_MUTEX_INITIALIZER;
+
+static void wait_for_lock(struct job *job)
+{
+    pthread_mutex_lock(&held_back);
+    pthread_mutex_unlock(&held_back);
+    free(job);
+}
+
+static void hold_workers(void)
+{
+    pthread_mutex_lock(&held_back);
+    for (int i = 0; i < 8; i++) {
+        struct job *job = xcalloc(1, sizeof *job);
+        job->run = wait_for_lock;
+        workers_post(d.workers, job, true);
+    }
+}
+
+static void what_is_asked_for_along_with_an_open_is_answered_behind_it(void **state)
+{
+    Peer__Cancel cancel = PEER__CANCEL__INIT;
+    struct wire w;
+
+    (void)state;
+    fetcher(&w);
+    hold_workers();
+    send_open(&w, 1, big.root, big.g.size);
+    ask_hashes(&w, 1, LAYER_PIECES, 0, big.g.pieces);
+    request(&w, 1, 3, 20, DEMAND);
+    cancel.file = 1;
+    cancel.block = 5;
+    cancel.count = 100;
+    assert_true(wire_send(&w, PEER__PEER_TYPE__PEER_CANCEL, &cancel.base));
+    expect_pong(&w);
+    pthread_mutex_unlock(&held_back);
+    assert_int_equal(wire_next(&w), OPENED);
+    expect_hashes(&w, big.layer, big.g.pieces);
+    expect_blocks(&w, &big, 3, 2);
+    expect_pong(&w);
+    /* A number that is closed before it was open takes its requests along. */
+    Peer__Close close_it = PEER__CLOSE__INIT;
+    close_it.file = 2;
+    hold_workers();
+    send_open(&w, 2, small.root, small.g.size);
+    request(&w, 2, 0, 2, DEMAND);
+    assert_true(wire_send(&w, PEER__PEER_TYPE__PEER_CLOSE, &close_it.base));
+    send_open(&w, 2, small.root, small.g.size);
+    request(&w, 2, 2, 1, DEMAND);
+    expect_pong(&w);
+    pthread_mutex_unlock(&held_back);
+    assert_int_equal(wire_next(&w), OPENED);
+    expect_block(&w, &small, 2);
+    expect_pong(&w);
+    wire_free(&w);
+}
+
+static void what_is_asked_for_along_with_an_open_is_bounded_and_checked(void **state)
+{
+    uint8_t unknown[HASH_SIZE] = {9};
+    struct wire w;
+    int type;
+
+    (void)state;
+    fetcher(&w);
+    hold_workers();
+    send_open(&w, 1, unknown, UINT64_C(1) << 40);
+    for (unsigned i = 0; i < 2 * LIMIT_QUEUED_BLOCKS / LIMIT_REQUEST_BLOCKS; i++)
+        request(&w, 1, i * LIMIT_REQUEST_BLOCKS, LIMIT_REQUEST_BLOCKS, DEMAND);
+    for (unsigned i = 0; i < 200; i++)
+        ask_hashes(&w, 1, LAYER_PIECES, 0, 1);
+    send_ping(&w);
+    while ((type = wire_next(&w)) == REJECT)
+        ;
+    assert_int_equal(type, PONG);
+    pthread_mutex_unlock(&held_back);
+    send_open(&w, 2, big.root, big.g.size);
+    request(&w, 2, big.g.blocks - 1, 2, DEMAND); /* behind its end, which is not known yet */
+    while (wire_next(&w) > 0)
+        ;
+    WAIT_FOR(count_links() == 0);
     wire_free(&w);
 }
 
@@ -1315,7 +1420,7 @@ static void small_requests_use_up_what_they_take(void **state)
 static int set_up_rated(void **state)
 {
     (void)state;
-    begin(RATE);
+    begin(RATE, false);
     return 0;
 }
 
@@ -1326,7 +1431,7 @@ static void it_stops_with_links_and_jobs_under_way(void **state)
     struct wire deaf, w, half;
 
     (void)state;
-    begin(0);
+    begin(0, false);
     fetcher(&deaf);
     open_file(&deaf, 1, &big, true);
     request(&deaf, 1, 0, 1024, BACKGROUND);
@@ -1356,7 +1461,7 @@ static void it_keeps_its_port_over_a_restart(void **state)
     const char *fault = "";
 
     (void)state;
-    begin(0);
+    begin(0, false);
     upload_stop(upload);
     workers_drain(d.workers);
     uint16_t port = upload_port(upload);
@@ -1387,6 +1492,10 @@ int main(void)
         TEST(a_right_that_was_taken_ends_the_file_at_once),
         TEST(who_shows_no_new_ticket_loses_the_file_after_the_grace),
         TEST(a_ticket_ends_by_itself),
+        cmocka_unit_test_setup_teardown(what_is_asked_for_along_with_an_open_is_answered_behind_it,
+                                        set_up_closed, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_asked_for_along_with_an_open_is_bounded_and_checked,
+                                        set_up_closed, tear_down),
         TEST(files_opened_and_closed_at_once_do_not_pile_up),
         TEST(too_many_open_files_are_refused),
         TEST(demanded_blocks_overtake_the_rest),

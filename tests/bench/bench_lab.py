@@ -1,0 +1,256 @@
+"""One reader over emulated links: how soon the first byte is there, how steadily a film runs, how full the link gets.
+
+usage: tests/bench/bench_lab.py [--bin DIR] [--samples N] [--rtt MS] [first cold busy video flow ...]
+
+ first  100 Mbit/s at 20, 50 and 100 ms: open + 4 KiB, and 64 KiB, at random far offsets, on a warm link
+ cold   the same link: mounted, the daemon has just started: open + 4 KiB
+ busy   40 Mbit/s, 20 ms, saturated by `p2pctl get` of another file: 4 KiB at random offsets, and what `get` loses
+ video  20 Mbit/s, 40 ms: a film of 8 Mbit/s with 6 seeks, alone and beside a `get` of another file
+ flow   100 Mbit/s, 100 ms, 0.1 % loss: one `get`, beside iperf3
+
+Figures, not tests: nothing here passes or fails. Every line names the limit, which is what the link itself needs. Samples
+during which this machine was too busy to deliver packets in time (see `late` in tests/lab/lab.py) are left out and
+counted. Needs root, iperf3.
+"""
+import argparse
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../system"))
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--bin", default=os.path.join(HERE, "../../build/release/bin"))
+parser.add_argument("--samples", type=int, default=30)
+parser.add_argument("--rtt", type=int, help="only this round trip, in milliseconds")
+parser.add_argument("--seconds", type=float, default=10, help="of the film between two seeks, and of a flow")
+parser.add_argument("--show", action="store_true", help="every sample")
+parser.add_argument("what", nargs="*", default=[])
+options = parser.parse_args()
+os.environ["P2P_BIN"] = os.path.realpath(options.bin)
+import harness  # noqa: E402  (needs P2P_BIN)
+
+READER, SEED, TRACKER = 1, 2, 3
+BLOCK = 16384
+LATE_US = 1500  # a sample with a packet later than this is left out
+
+
+def quantile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
+def line(what, values, limit, left_out, unit="ms"):
+    if options.show:
+        print("   ", " ".join(f"{v:.1f}" for v in values))
+    if not values:
+        print(f"  {what:44} no sample ({left_out} left out)")
+        return
+    middle = statistics.median(values)
+    print(f"  {what:44} p50 {middle:7.1f} ({middle / limit:5.2f} x)  p95 {quantile(values, 0.95):7.1f} "
+          f"({quantile(values, 0.95) / limit:5.2f} x)  max {max(values):7.1f} {unit}  limit {limit:.1f}  n={len(values)}"
+          + (f" ({left_out} left out)" if left_out else ""))
+    sys.stdout.flush()
+
+
+class Bench(harness.SwarmTest):
+    def runTest(self):
+        pass
+
+    def start(self, link, files, own=None):
+        """A tracker, a seed with the files {name: bytes}, and a reader who sees them."""
+        self.setUp()
+        self.lab(3, link, {TRACKER: "rate=0,loss=0", **(own or {})})
+        self.the_tracker = self.tracker(host=TRACKER)
+        self.seed = self.member(self.the_tracker, "seed", host=SEED)
+        self.reader = self.member(self.the_tracker, "reader", host=READER)
+        for number, (name, size) in enumerate(files.items()):
+            with open(self.seed.path(name), "wb") as file:
+                for at in range(0, size, 64 << 20):
+                    file.write(harness.pattern(min(64 << 20, size - at), number * 1000 + at))
+            self.reader.await_file(name, size, 60)
+
+    def finish(self):
+        self.doCleanups()
+
+    def sample(self, name, size, offset):
+        """Milliseconds of open + read at an offset, and whether this machine was in time."""
+        self.the_lab.clear()
+        began = time.monotonic()
+        fd = os.open(self.reader.path(name), os.O_RDONLY)
+        data = os.pread(fd, size, offset)
+        took = (time.monotonic() - began) * 1000
+        os.close(fd)
+        assert len(data) == size
+        return took, self.the_lab.stats()["late_us"] < LATE_US
+
+    def reads(self, name, file_size, size, count, pause=0.2):
+        """Reads at random offsets, far from each other: each block at most once."""
+        places = random.Random(1).sample(range(1, file_size // (1 << 20) - 1), count)
+        took, left_out = [], 0
+        for place in places:
+            time.sleep(pause)
+            ms, good = self.sample(name, size, (place << 20) + (size if size < BLOCK else 0))
+            if good:
+                took.append(ms)
+            else:
+                left_out += 1
+        return took, left_out
+
+    def fetched(self):
+        return self.the_lab.stats()["hosts"][READER - 1]["down"]["bytes"]
+
+    # --- what is measured ---------------------------------------------------------------------------------------------
+
+    def first(self):
+        for rtt in [options.rtt] if options.rtt else [20, 50, 100]:
+            size = 512 << 20
+            self.start(f"rate=100mbit,delay={rtt / 4}ms", {"far.bin": size})
+            self.reads("far.bin", size, 4096, 1)
+            base = rtt + BLOCK * 8 / 100e6 * 1000
+            took, left_out = self.reads("far.bin", size, 4096, options.samples)
+            line(f"{rtt} ms: open + 4 KiB, warm", took, base, left_out)
+            took, left_out = self.reads("far.bin", size, 65536, options.samples)
+            line(f"{rtt} ms: open + 64 KiB, warm", took, rtt + 65536 * 8 / 100e6 * 1000, left_out)
+            self.finish()
+
+    def cold(self):
+        for rtt in [options.rtt] if options.rtt else [20]:
+            took, left_out = [], 0
+            size = 64 << 20
+            self.start(f"rate=100mbit,delay={rtt / 4}ms", {"far.bin": size})
+            for number in range(max(3, options.samples // 6)):
+                self.reader.daemon.stop()
+                self.reader.start_daemon()
+                self.reader.await_file("far.bin", size)
+                time.sleep(1)
+                ms, good = self.sample("far.bin", 4096, (number * 2 + 1) << 20)
+                took.append(ms)
+            line(f"{rtt} ms: open + 4 KiB, cold", took, rtt + BLOCK * 8 / 100e6 * 1000, left_out)
+            self.finish()
+
+    @contextlib.contextmanager
+    def get(self, *names):
+        process = subprocess.Popen(self.in_host(READER, f"{harness.BIN}/p2pctl", "get", *names), env=self.reader.env,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def rate_for(self, seconds):
+        self.the_lab.clear()
+        began = time.monotonic()
+        time.sleep(seconds)
+        return self.fetched() * 8 / (time.monotonic() - began) / 1e6
+
+    def busy(self):
+        rtt, rate, size = options.rtt or 20, 40e6, 256 << 20
+        self.start(f"rate=40mbit,delay={rtt / 4}ms", {"far.bin": size, "bulk.bin": size})
+        self.reads("far.bin", size, 4096, 1)
+        with self.get("/bulk.bin"):
+            time.sleep(3)
+            alone = self.rate_for(4)
+            began, bytes_before = time.monotonic(), 0
+            took, total, left_out = [], 0, 0
+            places = random.Random(2).sample(range(1, size // (1 << 20) - 1), options.samples)
+            for place in places:
+                time.sleep(0.2)
+                self.the_lab.clear()
+                ms, good = self.sample("far.bin", 4096, (place << 20) + 4096)
+                if good:
+                    took.append(ms)
+                else:
+                    left_out += 1
+            line(f"{rtt} ms, link full: open + 4 KiB", took, rtt + BLOCK * 8 / rate * 1000, left_out)
+            print(f"    the link carried {alone:.1f} Mbit/s without the reads, {self.rate_for(2):.1f} after them")
+        self.finish()
+
+    def video(self):
+        rtt, rate, film, size = options.rtt or 40, 20e6, 8e6, 160 << 20
+        for beside in (False, True):
+            self.start(f"rate=20mbit,delay={rtt / 4}ms", {"film.bin": size, "other.bin": 128 << 20})
+            self.reads("film.bin", size, 4096, 1)
+            with self.get("/other.bin") if beside else contextlib.nullcontext():
+                time.sleep(2 if beside else 0)
+                self.play("film.bin", size, film, rtt, rate, "beside a get" if beside else "alone")
+            self.finish()
+
+    def play(self, name, size, film, rtt, rate, how):
+        """Reads 64 KiB at a time as a player with half a second of buffer does; a read that comes later than the film
+        needs it is a stall."""
+        chunk, buffer = 65536, 0.5
+        places = [i * size // 7 for i in (0, 4, 1, 6, 2, 5, 3)]
+        seeks, stalls, late = [], [], 0
+        fd = os.open(self.reader.path(name), os.O_RDONLY)
+        for place in places:
+            self.the_lab.clear()
+            began = time.monotonic()
+            at = place
+            os.pread(fd, chunk, at)
+            seeks.append((time.monotonic() - began) * 1000)
+            shown = time.monotonic()  # the instant at which the film's first byte of this place is shown
+            while at - place < film / 8 * options.seconds:
+                at += chunk
+                due = shown + (at - place) * 8 / film
+                ahead = due - buffer - time.monotonic()
+                if ahead > 0:
+                    time.sleep(ahead)
+                os.pread(fd, chunk, at)
+                stall = time.monotonic() - due
+                if stall > 0.001:
+                    stalls.append(stall * 1000)
+                    shown += stall
+            late = max(late, self.the_lab.stats()["late_us"])
+        os.close(fd)
+        limit = rtt + chunk * 8 / rate * 1000
+        line(f"film, {how}: the first 64 KiB after a seek", seeks, limit, 0)
+        print(f"    stalls {len(stalls)}, longest {max(stalls, default=0):.0f} ms, together {sum(stalls):.0f} ms; "
+              f"latest packet {late / 1000:.1f} ms")
+
+    def flow(self):
+        rtt, size = options.rtt or 100, 512 << 20
+        self.start(f"rate=100mbit,delay={rtt / 4}ms", {"bulk.bin": size}, {SEED: "loss-up=0.1%"})
+        server = self.the_lab.popen(SEED, ["iperf3", "-s"], stdout=subprocess.DEVNULL)
+        time.sleep(0.5)
+        done = self.the_lab.run(READER, "iperf3", "-c", self.the_lab.address(SEED), "-R", "-J", "-O", "2",
+                                "-t", str(int(options.seconds) + 2))
+        server.kill()
+        server.wait()
+        theirs = json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 1e6
+        with self.get("/bulk.bin"):
+            time.sleep(2)
+            before = self.have("bulk.bin")
+            began = time.monotonic()
+            time.sleep(options.seconds)
+            ours = (self.have("bulk.bin") - before) * 8 / (time.monotonic() - began) / 1e6
+        print(f"  {rtt} ms, 0.1 % loss: one flow                 {ours:.1f} Mbit/s of content; iperf3 {theirs:.1f}; "
+              f"{ours / theirs:.2f} x")
+        self.finish()
+
+    def have(self, name):
+        return os.stat(self.reader.path(name)).st_blocks * 512
+
+
+def main():
+    what = options.what or ["first", "cold", "busy", "video", "flow"]
+    for name in what:
+        if name not in ("first", "cold", "busy", "video", "flow"):
+            parser.error(f"no such measurement: {name}")
+    for name in what:
+        print(f"\n{name}", flush=True)
+        bench = Bench()
+        try:
+            getattr(bench, name)()
+        finally:
+            bench.doCleanups()
+
+
+main()
