@@ -70,6 +70,17 @@ int file_private_dir(const char *path)
     return result;
 }
 
+int file_check_private(const char *path)
+{
+    struct stat status;
+
+    if (lstat(path, &status) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    return S_ISREG(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & OTHERS) == 0
+               ? 0
+               : -EPERM;
+}
+
 void file_free_secret(char *data, size_t size)
 {
     if (data == NULL)

@@ -11,6 +11,10 @@
  * this user that nobody else may enter: else -EPERM. */
 int file_private_dir(const char *path);
 
+/* 0 if `path` is a file of this user that nobody else can read or write, or if there is none; -EPERM if
+ * others can, or it is somebody else's; another -errno. Follows no symbolic link in the last component. */
+int file_check_private(const char *path);
+
 /* Reads a whole file of at most `max` bytes; *data is malloc'ed with a NUL behind it, for the caller
  * to free (file_free_secret for a secret). -EFBIG if it is larger. Does not follow a symbolic link in
  * the last component. With `secret`, a file that others can read or write is refused with -EPERM. */

@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,11 +72,14 @@ static void last_line(int fd, char *why, size_t why_size)
     snprintf(why, why_size, "%s", *line != '\0' ? line : PROGRAM " failed without a word");
 }
 
-static int spawn(pid_t *pid, char *program, const char *home, int error_fd)
+/* `options` end with NULL; none of them is longer than it needs to be read. */
+static int spawn(pid_t *pid, char *program, const char *home, const char *const options[],
+                 int secret_fd, int error_fd)
 {
-    char name[] = PROGRAM, home_option[] = "--home", detach[] = "--detach",
-         *home_copy = xstrdup(home);
-    char *arguments[] = {name, home_option, home_copy, detach, NULL};
+    char name[] = PROGRAM, home_option[] = "--home", *home_copy = xstrdup(home);
+    char *arguments[8] = {name, home_option, home_copy};
+    for (size_t i = 0; options[i] != NULL; i++)
+        arguments[3 + i] = (char *)(uintptr_t)options[i]; /* execve's type, not its doing */
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
     sigset_t none, all;
@@ -84,7 +88,10 @@ static int spawn(pid_t *pid, char *program, const char *home, int error_fd)
     sigemptyset(&none);
     sigfillset(&all);
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    if (secret_fd >= 0)
+        posix_spawn_file_actions_adddup2(&actions, secret_fd, STDIN_FILENO);
+    else
+        posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
     posix_spawn_file_actions_adddup2(&actions, error_fd, STDERR_FILENO);
     posix_spawnattr_init(&attributes);
@@ -122,18 +129,37 @@ static bool wait_for(pid_t pid, int *status)
     return true;
 }
 
-int daemon_start(const char *home, char *why, size_t why_size)
+/* A pipe's reading end with the secret in it, which fits into the pipe's buffer; -1 and errno. */
+static int secret_pipe(const void *secret, size_t size)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return -1;
+    bool good = write(ends[1], secret, size) == (ssize_t)size;
+    close(ends[1]);
+    if (!good)
+        close(ends[0]);
+    return good ? ends[0] : -1;
+}
+
+static int run(const char *home, const char *const options[], const void *secret, size_t size,
+               char *why, size_t why_size)
 {
     char *program = find_program();
-    int fd = memfd_create("p2pd-stderr", MFD_CLOEXEC), status = -1, result;
+    int fd = memfd_create("p2pd-stderr", MFD_CLOEXEC), status = -1, result, input = -1;
     pid_t pid;
 
-    if (fd < 0) {
-        snprintf(why, why_size, "memfd_create: %s", strerror(errno));
+    if (fd < 0 || (secret != NULL && (input = secret_pipe(secret, size)) < 0)) {
+        snprintf(why, why_size, "cannot start p2pd: %s", strerror(errno));
+        if (fd >= 0)
+            close(fd);
         free(program);
         return -1;
     }
-    result = spawn(&pid, program, home, fd);
+    result = spawn(&pid, program, home, options, input, fd);
+    if (input >= 0)
+        close(input);
     if (result != 0)
         snprintf(why, why_size, "cannot run %s: %s", program, strerror(result));
     else if (!wait_for(pid, &status))
@@ -143,4 +169,26 @@ int daemon_start(const char *home, char *why, size_t why_size)
     close(fd);
     free(program);
     return result == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
+}
+
+int daemon_start(const char *home, char *why, size_t why_size)
+{
+    static const char *const options[] = {"--detach", NULL};
+
+    return run(home, options, NULL, 0, why, why_size);
+}
+
+int daemon_start_with(const char *home, const void *secret, size_t size, char *why, size_t why_size)
+{
+    static const char *const options[] = {"--detach", "--passphrase-file", "-", NULL};
+
+    return run(home, options, secret, size, why, why_size);
+}
+
+int daemon_key_passphrase(const char *home, const void *lines, size_t size, char *why,
+                          size_t why_size)
+{
+    static const char *const options[] = {"--key-passphrase", NULL};
+
+    return run(home, options, lines, size, why, why_size);
 }

@@ -1,7 +1,9 @@
 /* Owns private keys: making, storing and loading RSA keys, and the device id that follows from one.
  *
- * A key file is PEM (PKCS #8, not encrypted) with mode 0600; whoever can read the member's files
- * owns the member's identity, as with an SSH key without a passphrase.
+ * A key file is PEM (PKCS #8) with mode 0600. Without a passphrase whoever can read the member's
+ * files owns the member's identity, as with an SSH key; with one they must guess it, at a quarter of
+ * a second and 16 MiB each. The process holds at most one passphrase, which key_set_passphrase sets
+ * before there are threads.
  *
  * Thread: any; a key never changes once made and counts its references. Memory: OpenSSL wipes the
  * key's numbers when the last reference goes, and what held them in PEM form is wiped here. */
@@ -10,9 +12,12 @@
 #include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/pkcs12.h>
 #include <openssl/rsa.h>
+#include <openssl/x509.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/check.h"
 #include "base/file.h"
@@ -107,8 +112,61 @@ struct key *key_generate(const char **fault)
     return key_wrap(pkey, fault);
 }
 
+/* --- passphrases ---- */
+
+static char *passphrase; /* a mapping of PASSPHRASE_ROOM bytes, or NULL */
+static size_t passphrase_size;
+
+void key_set_passphrase(const void *bytes, size_t size)
+{
+    CHECK(size <= PASSPHRASE_MAX);
+    if (passphrase != NULL) {
+        OPENSSL_cleanse(passphrase, PASSPHRASE_MAX);
+        munmap(passphrase, PASSPHRASE_MAX);
+        passphrase = NULL;
+    }
+    if (bytes == NULL)
+        return;
+    void *room =
+        mmap(NULL, PASSPHRASE_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(room != MAP_FAILED);
+    /* Either may be forbidden; it is less private then, and works. */
+    (void)mlock(room, PASSPHRASE_MAX);
+    (void)madvise(room, PASSPHRASE_MAX, MADV_DONTDUMP);
+    memcpy(room, bytes, size);
+    passphrase = room;
+    passphrase_size = size;
+}
+
+/* OpenSSL asks for the passphrase of a file that needs one. */
+static int give_passphrase(char *buffer, int size, int writing, void *arg)
+{
+    bool *asked = arg;
+
+    *asked = true;
+    if (passphrase == NULL || passphrase_size > (size_t)size)
+        return -1;
+    memcpy(buffer, passphrase, passphrase_size);
+    return (int)passphrase_size;
+}
+
+int key_is_protected(const char *path)
+{
+    static const char head[] = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
+    char *pem;
+    size_t size;
+    int error = file_read(path, KEY_PEM_MAX, false, &pem, &size);
+
+    if (error != 0)
+        return error;
+    bool protected = strstr(pem, head) != NULL;
+    file_free_secret(pem, size);
+    return protected;
+}
+
 struct key *key_load(const char *path, const char **fault)
 {
+    bool asked = false;
     char *pem;
     size_t size;
     int error = file_read(path, KEY_PEM_MAX, true, &pem, &size);
@@ -117,12 +175,16 @@ struct key *key_load(const char *path, const char **fault)
         return NULL;
     }
     BIO *bio = BIO_new_mem_buf(pem, (int)size);
-    EVP_PKEY *pkey = bio == NULL ? NULL : PEM_read_bio_PrivateKey(bio, NULL, pem_no_password, NULL);
+    EVP_PKEY *pkey =
+        bio == NULL ? NULL : PEM_read_bio_PrivateKey(bio, NULL, give_passphrase, &asked);
     BIO_free(bio);
     file_free_secret(pem, size);
     if (pkey == NULL) {
         ERR_clear_error();
-        *fault = "holds no private key in PEM form";
+        *fault = !asked ? "holds no private key in PEM form"
+                 : passphrase == NULL
+                     ? "needs its passphrase (p2pctl start asks for it; see p2pd(8))"
+                     : "is not opened by this passphrase";
         return NULL;
     }
     return key_wrap(pkey, fault);
@@ -146,6 +208,49 @@ bool key_save(const struct key *key, const char *path, const char **fault)
         if (!done)
             *fault = error == -EPERM ? "Operation not permitted" : fault_of_errno(-error);
     }
+    BIO_free(bio);
+    return done;
+}
+
+/* 16 MiB and a quarter of a second for each guess. OpenSSL allows scrypt no more memory when it
+ * decrypts a key file. */
+#define SCRYPT_N 16384
+#define SCRYPT_R 8
+#define SCRYPT_P 5
+
+bool key_save_protected(const struct key *key, const char *path, const void *with, size_t size,
+                        const char **fault)
+{
+    BIO *bio = BIO_new(BIO_s_mem());
+    X509_ALGOR *algorithm = NULL;
+    PKCS8_PRIV_KEY_INFO *info = NULL;
+    X509_SIG *sealed = NULL;
+    bool done = false;
+    char *pem;
+
+    CHECK_OBJECT(key, KEY_MAGIC);
+    CHECK(size > 0 && size <= PASSPHRASE_MAX);
+    *fault = "the key cannot be encrypted";
+    if (bio == NULL || (info = EVP_PKEY2PKCS8(key->pkey)) == NULL ||
+        (algorithm = PKCS5_pbe2_set_scrypt(EVP_aes_256_cbc(), NULL, 0, NULL, SCRYPT_N, SCRYPT_R,
+                                           SCRYPT_P)) == NULL)
+        goto out;
+    sealed = PKCS8_set0_pbe(with, (int)size, info, algorithm);
+    if (sealed == NULL)
+        goto out;
+    algorithm = NULL; /* is part of `sealed` */
+    if (PEM_write_bio_PKCS8(bio, sealed) != 1)
+        goto out;
+    long length = BIO_get_mem_data(bio, &pem);
+    int error = file_replace(path, pem, (size_t)length, 0600);
+    done = error == 0;
+    if (!done)
+        *fault = error == -EPERM ? "Operation not permitted" : fault_of_errno(-error);
+out:
+    ERR_clear_error();
+    X509_SIG_free(sealed);
+    X509_ALGOR_free(algorithm);
+    PKCS8_PRIV_KEY_INFO_free(info);
     BIO_free(bio);
     return done;
 }

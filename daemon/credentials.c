@@ -111,6 +111,20 @@ struct credentials *credentials_new(const char *home, const struct swarm_url *ur
     return c;
 }
 
+/* What is wrong with the key is said with its name. */
+static struct key *load_key(const char *path, const char **fault)
+{
+    static char text[160];
+    const char *why = NULL;
+    struct key *key = key_load(path, &why);
+
+    if (key == NULL) {
+        snprintf(text, sizeof text, "device.key %s", why);
+        *fault = text;
+    }
+    return key;
+}
+
 struct credentials *credentials_load(const char *home, const char **fault)
 {
     char *account_path = home_path(home, "account");
@@ -135,7 +149,7 @@ struct credentials *credentials_load(const char *home, const char **fault)
     text[strcspn(text, "\r\n")] = '\0';
     if (!swarm_url_parse(&url, text, fault))
         goto out;
-    if ((key = key_load(key_path, fault)) == NULL ||
+    if ((key = load_key(key_path, fault)) == NULL ||
         (ca = certificate_load(ca_path, fault)) == NULL ||
         (certificate = certificate_load(certificate_path, fault)) == NULL)
         goto out;

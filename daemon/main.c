@@ -28,8 +28,10 @@
 #include "base/loop.h"
 #include "base/mem.h"
 #include "base/notify.h"
+#include "base/secrecy.h"
 #include "base/swarm_url.h"
 #include "base/workers.h"
+#include "crypto/identity.h"
 #include "daemon/credentials.h"
 #include "daemon/daemon.h"
 #include "daemon/download.h"
@@ -46,7 +48,8 @@
 #define EXIT_WRONG_CALL 2
 
 static const char usage[] =
-    "usage: p2pd [--home DIR] [--detach] [--listen HOST:PORT] [--check]\n"
+    "usage: p2pd [--home DIR] [--detach] [--listen HOST:PORT] [--passphrase-file FILE]\n"
+    "            [--check]\n"
     "One member's swarm daemon. p2pctl and p2pfs start it by themselves.\n"
     "\n"
     "  --home DIR          where keys, state and store are (default: $P2P_HOME,\n"
@@ -54,13 +57,19 @@ static const char usage[] =
     "  --detach            go to the background once ready; log to DIR/p2pd.log\n"
     "  --listen HOST:PORT  where to accept other members (default: any address,\n"
     "                      a free port that is kept)\n"
+    "  --passphrase-file FILE  the device key's passphrase is FILE's first line (-: of\n"
+    "                      standard input; default: $P2P_PASSPHRASE_FILE, else the\n"
+    "                      service manager's credential p2pd.passphrase)\n"
+    "  --key-passphrase    give the device's key another passphrase: the present and the\n"
+    "                      new one are two lines of standard input, empty for none; then end\n"
     "  --check             read DIR/p2pd.conf, say what is wrong with it, and end\n"
     "  --help, --version\n";
 
 struct options {
     char *home;
     char *listen;
-    bool detach, check_only;
+    char *passphrase_file;
+    bool detach, check_only, key_passphrase;
 };
 
 struct program {
@@ -83,6 +92,9 @@ static int parse_options(struct options *options, int argc, char **argv)
         {"home", required_argument, NULL, 'H'},
         {"detach", no_argument, NULL, 'd'},
         {"listen", required_argument, NULL, 'l'},
+        {"passphrase-file", required_argument, NULL, 'P'},
+        {"key-passphrase", no_argument, NULL, 'K'},
+
         {"check", no_argument, NULL, 'n'},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
@@ -102,6 +114,12 @@ static int parse_options(struct options *options, int argc, char **argv)
             break;
         case 'l':
             options->listen = optarg;
+            break;
+        case 'K':
+            options->key_passphrase = true;
+            break;
+        case 'P':
+            options->passphrase_file = optarg;
             break;
         case 'n':
             options->check_only = true;
@@ -226,15 +244,142 @@ static bool take_lock(const char *home)
 static void set_limits(void)
 {
     struct rlimit files;
-    const struct rlimit no_core = {0, 0};
 
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &files);
     }
-    (void)setrlimit(RLIMIT_CORE, &no_core); /* a core file would hold the key */
+    secrecy_begin(); /* it holds the device's key */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file over the size limit is an error of one write */
+}
+
+/* --- the device key's passphrase
+ * --------------------------------------------------------------------------------------------- */
+
+/* Where it is, malloc'ed; NULL: nowhere. A credential of systemd's is a file that only we can read. */
+static char *passphrase_path(const struct options *options)
+{
+    const char *file = getenv("P2P_PASSPHRASE_FILE");
+    const char *credentials = getenv("CREDENTIALS_DIRECTORY");
+
+    if (options->passphrase_file != NULL)
+        return xstrdup(options->passphrase_file);
+    if (file != NULL && *file != '\0')
+        return xstrdup(file);
+    if (credentials == NULL)
+        return NULL;
+    char *path = xasprintf("%s/p2pd.passphrase", credentials);
+    if (access(path, F_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
+static bool take_line(char *bytes, size_t size, const char *from)
+{
+    const char *end = memchr(bytes, '\n', size);
+
+    size = end != NULL ? (size_t)(end - bytes) : size;
+    bool good = size > 0 && size <= PASSPHRASE_MAX;
+    if (good)
+        key_set_passphrase(bytes, size);
+    else
+        log_error("%s: no passphrase of at most %d bytes in its first line", from, PASSPHRASE_MAX);
+    return good;
+}
+
+static bool take_passphrase(const struct options *options)
+{
+    char *path = passphrase_path(options), *bytes = NULL;
+    size_t size = 0;
+    bool good = true;
+
+    if (path == NULL)
+        return true;
+    if (strcmp(path, "-") == 0) {
+        char line[PASSPHRASE_MAX + 2];
+        ssize_t n;
+
+        while (size < sizeof line && (n = read(STDIN_FILENO, line + size, sizeof line - size)) > 0)
+            size += (size_t)n;
+        good = take_line(line, size, "standard input");
+        explicit_bzero(line, sizeof line);
+    } else {
+        int error = file_read(path, PASSPHRASE_MAX + 1, true, &bytes, &size);
+        if (error == -EPERM)
+            log_error("%s: others may read it; 'chmod 600' it first", path);
+        else if (error != 0)
+            log_error("%s: %s", path, strerror(-error));
+        good = error == 0 && take_line(bytes, size, path);
+        file_free_secret(bytes, size);
+    }
+    free(path);
+    return good;
+}
+
+/* Takes a line off *bytes; false if there is none. */
+static bool next_line(char **bytes, size_t *left, char **line, size_t *size)
+{
+    char *end = memchr(*bytes, '\n', *left);
+
+    if (end == NULL)
+        return false;
+    *line = *bytes;
+    *size = (size_t)(end - *bytes);
+    *left -= *size + 1;
+    *bytes = end + 1;
+    return true;
+}
+
+static bool change_passphrase(const char *home)
+{
+    char bytes[2 * PASSPHRASE_MAX + 2], *at = bytes, *old, *fresh;
+    size_t left = 0, old_size, fresh_size;
+    const char *fault = "was not changed: two lines are needed on standard input";
+    ssize_t n;
+    bool good = false;
+
+    while (left < sizeof bytes && (n = read(STDIN_FILENO, bytes + left, sizeof bytes - left)) > 0)
+        left += (size_t)n;
+    char *path = home_path(home, "device.key");
+    if (next_line(&at, &left, &old, &old_size) && next_line(&at, &left, &fresh, &fresh_size) &&
+        old_size <= PASSPHRASE_MAX && fresh_size <= PASSPHRASE_MAX) {
+        if (old_size > 0)
+            key_set_passphrase(old, old_size);
+        struct key *key = key_load(path, &fault);
+        good = key != NULL &&
+               (fresh_size == 0 ? key_save(key, path, &fault)
+                                : key_save_protected(key, path, fresh, fresh_size, &fault));
+        key_free(key);
+    }
+    if (!good)
+        log_error("device.key %s", fault);
+    explicit_bzero(bytes, sizeof bytes);
+    key_set_passphrase(NULL, 0);
+    free(path);
+    return good;
+}
+
+/* What nobody else may read is not used if somebody could have. */
+static bool files_are_private(const char *home)
+{
+    static const char *const names[] = {"device.key", "account", "state.db", "state.db-wal"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char *path = home_path(home, names[i]);
+        int error = file_check_private(path);
+        if (error == -EPERM)
+            log_error("%s: others can read or write it, or it is not yours; if that did no harm: "
+                      "chmod 600 %s",
+                      path, path);
+        else if (error != 0)
+            log_error("%s: %s", path, strerror(-error));
+        free(path);
+        if (error != 0)
+            return false;
+    }
+    return true;
 }
 
 /* --- the store's hook and its regular sync
@@ -449,12 +594,18 @@ int main(int argc, char **argv)
     int error = file_private_dir(home);
     if (error != 0) {
         log_error("%s: %s", home,
-                  error == -EPERM ? "must be a directory that only its owner may enter"
+                  error == -EPERM ? "must be a directory that only its owner may enter (chmod 700)"
                                   : strerror(-error));
         return EXIT_FAILURE;
     }
+    if (!files_are_private(home))
+        return EXIT_FAILURE;
     umask(077);
     set_limits();
+    if (options.key_passphrase)
+        return change_passphrase(home) ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (!take_passphrase(&options))
+        return EXIT_FAILURE;
     if (options.detach)
         detach();
     if (!take_lock(home))

@@ -16,6 +16,7 @@
 #include "tools/client.h"
 #include "tools/options.h"
 #include "tools/path.h"
+#include "tools/secret.h"
 #include "tools/text.h"
 #include "tools/verbs.h"
 
@@ -62,17 +63,33 @@ int ctl_run(int argc, char **argv)
     return status == CTL_WRONG_USAGE ? status : check_output(status);
 }
 
+/* Asks for the passphrase of the device's key first, if it has one. */
+static bool start_daemon(const struct ctl *ctl)
+{
+    bool protected = key_has_passphrase(ctl);
+    char why[WHY_MAX];
+    struct secret secret;
+
+    if (protected && !key_passphrase_get(ctl, &secret))
+        return false;
+    int result = protected
+                     ? daemon_start_with(ctl->home, secret.bytes, secret.size, why, sizeof why)
+                     : daemon_start(ctl->home, why, sizeof why);
+    if (protected)
+        secret_clear(&secret);
+    if (result != 0)
+        log_error("p2pd can't be started: %s", why);
+    return result == 0;
+}
+
 struct client *ctl_open(const struct ctl *ctl, bool start)
 {
     struct client_fault fault;
-    char why[WHY_MAX];
     struct client *client = client_open(ctl->home, &fault);
 
     if (client == NULL && start && fault.absent) {
-        if (daemon_start(ctl->home, why, sizeof why) != 0) {
-            log_error("p2pd can't be started: %s", why);
+        if (!start_daemon(ctl))
             return NULL;
-        }
         client = client_open(ctl->home, &fault);
     }
     if (client == NULL)

@@ -10,6 +10,7 @@
  *   client.c    talks to p2pd      path.c    what PATH means     secret.c   asks for passwords
  *   table.c     columns            text.c    names, widths       json.c     messages as JSON
  *   progress.c  a progress line    terminal.c  size, full screen
+ *   key.c      key passphrase
  *
  * One thread. A verb returns the exit status; what went wrong has then been said in one line on
  * standard error, where its cause was known. */
@@ -44,6 +45,9 @@ struct ctl {
     uint64_t uses;    /* 0: not given */
     uint64_t expires; /* seconds; 0: not given */
     bool admin, json, watch, tracker, details, help, version;
+    const char *passphrase_file;
+    const char *new_passphrase_file;
+    bool remove;
 };
 
 /* The whole program: what main returns. */

@@ -93,6 +93,24 @@ static const char *take_tracker(struct ctl *ctl, const char *value)
     return NULL;
 }
 
+static const char *take_passphrase_file(struct ctl *ctl, const char *value)
+{
+    ctl->passphrase_file = value;
+    return NULL;
+}
+
+static const char *take_new_passphrase_file(struct ctl *ctl, const char *value)
+{
+    ctl->new_passphrase_file = value;
+    return NULL;
+}
+
+static const char *take_remove(struct ctl *ctl, const char *value)
+{
+    ctl->remove = true;
+    return NULL;
+}
+
 static const char *take_long(struct ctl *ctl, const char *value)
 {
     ctl->details = true;
@@ -169,6 +187,12 @@ static const struct row {
      "                            nobody else may read (default: $P2P_PASSWORD_FILE, else ask)"},
     {"new-password-file", 0, "FILE", OPTION_NEW_PASSWORD_FILE, take_new_password_file,
      "the same for the new password (default: ask)"},
+    {"passphrase-file", 0, "FILE", OPTION_PASSPHRASE_FILE, take_passphrase_file,
+     "take the key's passphrase from the first line of FILE,\n"
+     "                            which nobody else may read (-: standard input; default: ask)"},
+    {"new-passphrase-file", 0, "FILE", OPTION_NEW_PASSPHRASE_FILE, take_new_passphrase_file,
+     "the same for the new passphrase (default: ask)"},
+    {"remove", 0, NULL, OPTION_REMOVE, take_remove, "keep the key without a passphrase again"},
     {"admin", 0, NULL, OPTION_ADMIN, take_admin, "who registers with the invite becomes an admin"},
     {"uses", 0, "N", OPTION_USES, take_uses, "how many may register with it (default: 1)"},
     {"expires", 0, "TIME", OPTION_EXPIRES, take_expires,

@@ -10,6 +10,9 @@
 /* Bits of struct verb's `options`. --home, --help and --version go with every verb. */
 enum {
     OPTION_EVERYWHERE = 1 << 0,
+    OPTION_PASSPHRASE_FILE = 1 << 28,
+    OPTION_NEW_PASSPHRASE_FILE = 1 << 29,
+    OPTION_REMOVE = 1 << 30,
     OPTION_JSON = 1 << 1,
     OPTION_EMAIL = 1 << 2,
     OPTION_PASSWORD_FILE = 1 << 3,

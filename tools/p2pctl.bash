@@ -2,6 +2,8 @@
 
 _p2pctl_options() {
     case $1 in
+    key) echo "--passphrase-file --new-passphrase-file --remove --json" ;;
+    start) echo "--passphrase-file --json" ;;
     register) echo "--email --password-file --json" ;;
     login) echo "--password-file --totp-file --json" ;;
     reset) echo "--url --code-file --new-password-file --json" ;;
@@ -39,8 +41,10 @@ _p2pctl() {
     local verbs="register login logout whoami passwd reset email totp devices user audit invite start stop status peers health get pin unpin evict ls help"
 
     COMPREPLY=()
+    verbs="$verbs key"
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
+        --passphrase-file | --new-passphrase-file) ((i++)) ;;
         --home)
             home=${COMP_WORDS[i + 1]/#\~/$HOME}
             ((i++))
@@ -51,6 +55,10 @@ _p2pctl() {
         esac
     done
     case $previous in
+    --passphrase-file | --new-passphrase-file)
+        compopt -o default
+        return
+        ;;
     --home)
         compopt -o dirnames
         return
@@ -72,6 +80,7 @@ _p2pctl() {
     devices:devices) mapfile -t COMPREPLY < <(compgen -W "remove" -- "$current") ;;
     esac
     case $verb in
+    key) COMPREPLY=(passphrase) ;;
     '' | help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current") ;;
     status | peers | health | get | pin | unpin | evict | ls)
         compopt -o filenames

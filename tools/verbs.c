@@ -69,11 +69,20 @@ static const struct verb verbs[] = {
     {"invite", account_invite, "", 0, 0, OPTION_ADMIN | OPTION_USES | OPTION_EXPIRES | OPTION_JSON,
      "print an address with which others can register",
      "Pass it on where only those who are meant can read it.\n"},
-    {"start", service_start, "", 0, 0, OPTION_JSON, "start p2pd in the background",
-     "p2pfs does that by itself. p2pd then runs until 'p2pctl stop', also when you log out of\n"
+    {"start", service_start, "", 0, 0, OPTION_PASSPHRASE_FILE | OPTION_JSON,
+     "start p2pd in the background",
+     "p2pfs does that by itself, unless the device's key has a passphrase ('p2pctl key'). p2pd "
+     "then runs until 'p2pctl stop', also when you log out of\n"
      "the machine; its messages go to p2pd.log in the member's directory.\n"},
     {"stop", service_stop, "", 0, 0, OPTION_JSON, "stop p2pd",
      "Mounts stay; reads of what is not here wait until p2pd runs again.\n"},
+    {"key", key_passphrase, "passphrase", 1, 1,
+     OPTION_PASSPHRASE_FILE | OPTION_NEW_PASSPHRASE_FILE | OPTION_REMOVE | OPTION_JSON,
+     "set, change or remove the passphrase of the device's key",
+     "Whoever copies the member's directory can then not be this device without guessing the\n"
+     "passphrase. p2pd needs it when it starts: 'p2pctl start' asks for it, and p2pd(8) names\n"
+     "other ways. p2pfs cannot ask, so start p2pd first. A lost passphrase cannot be had back:\n"
+     "remove device.key, then log in, and the device is a new one.\n"},
     {"status", status_show, "[PATH...]", 0, UINT_MAX, OPTION_WATCH | OPTION_JSON,
      "show what moves and what waits, or how PATHs are",
      "Without PATH: account, tracker, store, rates, and the files that move or wait now.\n" PATHS},

@@ -28,6 +28,7 @@ int account_login(const struct ctl *);
 int account_logout(const struct ctl *);
 int account_whoami(const struct ctl *);
 int account_passwd(const struct ctl *);
+int key_passphrase(const struct ctl *);
 int account_invite(const struct ctl *);
 int user_verb(const struct ctl *);
 int user_devices(const struct ctl *);
@@ -45,5 +46,10 @@ int fetch_pin(const struct ctl *);
 int fetch_unpin(const struct ctl *);
 int store_evict(const struct ctl *);
 int list_entries(const struct ctl *);
+
+/* The passphrase of the device's key, for whoever starts p2pd. False: the reason has been said. */
+struct secret;
+bool key_passphrase_get(const struct ctl *, struct secret *out);
+bool key_has_passphrase(const struct ctl *);
 
 #endif

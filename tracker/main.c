@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "base/notify.h"
 #include "base/number.h"
+#include "base/secrecy.h"
 #include "base/swarm_url.h"
 #include "tracker/accounts.h"
 #include "tracker/place.h"
@@ -286,6 +287,27 @@ static int parse(const struct verb *verb, int argc, char **argv, struct settings
     return -1;
 }
 
+/* What nobody else may read is not used if somebody could have. */
+static bool files_are_private(const char *dir)
+{
+    static const char *const names[] = {"ca.key",     "server.key",     "tickets.key",
+                                        "tracker.db", "tracker.db-wal", "pieces.db"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char *path = xasprintf("%s/%s", dir, names[i]);
+        int error = file_check_private(path);
+        if (error == -EPERM)
+            log_error("%s: others can read or write it, or it is not yours; if that did no harm: "
+                      "chmod 600 %s",
+                      path, path);
+        else if (error != 0)
+            log_error("%s: %s", path, strerror(-error));
+        free(path);
+        if (error != 0)
+            return false;
+    }
+    return true;
+}
+
 /* --- serve ------------------------------------------------------------------------------------------------ */
 
 static void set_limits(void)
@@ -295,9 +317,7 @@ static void set_limits(void)
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
-    /* A core dump would hold the CA's key. */
-    limit = (struct rlimit){0};
-    setrlimit(RLIMIT_CORE, &limit);
+    secrecy_begin(); /* it holds the CA's key */
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -429,12 +449,15 @@ static int run(const struct verb *verb, int argc, char **argv)
     if (verb->run == serve) {
         int error = file_private_dir(s.data);
         if (error < 0) {
-            status = complain(FAILED,
-                              xasprintf("%s: %s", s.data,
-                                        error == -EPERM ? "others may enter it, or it is not yours"
-                                                        : strerror(-error)));
+            status = complain(FAILED, xasprintf("%s: %s", s.data,
+                                                error == -EPERM
+                                                    ? "others may enter it, or it is not yours; "
+                                                      "mend it with chmod 700"
+                                                    : strerror(-error)));
             goto done;
         }
+        if (!files_are_private(s.data))
+            goto done;
     }
     if (!load_config(&s))
         goto done;

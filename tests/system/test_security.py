@@ -1,12 +1,13 @@
 """Who is let in, and what can be seen on the wire."""
 import os
+import shutil
 import socket
 import ssl
 import subprocess
 import threading
 import unittest
 
-from harness import PASSWORD, SwarmTest, main, wait_for
+from harness import BIN, PASSWORD, SANITIZER, SwarmTest, main, wait_for
 
 
 def peer_port(member):
@@ -105,6 +106,94 @@ class Strangers(SwarmTest):
             line = next(line for line in mounts if ann.mount in line)
         self.assertIn("nosuid", line)
         self.assertIn("nodev", line)
+
+    def test_a_key_with_a_passphrase_is_used_only_with_it(self):
+        ann, = self.members("ann", mounted=False)
+        secret, wrong = (os.path.join(self.directory, name) for name in ("secret", "wrong"))
+        for path, text in ((secret, "a passphrase of some length"), (wrong, "another passphrase")):
+            with open(path, "w") as file:
+                os.fchmod(file.fileno(), 0o600)
+                file.write(text + "\n")
+        key = os.path.join(ann.home, "device.key")
+        self.run(f"{BIN}/p2pctl", "key", "passphrase", "--new-passphrase-file", secret, env=ann.env)
+        with open(key) as file:
+            self.assertIn("BEGIN ENCRYPTED PRIVATE KEY", file.read())
+        self.assertEqual(0o600, os.stat(key).st_mode & 0o777)
+        self.assertIn("ann", ann.ctl("whoami").stdout, "the running daemon goes on")
+        ann.daemon.stop()
+        for arguments, why in (((), "needs its passphrase"), (("--passphrase-file", wrong), "is not opened by this passphrase")):
+            done = self.run(f"{BIN}/p2pd", *arguments, env=ann.env, check=False)
+            self.assertEqual(1, done.returncode)
+            self.assertIn(f"p2pd: device.key {why}", done.stderr)
+        os.chmod(secret, 0o644)
+        done = self.run(f"{BIN}/p2pd", "--passphrase-file", secret, env=ann.env, check=False)
+        self.assertEqual((1, 1), (done.returncode, done.stderr.count("\n")))
+        self.assertIn("others may read it", done.stderr)
+        os.chmod(secret, 0o600)
+        # By p2pctl start, from the environment's file, and from a credential of the service manager.
+        ann.ctl("start", "--passphrase-file", secret)
+        self.assertIn("ann", ann.ctl("whoami").stdout)
+        ann.ctl("stop")
+        credentials = os.path.join(self.directory, "credentials")
+        os.mkdir(credentials, 0o700)
+        shutil.copy(secret, os.path.join(credentials, "p2pd.passphrase"))
+        for more in ({"P2P_PASSPHRASE_FILE": secret}, {"CREDENTIALS_DIRECTORY": credentials}):
+            ann.daemon.env = dict(ann.env, **more)
+            ann.start_daemon()
+            ann.daemon.stop()
+        # Changed, and removed.
+        done = ann.ctl("key", "passphrase", "--passphrase-file", wrong, "--new-passphrase-file", secret, check=False)
+        self.assertEqual(1, done.returncode)
+        ann.ctl("key", "passphrase", "--passphrase-file", secret, "--new-passphrase-file", wrong)
+        ann.ctl("key", "passphrase", "--passphrase-file", wrong, "--remove")
+        ann.daemon.env = ann.env
+        ann.start_daemon()
+        self.assertIn("ann", ann.ctl("whoami").stdout)
+
+    def test_what_others_can_read_is_not_used(self):
+        ann, = self.members("ann", mounted=False)
+        ann.daemon.stop()
+        tracker = self.the_tracker
+        tracker.stop()
+        serve = [f"{BIN}/p2ptracker", "serve", "--data", tracker.data, "--listen", "127.0.0.1:0"]
+        for program, directory, names in (([f"{BIN}/p2pd"], ann.home, (".", "device.key", "account", "state.db")),
+                                          (serve, tracker.data, (".", "ca.key", "server.key", "tracker.db"))):
+            for name in names:
+                path = os.path.join(directory, name)
+                mode = os.stat(path).st_mode & 0o777
+                os.chmod(path, mode | 0o044 | (0o011 if name == "." else 0))
+                done = self.run(*program, env=ann.env, check=False)
+                self.assertEqual((1, 1), (done.returncode, done.stderr.count("\n")), f"{path}: {done.stderr}")
+                self.assertRegex(done.stderr, "chmod [67]00")
+                os.chmod(path, mode)
+        ann.start_daemon()
+
+    def test_a_new_key_of_the_tracker_changes_nothing_for_members(self):
+        ann, = self.members("ann", mounted=False)
+        tracker = self.the_tracker
+        certificate = os.path.join(tracker.data, "server.crt")
+        with open(certificate) as file:
+            before = file.read()
+        tracker.stop()
+        for name in ("server.key", "server.crt"):
+            os.unlink(os.path.join(tracker.data, name))
+        tracker.start()
+        with open(certificate) as file:
+            self.assertNotEqual(before, file.read())
+        wait_for("ann to be connected again", lambda: ann.ctl("whoami", "--tracker", check=False).returncode == 0, 30)
+        self.member(tracker, "ben", mounted=False)
+
+    def test_processes_keep_their_secrets(self):
+        ann, = self.members("ann", mounted=False)
+        for process in (ann.daemon, self.the_tracker):
+            pid = process.process.pid
+            with open(f"/proc/{pid}/limits") as file:
+                self.assertRegex(file.read(), r"Max core file size +0 +0 ")
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                self.assertNotIn(PASSWORD.strip(), file.read())
+            if not SANITIZER:  # not dumpable: root's, whoever runs it, and closed to the same user's other programs
+                self.assertEqual(0, os.stat(f"/proc/{pid}/environ").st_uid)
+            self.assertNotIn(PASSWORD.strip().decode(), process.text())
 
 
 class Wire(SwarmTest):

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/hex.h"
 #include "base/mem.h"
 #include "crypto/internal.h"
@@ -189,6 +191,46 @@ static void a_key_file_that_others_can_read_is_refused(void **state)
     unlink(path);
     assert_null(key_load(path, &fault));
     assert_string_equal(fault, "No such file or directory");
+    free(path);
+}
+
+static void a_key_file_with_a_passphrase_opens_with_it_only(void **state)
+{
+    static const char good[] = "correct horse", bad[] = "wrong horse";
+    const char *fault = NULL;
+    char *path = path_of("locked.key"), *text = NULL;
+    uint8_t before[DEVICE_ID_SIZE], after[DEVICE_ID_SIZE];
+    struct stat info;
+    size_t size;
+
+    assert_true(key_save_protected(device_key, path, good, strlen(good), &fault));
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(info.st_mode & 07777, 0600);
+    assert_int_equal(file_read(path, 1 << 16, true, &text, &size), 0);
+    assert_non_null(strstr(text, "ENCRYPTED PRIVATE KEY"));
+    free(text);
+    assert_int_equal(key_is_protected(path), 1);
+    assert_null(key_load(path, &fault));
+    assert_non_null(strstr(fault, "needs its passphrase"));
+    key_set_passphrase(bad, strlen(bad));
+    assert_null(key_load(path, &fault));
+    assert_non_null(strstr(fault, "not opened by this passphrase"));
+    key_set_passphrase(good, strlen(good));
+    struct key *loaded = key_load(path, &fault);
+    assert_non_null(loaded);
+    key_device_id(device_key, before);
+    key_device_id(loaded, after);
+    assert_memory_equal(before, after, DEVICE_ID_SIZE);
+    /* A file without one needs none. */
+    assert_true(key_save(loaded, path, &fault));
+    assert_int_equal(key_is_protected(path), 0);
+    key_free(loaded);
+    loaded = key_load(path, &fault);
+    assert_non_null(loaded);
+    key_free(loaded);
+    key_set_passphrase(NULL, 0);
+    unlink(path);
+    assert_int_equal(key_is_protected(path), -ENOENT);
     free(path);
 }
 
@@ -538,6 +580,7 @@ int main(void)
         cmocka_unit_test(a_key_survives_saving_and_loading_with_its_device_id),
         cmocka_unit_test(the_device_id_begins_the_sha256_of_the_public_key_info),
         cmocka_unit_test(a_key_file_that_others_can_read_is_refused),
+        cmocka_unit_test(a_key_file_with_a_passphrase_opens_with_it_only),
         cmocka_unit_test(a_key_file_behind_a_symbolic_link_is_refused),
         cmocka_unit_test(short_and_foreign_keys_are_refused),
         cmocka_unit_test(what_is_no_key_or_an_encrypted_one_is_refused_without_asking),
