@@ -32,7 +32,8 @@
 #define CLIENT_MAGIC    0x636c6e74u
 #define VERSION         1
 #define COMMIT_NS       (20 * NS_PER_MS)
-#define COMMIT_AGAIN_NS NS_PER_S /* after one that failed */
+#define ACCEPT_REST_NS  (100 * NS_PER_MS) /* without descriptors */
+#define COMMIT_AGAIN_NS NS_PER_S          /* after one that failed */
 #define TICK_NS         NS_PER_S
 #define FAREWELL_NS     (30 * NS_PER_MS) /* for the last words to leave */
 #define RETRY_NS        (60 * NS_PER_S)  /* for changes that the tracker had no room for */
@@ -386,10 +387,25 @@ static void on_accept(evutil_socket_t socket, short what, void *arg)
     (void)what;
     for (;;) {
         int fd = accept4(socket, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
+            /* Whoever waits stays ready to be accepted: without a rest this thread would spin. */
+            log_warning("no more clients for a moment: %s", strerror(errno));
+            event_del(l->accept);
+            timer_set(l->accept_rest, ACCEPT_REST_NS);
+            return;
+        }
         if (fd < 0)
             return;
         client_new(l, fd);
     }
+}
+
+static void rested(void *arg)
+{
+    struct local *l = arg;
+
+    if (!l->stopped)
+        CHECK(event_add(l->accept, NULL) == 0);
 }
 
 /* --- after each round ------------------------------------------------------------------------- */
@@ -548,6 +564,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     l->stir_timer = timer_new(l->loop, local_stir, l);
     l->drop_timer = timer_new(l->loop, local_drop_due, l);
     l->evict = evict_new(l);
+    l->accept_rest = timer_new(l->loop, rested, l);
     l->accept = event_new(loop_base(l->loop), l->socket, EV_READ | EV_PERSIST, on_accept, l);
     CHECK(l->accept != NULL && event_add(l->accept, NULL) == 0);
     return l;
@@ -614,6 +631,7 @@ static void deliver_stop(struct mail *mail, void *owner)
             channel_send(cl->channel, CHANNEL_URGENT, TYPE(GOODBYE), FRAME_MAY_SKIP, 0,
                          &goodbye.base, NULL, 0);
     event_del(l->accept);
+    timer_cancel(l->accept_rest);
     timer_free(l->tick);
     l->tick = timer_new(l->loop, farewell_said, l);
     timer_set(l->tick, FAREWELL_NS);
@@ -635,6 +653,7 @@ void local_stop(struct local *l)
     if (l->socket >= 0) {
         unlink(l->socket_path);
         event_free(l->accept);
+        timer_free(l->accept_rest);
         close(l->socket);
         l->socket = -1;
     }

@@ -158,6 +158,7 @@ struct local {
     char *socket_path;
     int socket;
     struct event *accept;
+    struct timer *accept_rest; /* without descriptors */
     bool started, stopped;
     void (*on_stop)(void *arg);
     void *on_stop_arg;

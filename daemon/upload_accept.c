@@ -45,8 +45,6 @@
 #include "proto/peer.pb-c.h"
 
 #define ACCEPT_REST_NS   NS_PER_S
-#define HELLO_MAX        1024 /* bytes of a packed Hello */
-#define DIALS_MAX        32   /* dial-backs under way */
 #define PROTOCOL_VERSION 1
 
 /* --- greetings
@@ -63,7 +61,7 @@ struct greeting {
     uint8_t key[SOURCE_KEY_SIZE];  /* the source's, for budgets */
     int64_t since;
     bool good; /* a member of whom nothing bad is known */
-    uint8_t bytes[FRAME_HEADER_SIZE + HELLO_MAX];
+    uint8_t bytes[FRAME_HEADER_SIZE + LIMIT_HELLO];
     size_t have, need;
     bool dialled;
     uint8_t expected[DEVICE_ID_SIZE]; /* dialled: who must answer */
@@ -219,7 +217,7 @@ static void on_readable(void *arg)
         g->have += (size_t)n;
         if (g->have < g->need)
             continue;
-        const char *fault = frame_decode(&frame, g->bytes, HELLO_MAX);
+        const char *fault = frame_decode(&frame, g->bytes, LIMIT_HELLO);
         if (fault != NULL) {
             give_up(g, fault);
             return;
@@ -346,7 +344,7 @@ static void dial_next(struct greeting *g, const char *why)
 void upload_dial(struct upload *u, const uint8_t device[DEVICE_ID_SIZE], char **addresses)
 {
     struct greeting *g, *other;
-    bool too_many = u->dial_count >= DIALS_MAX;
+    bool too_many = u->dial_count >= LIMIT_DIAL_BACKS;
 
     /* Any member may have us dial: one try for each device, and a few in all. */
     DL_FOREACH(u->greetings, other)
@@ -406,7 +404,7 @@ static void make_room(struct upload *u, int64_t now)
     unsigned most = 1; /* a source with one place keeps it */
 
     DL_FOREACH(u->greetings, g) {
-        if (g->dialled || now - g->since < NS_PER_S)
+        if (g->dialled || now - g->since < LIMIT_HANDSHAKE_FAIR_NS)
             continue;
         unsigned count = half_open_of(u, g->key);
         if (count > most) { /* they stand in the order in which they came */

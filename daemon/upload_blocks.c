@@ -201,7 +201,7 @@ const char *serve_blocks(struct served *f, struct block_run wanted, enum urgency
         uint64_t have = bitmap_next_set(present, at, end);
         uint64_t until = bitmap_next_clear(present, have, end);
         struct block_run run = {wanted.file, have, (uint32_t)(until - have)};
-        if (have > at && ++gaps > REJECTS_MAX) {
+        if (have > at && ++gaps > LIMIT_GAPS_TOLD) {
             serve_reject(link, (struct block_run){wanted.file, at, (uint32_t)(end - at)},
                          PEER__REASON__REASON_BUSY, false);
             break;

@@ -191,7 +191,7 @@ static void on_idle(void *arg)
 {
     struct serve_link *link = arg;
 
-    if (answers(link) >= ANSWERS_AHEAD)
+    if (answers(link) >= LIMIT_ANSWERS_AHEAD)
         hold_back(link, true);
     serve_link_pump(link);
 }
@@ -287,7 +287,7 @@ void serve_link_tick(struct serve_link *link, int64_t now)
         f->rate_sent = f->sent;
     }
     serve_rights_tick(link);
-    if (answers(link) < ANSWERS_AHEAD / 2)
+    if (answers(link) < LIMIT_ANSWERS_AHEAD / 2)
         hold_back(link, false);
     int64_t silent = now - channel_last_heard(link->channel);
     if (clock_wall() / NS_PER_S > link->remote.valid_until + CERTIFICATE_GRACE_S) {

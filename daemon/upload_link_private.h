@@ -33,10 +33,6 @@
 #define OPENS_MAX  8
 /* Answers to hash requests that wait for a fetcher who does not read. */
 #define HASHES_AHEAD (2u << 20)
-/* Other answers (rejects, hashes, pongs) for a fetcher who does not read: more are not made, its messages wait. */
-#define ANSWERS_AHEAD (HASHES_AHEAD + (1u << 20))
-/* Gaps in one Request that are told one by one; what is behind them is refused in one go. */
-#define REJECTS_MAX 16
 /* The first of several urgent jobs is small, so that the first block of a demand does not wait for the reading of the last; the
  * others are read while it is sent. */
 #define URGENT_JOB_BLOCKS 4

@@ -29,7 +29,8 @@
     (5 * NS_PER_S) /* a last word that is not taken: the channel ends without it */
 #define LIMIT_CONNECT_NS            (8 * NS_PER_S) /* dialling one address */
 #define LIMIT_HALF_OPEN             64 /* handshakes under way on one listener; each costs 2.6 ms of RSA */
-#define LIMIT_HALF_OPEN_SOURCE      8 /* of which from one address */
+#define LIMIT_HALF_OPEN_SOURCE      8        /* of which from one address */
+#define LIMIT_HANDSHAKE_FAIR_NS     NS_PER_S /* a handshake may take so long although others wait */
 #define LIMIT_WAITING               1024 /* accepted by the tracker, and waiting for one of those places */
 #define LIMIT_KNOCKS                256 /* handshakes that one address may begin at once: 0.7 s of RSA */
 #define LIMIT_KNOCK_NS              (NS_PER_S / 16) /* and one more each: 4 % of a core */
@@ -56,6 +57,9 @@
 #define LIMIT_STRANGER_INPUT_NS (10 * NS_PER_MS) /* who has no certificate */
 #define LIMIT_STRANGER_BURST_NS (20 * NS_PER_MS)
 
+#define LIMIT_ANSWERS_AHEAD                                                                        \
+    (3u << 20) /* answers queued for somebody who does not read them; then requests wait */
+
 /* --- the peer protocol -------------------------------------------------------------------------------- */
 #define LIMIT_OPEN_FILES     4096 /* files open on one link */
 #define LIMIT_REQUEST_BLOCKS 1024 /* blocks in one Request: 16 MiB */
@@ -64,8 +68,11 @@
                                                 of 1 Gbit/s and half a second */
 #define LIMIT_HASHES      8192 /* hashes in one answer: 256 KiB */
 #define LIMIT_HAVE_PIECES 4096 /* pieces in one Have */
-#define LIMIT_AGENT       64   /* bytes of a program's name and version in a Hello */
-#define LIMIT_REASON      256  /* bytes of a reason for people */
+#define LIMIT_HELLO       1024 /* bytes of a packed Hello, the first frame of a link */
+#define LIMIT_DIAL_BACKS  32   /* that one daemon has under way for others */
+#define LIMIT_GAPS_TOLD   16 /* Rejects for one Request; what is behind them is refused in one go */
+#define LIMIT_AGENT       64 /* bytes of a program's name and version in a Hello */
+#define LIMIT_REASON      256 /* bytes of a reason for people */
 #define LIMIT_REQUEST_NS                                                                           \
     (20 * NS_PER_S) /* a requested block that has not come: asked for elsewhere */
 #define LIMIT_BROKEN_CLAIMS                                                                        \
@@ -80,9 +87,10 @@
 #define LIMIT_ANNOUNCE_FILES 1024   /* files in one Announce */
 #define LIMIT_ANNOUNCED      200000 /* files that one device may hold announced */
 #define LIMIT_ANNOUNCED_PIECES                                                                     \
-    (16u << 20)            /* pieces of its incomplete files: 2 MiB of maps, 32 MiB of counts */
-#define LIMIT_ADDRESSES 16 /* addresses of one device */
-#define LIMIT_ADDRESS   64 /* bytes of one: "[v6%scope]:port" */
+    (16u << 20)              /* pieces of its incomplete files: 2 MiB of maps, 32 MiB of counts */
+#define LIMIT_ADDRESSES   16 /* addresses of one device */
+#define LIMIT_ADDRESS     64 /* bytes of one: "[v6%scope]:port" */
+#define LIMIT_DIALS_ASKED 64 /* dial-backs that one member may ask for in a second */
 #define LIMIT_PEERS                                                                                \
     30 /* peers in one answer: 16 to 30 neighbours spread a file as well as all would */
 #define LIMIT_WANTED         4096       /* files for which one device waits for peers */

@@ -12,9 +12,8 @@
 #define PIECES_AT_ONCE  1000
 #define PIECES_INTERVAL NS_PER_S
 #define SETTLE_AFTER                                                                               \
-    (60 * NS_PER_S)         /* after an announce from scratch: what was not said again is dropped */
-#define COPIES_MAX    65536 /* pieces for which Peers says how many copies there are */
-#define DIALS_AT_ONCE 64    /* dial-backs one member may ask for in a second */
+    (60 * NS_PER_S)      /* after an announce from scratch: what was not said again is dropped */
+#define COPIES_MAX 65536 /* pieces for which Peers says how many copies there are */
 
 /* --- peers ------------------------------------------------------------------------------------------------ */
 
@@ -325,7 +324,7 @@ const char *announce_dial_back(struct session *s, uint32_t id, const void *messa
     }
     struct swarm_device *peer = swarm_device_find(s->server->swarm, request->device.data);
     struct session *other = peer == NULL ? NULL : swarm_owner(peer);
-    if (other != NULL && other != s && ++s->dials <= DIALS_AT_ONCE) {
+    if (other != NULL && other != s && ++s->dials <= LIMIT_DIALS_ASKED) {
         char *addresses[LIMIT_ADDRESSES];
         Tracker__DialBack push = TRACKER__DIAL_BACK__INIT;
         push.device = (ProtobufCBinaryData){.len = sizeof s->device, .data = s->device};

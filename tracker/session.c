@@ -14,8 +14,7 @@
 #include "base/mem.h"
 #include "tracker/server_private.h"
 
-#define ANSWERS_AHEAD   (3u << 20) /* bytes for somebody who does not read; then requests wait */
-#define REVOKED_AT_ONCE 1024       /* devices in one Revoked */
+#define REVOKED_AT_ONCE 1024 /* devices in one Revoked */
 
 /* --- talking ---------------------------------------------------------------------------------------------- */
 
@@ -444,7 +443,7 @@ static void on_idle(void *arg)
 {
     struct session *s = arg;
     CHECK_OBJECT(s, SESSION_MAGIC);
-    if (s->channel != NULL && queued(s) >= ANSWERS_AHEAD)
+    if (s->channel != NULL && queued(s) >= LIMIT_ANSWERS_AHEAD)
         hold_back(s, true);
 }
 
@@ -527,7 +526,7 @@ void sessions_sweep(struct server *server, int64_t now)
             s->settle_at = 0;
             swarm_settle(server->swarm, s->peer);
         }
-        if (s->ready && queued(s) < ANSWERS_AHEAD / 2)
+        if (s->ready && queued(s) < LIMIT_ANSWERS_AHEAD / 2)
             hold_back(s, false);
         const char *why = expired(s, now);
         if (why != NULL)
@@ -535,7 +534,6 @@ void sessions_sweep(struct server *server, int64_t now)
     }
 }
 
-#define ROOM_AFTER (1 * NS_PER_S)   /* a handshake may take so long whoever waits */
 #define ROOM_EVERY (50 * NS_PER_MS) /* looking for one costs a walk over all sessions */
 
 bool sessions_make_room(struct server *server, int64_t now)
@@ -545,7 +543,7 @@ bool sessions_make_room(struct server *server, int64_t now)
         return false;
     server->evicted_at = now;
     for (struct session *s = server->sessions; s != NULL; s = s->next)
-        if (!s->ready && now - s->since > ROOM_AFTER &&
+        if (!s->ready && now - s->since > LIMIT_HANDSHAKE_FAIR_NS &&
             (victim == NULL || s->source->half_open > victim->source->half_open ||
              (s->source->half_open == victim->source->half_open && s->since < victim->since)))
             victim = s;
