@@ -73,6 +73,8 @@ struct node {
                            catalogue_close_node */
 };
 
+enum node_change { NODE_LINKED, NODE_UNLINKED, NODE_CONTENT, NODE_ATTRIBUTES };
+
 /* What the catalogue tells its owner, from within calls that change it. The functions must not call
  * back into the catalogue, but to look (catalogue_node and its like). */
 struct catalogue_events {
@@ -85,6 +87,9 @@ struct catalogue_events {
     void (*unused)(void *arg, const uint8_t root[HASH_SIZE], uint64_t size);
     /* A pinned file has a content that is new to us. */
     void (*pinned)(void *arg, const struct node *);
+    /* NULL, or: this happens to an entry that is in the tree. Of an unlinked one it comes before, of
+     * all others behind the change. */
+    void (*changed)(void *arg, const struct node *, enum node_change);
 };
 
 /* Opens or makes the database and loads the tree. A damaged database is moved aside (with a line in

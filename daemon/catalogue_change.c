@@ -199,7 +199,10 @@ int catalogue_publish(struct catalogue *c, uint64_t ino, const uint8_t root[HASH
         journal_take_back(c, e); /* saved twice: the second is based on what the first was */
     if (e->node.unconfirmed == 0 && e->node.id != 0 && tree_pending(e)->held == NULL)
         e->pending->held = remote_of(e); /* before it is overwritten */
-    e->node.working = false;
+    if (e->node.working) {
+        e->node.working = false;
+        tree_tell(c, e, NODE_LINKED); /* now it is there */
+    }
     e->node.mtime = mtime;
     tree_set_owner(c, e, c->account);
     tree_set_content(c, e, root, size);

@@ -177,6 +177,8 @@ void tree_set_target(struct entry *, const char *target);
 void tree_set_owner(struct catalogue *, struct entry *, const char *owner);
 void tree_dirty(struct catalogue *, struct entry *);
 void tree_changed(struct catalogue *, struct entry *); /* dirty, and its attributes are invalid */
+/* To who watches. */
+void tree_tell(struct catalogue *, const struct entry *, enum node_change);
 struct pending *tree_pending(struct entry *);
 void tree_trim_pending(struct entry *);
 uint32_t tree_children(const struct entry *);

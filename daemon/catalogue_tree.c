@@ -419,6 +419,12 @@ int tree_fits(const struct catalogue *c, const struct entry *directory, const st
     return 0;
 }
 
+void tree_tell(struct catalogue *c, const struct entry *e, enum node_change change)
+{
+    if (c->events->changed != NULL && e->node.parent != NULL && !e->node.working)
+        c->events->changed(c->arg, &e->node, change);
+}
+
 static void invalid_name(struct catalogue *c, const struct entry *e)
 {
     c->events->invalid(c->arg, e->node.ino, e->node.parent->ino, e->node.name);
@@ -441,6 +447,7 @@ void tree_link(struct catalogue *c, struct entry *e, struct entry *directory, co
     c->entries++;
     tree_dirty(c, e);
     invalid_name(c, e);
+    tree_tell(c, e, NODE_LINKED);
 }
 
 void tree_unlink(struct catalogue *c, struct entry *e)
@@ -450,6 +457,7 @@ void tree_unlink(struct catalogue *c, struct entry *e)
     if (directory == NULL)
         return;
     invalid_name(c, e);
+    tree_tell(c, e, NODE_UNLINKED);
     table_remove(c, BY_NAME, e);
     children_remove(directory, e);
     e->node.parent = NULL;
@@ -501,6 +509,7 @@ void tree_set_content(struct catalogue *c, struct entry *e, const uint8_t root[H
             table_add(c, BY_ROOT, e);
         if (memcmp(old, zero_root, HASH_SIZE) != 0 && tree_with_root(c, old, NULL) == NULL)
             c->events->unused(c->arg, old, old_size);
+        tree_tell(c, e, NODE_CONTENT);
     }
     tree_dirty(c, e);
 }
@@ -542,6 +551,7 @@ void tree_changed(struct catalogue *c, struct entry *e)
 {
     tree_dirty(c, e);
     c->events->invalid(c->arg, e->node.ino, 0, NULL);
+    tree_tell(c, e, NODE_ATTRIBUTES);
 }
 
 struct pending *tree_pending(struct entry *e)

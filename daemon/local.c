@@ -196,6 +196,7 @@ static const struct request_kind {
     {TYPE(EVICT), WHO_CTL, &local__paths__descriptor, ctl_evict},
     {TYPE(LS), WHO_CTL, &local__ls__descriptor, ctl_ls},
     {TYPE(STOP), WHO_CTL, &local__stop__descriptor, ctl_stop},
+    {TYPE(WATCH), WHO_CTL, &local__watch__descriptor, watch_begin},
 };
 
 static const char *carry_out(struct local *l, struct client *cl, const struct frame *frame,
@@ -312,6 +313,7 @@ static void client_free(struct client *cl)
     if (cl->mount != NULL)
         push_client_gone(cl);
     io_client_gone(l, cl);
+    watch_client_gone(l, cl);
     fetch_client_gone(l, cl->number);
     channel_free(cl->channel);
     cl->magic = 0;
@@ -462,6 +464,7 @@ void local_after(struct local *l)
     sealed_sync(l);
     send_journal(l);
     push_flush(l);
+    watch_flush(l);
     if (catalogue_is_dirty(l->catalogue) && !timer_pending(l->commit_timer))
         timer_set(l->commit_timer, COMMIT_NS);
 }
@@ -491,8 +494,16 @@ static void on_pinned(void *arg, const struct node *node)
     numbers_add(&l->newly_pinned, node->ino);
 }
 
-static const struct catalogue_events catalogue_events = {
-    .invalid = on_invalid, .journalled = on_journalled, .unused = on_unused, .pinned = on_pinned};
+static void on_changed(void *arg, const struct node *node, enum node_change change)
+{
+    watch_changed(arg, node, change);
+}
+
+static const struct catalogue_events catalogue_events = {.invalid = on_invalid,
+                                                         .journalled = on_journalled,
+                                                         .unused = on_unused,
+                                                         .pinned = on_pinned,
+                                                         .changed = on_changed};
 
 /* --- life ------------------------------------------------------------------------------------- */
 
@@ -556,6 +567,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     }
     l->state = catalogue_account(l->catalogue)[0] != '\0' ? SESSION_AWAY : SESSION_LOGGED_OUT;
     l->waiting_recovery_end = &l->waiting_recovery;
+    l->events_end = &l->events;
     l->loop = loop_new("local");
     loop_set_owner(l->loop, l);
     l->commit_timer = timer_new(l->loop, commit, l);
@@ -684,6 +696,7 @@ void local_free(struct local *l)
     ctl_free(l);
     evict_free(l->evict);
     push_free(l);
+    watch_free(l);
     catalogue_close(l->catalogue);
     free_items(&l->unused);
     free_items(&l->stirred);

@@ -43,6 +43,16 @@ static const char *below(const char *path, const char *mountpoint)
     return path[length] == '/' || path[length] == '\0' ? path + length : NULL;
 }
 
+const char *ctl_inside(const struct local *l, const char *path)
+{
+    for (const struct mount *m = l->mounts; m != NULL; m = m->hh.next) {
+        const char *inside = m->client == NULL ? NULL : below(path, m->mountpoint);
+        if (inside != NULL)
+            return inside;
+    }
+    return path;
+}
+
 const struct node *ctl_resolve(struct local *l, struct reply reply, const char *path)
 {
     const struct mount *m;

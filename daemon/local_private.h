@@ -11,6 +11,7 @@
  *   local_account.c p2pctl: accounts, and which swarm the tree belongs to
  *   local_sealed.c  Seals and Syncs that wait for the disk
  *   local_drop.c    contents that lost their last name
+ *   local_watch.c   p2pctl watch
  *   local_push.c    invalidations, gathered and sent in batches
  *   evict.c         p2pctl evict, and the limit of the cache
  *
@@ -41,6 +42,8 @@ struct gather;
 struct ingest;
 struct local;
 struct mount;
+struct watch;
+struct watch_event;
 
 struct reply {
     uint64_t client;
@@ -67,6 +70,7 @@ struct client {
     Local__Program program;
     struct mount *mount; /* of p2pfs */
     struct batch *next_batch;
+    struct watch *watch; /* of p2pctl watch */
 };
 
 /* A content that a mount has open. */
@@ -204,6 +208,10 @@ struct local {
     struct health *healths;
     struct evict *evict;
 
+    /* local_watch.c */
+    unsigned watchers;
+    struct watch_event *events, **events_end; /* of this round */
+
     /* local_push.c */
     struct batch *first_batch, *open_batch, *last_batch;
 
@@ -324,6 +332,8 @@ void fetch_free(struct local *);
 void ctl_trouble(const struct local *, const struct download_status *,
                  const uint8_t root[HASH_SIZE], char *out, size_t size);
 /* A path in the swarm, or under a mountpoint of a p2pfs that is connected. NULL: answered. */
+/* The path in the swarm of one under a mountpoint; any other as it is. */
+const char *ctl_inside(const struct local *, const char *path);
 const struct node *ctl_resolve(struct local *, struct reply, const char *path);
 /* What download and upload say, together. `finish` runs once both have answered. */
 struct gather {
@@ -351,6 +361,13 @@ void ctl_free(struct local *);
 void ctl_account_answer(struct local *, struct account_answer *);
 /* Asks the session what is known here: url and so on. */
 void ctl_ask_self(struct local *);
+
+/* --- local_watch.c --- */
+extern handler watch_begin;
+void watch_client_gone(struct local *, struct client *);
+void watch_changed(struct local *, const struct node *, enum node_change);
+void watch_flush(struct local *); /* at the end of a round */
+void watch_free(struct local *);
 
 /* --- local_push.c --- */
 void push_invalid(struct local *, uint64_t ino, uint64_t parent, const char *name);

@@ -5,6 +5,7 @@
  *   user.c      user devices audit                              proof.c    email reset totp
  *   status.c    status                                          swarm.c    peers health
  *   fetch.c     get pin unpin                                   list.c     ls
+ *   watch.c     watch
  *   store.c     evict
  *   call.c      talks to the tracker, through p2pd
  *   client.c    talks to p2pd      path.c    what PATH means     secret.c   asks for passwords

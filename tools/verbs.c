@@ -102,6 +102,11 @@ static const struct verb verbs[] = {
      "They stay in the swarm, and are fetched again when they are read. What is pinned, and\n"
      "pieces of which no other connected member has a copy, stay.\n" PATHS},
     {"ls", list_entries, "[PATH]", 0, 1, OPTION_LONG | OPTION_JSON, "list a directory", PATHS},
+    {"watch", watch_changes, "[PATH]", 0, 1, OPTION_JSON,
+     "print what changes in the swarm, as it happens",
+     "A line for each change: when, who, what, path, size and root. Who renamed or removed\n"
+     "something elsewhere is not known. With --json: an object in each line; the first says\n"
+     "that all later changes are told. PATH need not exist yet.\n" PATHS},
     {"help", help, "[COMMAND]", 0, 1, 0, "say how p2pctl, or one command, is used", NULL},
 };
 #define VERBS (sizeof verbs / sizeof verbs[0])

@@ -1,13 +1,16 @@
 """What becomes of a file after close(): published once, under its last name; kept beside when another member was
 quicker; durable and pending while the tracker is away or does not answer."""
 import contextlib
+import json
 import os
+import select
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 
-from harness import SwarmTest, main, wait_for
+from harness import BIN, SLOW, SwarmTest, main, wait_for
 
 
 def seq_of(tracker):
@@ -142,6 +145,63 @@ class Conflicts(SwarmTest):
         wait_for("the mode", lambda: os.stat(ben.path("f")).st_mode & 0o777 == 0o600)
         os.utime(ann.path("f"), ns=(7, 7))
         wait_for("the time", lambda: os.stat(ben.path("f")).st_mtime_ns == 7)
+
+
+class Watch(SwarmTest):
+    def watch(self, member, *arguments):
+        """p2pctl watch --json, and a function that takes its next event."""
+        process = subprocess.Popen([f"{BIN}/p2pctl", "watch", "--json", *arguments], env=member.env,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.terminate)
+
+        def take():
+            ready, _, _ = select.select([process.stdout], [], [], 20 * SLOW)
+            self.assertTrue(ready, "no event came")
+            return json.loads(process.stdout.readline())
+        self.assertEqual("watching", take()["what"])
+        return take
+
+    def expect(self, take, what, path, **more):
+        event = take()
+        self.assertEqual((what, path), (event["what"], event["path"]), event)
+        for name, value in more.items():
+            self.assertEqual(value, event[name], event)
+        return event
+
+    def test_each_change_is_told_once_here_and_there(self):
+        ann, ben = self.members("ann", "ben")
+        there, here, below = self.watch(ben), self.watch(ann), self.watch(ben, "/d")
+        os.mkdir(ann.path("d"))
+        for take in there, here, below:
+            self.expect(take, "created", "/d", kind="directory", who="ann")
+        ann.write("d/.tmp", b"12345")
+        os.rename(ann.path("d/.tmp"), ann.path("d/f"))
+        for take in there, below:
+            event = self.expect(take, "created", "/d/f", size=5, who="ann")
+        ben.await_file("d/f", 5)
+        self.assertEqual(ben.xattr("d/f", "root"), event["root"])
+        ben.write("d/f", b"another one")
+        for take in there, below:
+            event = self.expect(take, "changed", "/d/f", size=11, who="ben")
+        wait_for("it to be published", lambda: ann.ctl("ls", "-l", "/d").stdout.find("11 B") >= 0)
+        os.chmod(ann.path("d/f"), 0o600)
+        for take in there, below:
+            self.expect(take, "attributes", "/d/f", mode=0o600)
+        os.rename(ann.path("d/f"), ann.path("g"))
+        for take in there, below:
+            self.expect(take, "renamed", "/g", size=11, root=event["root"], **{"from": "/d/f"})
+        wait_for("the name", lambda: os.path.exists(ben.path("g")))
+        os.unlink(ben.path("g"))
+        self.expect(there, "removed", "/g", kind="file", size=11)
+        self.expect(here, "created", "/d/.tmp")
+        self.expect(here, "renamed", "/d/f", who="ann")
+        self.expect(here, "changed", "/d/f", who="ben")
+        self.expect(here, "attributes", "/d/f")
+        self.expect(here, "renamed", "/g")
+        self.expect(here, "removed", "/g")
+        os.rmdir(ann.path("d"))
+        self.expect(below, "removed", "/d")
 
 
 if __name__ == "__main__":
