@@ -225,6 +225,7 @@ struct device {
     struct link *link; /* that is up; NULL */
     unsigned dialling; /* attempts under way */
     unsigned next_address;
+    bool asked_back; /* to dial us, in this round of attempts */
     struct timer *stagger;
     unsigned failures;
     int64_t next_try;

@@ -9,7 +9,8 @@
  *
  *   after `up`: Announce(from_scratch, addresses), then all rows in batches; then differences
  *
- * Addresses are looked at again every ten seconds, as laptops move between networks. */
+ * Addresses are looked at again when the kernel says that they changed, as laptops move between networks; and every ten
+ * seconds, if it cannot. */
 #include "daemon/session_internal.h"
 
 #include <arpa/inet.h>
@@ -28,6 +29,7 @@
 #include "base/mem.h"
 #include "base/swarm_url.h"
 #include "base/workers.h"
+#include "daemon/addresses.h"
 #include "daemon/store.h"
 #include "proto/limits.h"
 
@@ -390,6 +392,12 @@ static void announce_addresses(struct session *s, const char *seen_as, bool from
         free(list[i]);
 }
 
+static void look_again(struct session *s)
+{
+    if (s->address_watch == NULL)
+        timer_set(s->address_timer, ADDRESSES_LOOK_NS);
+}
+
 static void look_at_addresses(void *arg)
 {
     struct session *s = arg;
@@ -399,7 +407,7 @@ static void look_at_addresses(void *arg)
         return;
     tracker_link_local_address(s->link, local);
     announce_addresses(s, local, false);
-    timer_set(s->address_timer, ADDRESSES_LOOK_NS);
+    look_again(s);
 }
 
 /* --- events
@@ -435,7 +443,7 @@ void session_announce_link_up(struct session *s, const char *seen_as)
         mark(s, h);
     }
     timer_set(s->announce_timer, 0);
-    timer_set(s->address_timer, ADDRESSES_LOOK_NS);
+    look_again(s);
 }
 
 void session_announce_link_down(struct session *s)
@@ -571,12 +579,15 @@ void session_announce_init(struct session *s)
 {
     s->announce_timer = timer_new(s->loop, announce_due, s);
     s->address_timer = timer_new(s->loop, look_at_addresses, s);
+    s->address_watch = addresses_watch(s->loop, look_at_addresses, s);
 }
 
 void session_announce_down(struct session *s)
 {
     timer_free(s->announce_timer);
     timer_free(s->address_timer);
+    addresses_free(s->address_watch);
+    s->address_watch = NULL;
     s->announce_timer = NULL;
     s->address_timer = NULL;
 }

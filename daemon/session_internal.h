@@ -17,6 +17,7 @@
 #include "daemon/credentials.h"
 #include "daemon/tracker_link.h"
 
+struct addresses;
 struct holding;
 struct account_flow;
 
@@ -61,7 +62,8 @@ struct session {
     unsigned announces_under_way;
     uint16_t port; /* where we accept peers, 0: not yet known */
     struct timer *address_timer;
-    char *addresses; /* what was announced last, joined, to notice changes */
+    struct addresses *address_watch; /* NULL: the kernel does not say */
+    char *addresses;                 /* what was announced last, joined, to notice changes */
     /* accounts */
     struct account_flow *flow; /* the one under way */
     struct timer *renew_timer;

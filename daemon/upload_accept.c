@@ -318,6 +318,9 @@ static int connect_numeric(const char *address)
     return fd;
 }
 
+/* For an address that is not the last: the asker may have several networks that are not ours. */
+#define DIAL_STEP_NS (NS_PER_S)
+
 static void dial_next(struct greeting *g, const char *why)
 {
     struct upload *u = g->upload;
@@ -334,7 +337,7 @@ static void dial_next(struct greeting *g, const char *why)
         snprintf(g->remote.address, sizeof g->remote.address, "%s", address);
         g->stream = tls_connect(u->loop, u->daemon->handshakes, u->credentials->peer_context, fd);
         stream_set_events(g->stream, &greeting_events, g);
-        timer_set(g->timer, LIMIT_CONNECT_NS);
+        timer_set(g->timer, g->addresses[g->tried] != NULL ? DIAL_STEP_NS : LIMIT_CONNECT_NS);
         return;
     }
     log_debug("dialling back came to nothing: %s", why);

@@ -59,6 +59,13 @@ bool address_parse(struct address *out, const char *text)
     return true;
 }
 
+bool address_is_loopback(const struct address *a)
+{
+    static const uint8_t six[16] = {[15] = 1};
+
+    return is_v4(a->ip) ? a->ip[12] == 127 : memcmp(a->ip, six, sizeof six) == 0;
+}
+
 unsigned address_nearness(const struct address *a, const struct address *b)
 {
     if (is_v4(a->ip) != is_v4(b->ip))

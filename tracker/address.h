@@ -17,6 +17,7 @@ struct address {
  * 0, and one that can be dialled (no multicast, no unspecified address). False for anything else.
  */
 bool address_parse(struct address *out, const char *text);
+bool address_is_loopback(const struct address *);
 /* Bits that both begin with: the nearer, the more. IPv4 and IPv6 have none in common. */
 unsigned address_nearness(const struct address *, const struct address *);
 

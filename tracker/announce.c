@@ -17,13 +17,19 @@
 
 /* --- peers ------------------------------------------------------------------------------------------------ */
 
-/* The peer's addresses, nearest to the asker first; of equally near ones, as the peer said. */
+/* The peer's addresses, nearest to the asker first; of equally near ones, as the peer said. Loopback ones are of use only
+ * to who is on this machine as well: he comes from one, or says one himself. */
 static size_t sort_addresses(const struct session *asker, const struct session *peer, char **out)
 {
     unsigned near[LIMIT_ADDRESSES];
     size_t count = 0;
+    bool here = strncmp(asker->from, "127.", 4) == 0 || strcmp(asker->from, "::1") == 0;
+    for (unsigned k = 0; k < asker->addresses_count; k++)
+        here |= address_is_loopback(&asker->addresses[k]);
     for (unsigned i = 0; i < peer->addresses_count; i++) {
         unsigned best = 0;
+        if (!here && address_is_loopback(&peer->addresses[i]))
+            continue;
         for (unsigned k = 0; k < asker->addresses_count; k++) {
             unsigned bits = address_nearness(&peer->addresses[i], &asker->addresses[k]);
             best = bits > best ? bits : best;
