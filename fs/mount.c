@@ -31,6 +31,7 @@
 #include "fs/probe.h"
 #include "fs/times.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -138,12 +139,26 @@ static bool clean_up(const char *path)
            WEXITSTATUS(status) == 0;
 }
 
-static bool check_mountpoint(const char *path)
+/* What cannot be read counts as empty: the mount will fail by itself, or it is nobody's business. */
+static bool is_empty(const char *path)
+{
+    DIR *directory = opendir(path);
+    const struct dirent *entry;
+    bool empty = true;
+
+    while (directory != NULL && empty && (entry = readdir(directory)) != NULL)
+        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+    if (directory != NULL)
+        closedir(directory);
+    return empty;
+}
+
+static bool check_mountpoint(const char *path, bool nonempty)
 {
     struct mountinfo info;
     struct stat st;
 
-    if (mountinfo_find(path, &info)) {
+    while (mountinfo_find(path, &info)) {
         if (stat(path, &st) == 0 || (errno != ENOTCONN && errno != ECONNABORTED)) {
             log_error("%s: already mounted", path);
             return false;
@@ -161,6 +176,11 @@ static bool check_mountpoint(const char *path)
     }
     if (!S_ISDIR(st.st_mode)) {
         log_error("%s: not a directory", path);
+        return false;
+    }
+    /* Another kind of mount is somebody's plan, as systemd's automount, which must not be looked into. */
+    if (!nonempty && !mountinfo_is_mounted(path) && !is_empty(path)) {
+        log_error("%s: not empty: a mount would hide what is in it (-o nonempty does so)", path);
         return false;
     }
     return true;
@@ -393,7 +413,8 @@ static int run(struct fs *fs, const struct options *options)
     struct mountinfo info;
     char why[256];
 
-    if (!check_timeout(fs, options) || !check_device() || !check_mountpoint(fs->mountpoint))
+    if (!check_timeout(fs, options) || !check_device() ||
+        !check_mountpoint(fs->mountpoint, options->nonempty))
         return 1;
     if (probe_daemon(fs->home, why, sizeof(why)) != 0) {
         log_error("%s", why);

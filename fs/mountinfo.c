@@ -33,7 +33,8 @@ int mountinfo_match(const char *line, const char *escaped, struct mountinfo *inf
     return strstr(line + at + length, " - fuse.p2pfs ") != NULL;
 }
 
-bool mountinfo_find(const char *path, struct mountinfo *info)
+/* What mountinfo_match says of the mount on top. */
+static int find(const char *path, struct mountinfo *info)
 {
     char escaped[4 * PATH_MAX], *line = NULL;
     FILE *file = fopen("/proc/self/mountinfo", "re");
@@ -42,7 +43,7 @@ bool mountinfo_find(const char *path, struct mountinfo *info)
     int found = -1;
 
     if (file == NULL)
-        return false;
+        return -1;
     escape(escaped, sizeof(escaped), path);
     while (getline(&line, &room, file) > 0) {
         int match = mountinfo_match(line, escaped, &one);
@@ -54,5 +55,17 @@ bool mountinfo_find(const char *path, struct mountinfo *info)
     }
     free(line);
     fclose(file);
-    return found == 1;
+    return found;
+}
+
+bool mountinfo_find(const char *path, struct mountinfo *info)
+{
+    return find(path, info) == 1;
+}
+
+bool mountinfo_is_mounted(const char *path)
+{
+    struct mountinfo info;
+
+    return find(path, &info) >= 0;
 }

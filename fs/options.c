@@ -76,6 +76,10 @@ static bool take_one(struct options *options, const char *option, char *fault)
         options->cache = *option == 'p' ? CACHE_PASSTHROUGH : CACHE_WRITEBACK;
         return true;
     }
+    if (strcmp(option, "nonempty") == 0) {
+        options->nonempty = true;
+        return true;
+    }
     if (strcmp(option, "debug") == 0) {
         options->debug = options->foreground = true;
         return true;
@@ -197,6 +201,7 @@ const char *options_usage(void)
            "  -d             foreground, with a trace of every request\n"
            "  -o wait=30s    how long a read waits for blocks that nobody serves, before it fails\n"
            "  -o ro          read only\n"
+           "  -o nonempty    mount over a directory that is not empty\n"
            "  -o allow_other let other users in, within the files' modes\n"
            "  -o writeback   small writes are gathered in the kernel, even where large complete "
            "files\n"

@@ -16,6 +16,7 @@ enum options_cache {
 struct options {
     char *mountpoint; /* as given */
     char *home;       /* --home or home=, NULL if not given */
+    bool nonempty;    /* mounts over what is there */
     uint64_t wait;    /* seconds that a read waits for its blocks */
     bool foreground;  /* -f, and with -d */
     bool debug;       /* -d: libfuse's trace */
