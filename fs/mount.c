@@ -215,7 +215,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
     want(conn, FUSE_CAP_ASYNC_READ, true);
     want(conn, FUSE_CAP_PARALLEL_DIROPS, true);
     want(conn, FUSE_CAP_READDIRPLUS, true);
-    want(conn, FUSE_CAP_READDIRPLUS_AUTO, true);
+    /* Always with attributes: they cost us nothing more, and a later stat is answered by the kernel. */
+    want(conn, FUSE_CAP_READDIRPLUS_AUTO, false);
     want(conn, FUSE_CAP_ATOMIC_O_TRUNC, true);
     /* The kernel does not do both. */
     fs->passthrough = device_passes(fs->device);
