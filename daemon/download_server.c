@@ -117,6 +117,19 @@ static const char *on_have(struct link *link, const uint8_t *bytes, size_t size)
     return fault;
 }
 
+static const char *on_suggest(struct link *link, const uint8_t *bytes, size_t size)
+{
+    struct message_arena arena;
+    const Peer__Suggest *suggest = message_unpack(&arena, &peer__suggest__descriptor, bytes, size);
+    struct fetch *fetch = suggest != NULL ? fetch_of(link, suggest->file) : NULL;
+    bool malformed = suggest == NULL;
+
+    for (size_t i = 0; fetch != NULL && i < suggest->n_pieces && i < PICKER_SUGGESTED; i++)
+        picker_source_suggests(fetch->source, suggest->pieces[i]);
+    message_done(&arena);
+    return malformed ? "a malformed Suggest" : NULL;
+}
+
 /* A claim turned out not to be true. Too many, and nothing it claims is believed any more. */
 static void broken_claim(struct fetch *fetch)
 {
@@ -399,6 +412,8 @@ const char *link_message(struct link *link, const struct frame *frame, const uin
         return on_opened(link, message, size, link->in_bytes, frame->payload_size);
     case PEER__PEER_TYPE__PEER_HAVE:
         return on_have(link, message, size);
+    case PEER__PEER_TYPE__PEER_SUGGEST:
+        return on_suggest(link, message, size);
     case PEER__PEER_TYPE__PEER_BLOCK:
         return frame->payload_size == 0 ? "a Block without bytes"
                                         : block_arrived(link, frame->payload_size);

@@ -66,6 +66,10 @@ bool picker_source_told(struct picker_source *, const uint8_t *pieces);
 void picker_source_have(struct picker_source *, uint32_t piece);
 /* It said it had this piece, and has it not. */
 void picker_source_lacks(struct picker_source *, uint32_t piece);
+/* It would serve this piece at once, as nobody else was told to ask for it: taken next, unless it is begun or a neighbour has
+ * it. PICKER_SUGGESTED are remembered. */
+void picker_source_suggests(struct picker_source *, uint32_t piece);
+#define PICKER_SUGGESTED 32
 bool picker_source_has(const struct picker_source *, uint32_t piece);
 uint32_t picker_source_pieces(const struct picker_source *); /* how many it has */
 /* While closed (choked) it is asked for nothing new. */

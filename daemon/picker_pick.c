@@ -14,6 +14,9 @@
 #define SECOND_LAST (5 * NS_PER_MS) /* … and when only the last blocks are left */
 #define SECONDS_MOST                                                                               \
     32 /* second requests in the background under way at once: what they may waste */
+#define TAKE_EVERY   (20 * NS_PER_MS) /* how often such a source looks what it could take over … */
+#define TAKE_FASTER  2                /* … that it would bring so many times sooner */
+#define TAKE_QUIET   (250 * NS_PER_MS) /* … from one that has been silent for so long */
 #define SERVER_TAKES 48 /* blocks that a server has in hand, beside what is in its queue */
 #define FASTER_BY    3 /* a source that many times slower is not asked for what will be read next */
 
@@ -321,6 +324,16 @@ static uint32_t fill_piece(struct picker_source *source, struct piece *piece, ui
     return asked;
 }
 
+/* Whether this piece is better left to others: the source has all, someone who has not all has this piece as well, and there
+ * are pieces that only sources like this one have. So what has left a seed once is fetched elsewhere while the seed gives
+ * what has not. */
+static bool spared(const struct picker_source *source, uint32_t number)
+{
+    const struct rarity *rarity = source->picker->rarity;
+
+    return source->all && rarity_common(rarity) > 0 && rarity_neighbours(rarity, number) > 0;
+}
+
 static uint32_t fill_started(struct picker_source *source, uint32_t most, int64_t now)
 {
     struct picker *picker = source->picker;
@@ -329,16 +342,41 @@ static uint32_t fill_started(struct picker_source *source, uint32_t most, int64_
 
     for (piece = TAILQ_FIRST(&picker->open); piece != NULL && asked < most; piece = next) {
         next = TAILQ_NEXT(piece, entry);
-        if (picker_source_has(source, piece->number))
+        if (picker_source_has(source, piece->number) && !spared(source, piece->number))
             asked += fill_piece(source, piece, most - asked, now);
     }
+    return asked;
+}
+
+/* What the source itself proposes: pieces that nobody else was told to ask it for. */
+static uint32_t fill_suggested(struct picker_source *source, uint32_t most, int64_t now)
+{
+    struct picker *picker = source->picker;
+    uint32_t asked = 0, used = 0;
+
+    while (used < source->suggested_count && asked < most) {
+        uint32_t number = source->suggested[used++];
+        struct piece *piece;
+
+        if (picker_piece(picker, number) != NULL || !picker_source_has(source, number) ||
+            rarity_neighbours(picker->rarity, number) > 0)
+            continue;
+        piece = picker_activate(picker, number);
+        if (piece != NULL)
+            asked += fill_piece(source, piece, most - asked, now);
+    }
+    source->suggested_count -= used;
+    if (used > 0)
+        memmove(source->suggested, source->suggested + used,
+                source->suggested_count * sizeof(*source->suggested));
     return asked;
 }
 
 static uint32_t fill_rarest(struct picker_source *source, uint32_t most, int64_t now)
 {
     struct picker *picker = source->picker;
-    uint32_t asked = 0, i = 0;
+    /* What it has and has not all of is counted, so the pieces of no neighbour are none of its. */
+    uint32_t asked = 0, i = source->all ? 0 : rarity_common(picker->rarity);
 
     while (asked < most && i < rarity_listed(picker->rarity)) {
         uint32_t number = rarity_at(picker->rarity, i);
@@ -407,6 +445,66 @@ static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t
     return asked;
 }
 
+/* In how long a block that another source owes is likely to be here: not before it usually takes there, and the longer it took
+ * already the later. */
+static int64_t owed(const struct request *request, int64_t now)
+{
+    int64_t usual = request->stamp.asked + request->source->pipe->usual - now;
+    int64_t left = request->due - now, overdue = (now - request->stamp.asked) / 2;
+
+    if (left < usual)
+        left = usual;
+    return left < overdue ? overdue : left;
+}
+
+/* Whether the source is sending us something just now: then what it owes is on its way, or next. */
+static bool answers(const struct picker_source *source, int64_t now)
+{
+    return now - source->pipe->last_heard < pipeline_delay(source->pipe) + TAKE_QUIET;
+}
+
+/* A source that has room and nothing of its own to give takes over what others owe and it would bring much sooner: the
+ * queue of a slow member empties into the uplinks of fast ones. The other is told at once, so that next to nothing comes
+ * twice. */
+static uint32_t fill_taken_over(struct picker_source *source, uint32_t most, int64_t now)
+{
+    struct picker *picker = source->picker;
+    struct piece_list *lists[] = {&picker->full, &picker->open};
+    int64_t mine = pipeline_expect(source->pipe, now, false);
+    uint64_t version = picker->version;
+    uint32_t asked = 0;
+
+    if (now < source->take_after || picker->source_count < 2)
+        return 0;
+    source->take_after = now + TAKE_EVERY;
+    if (source->in_flight > 0 && mine < source->pipe->usual)
+        mine = source->pipe->usual;
+    for (unsigned list = 0; list < 2; list++) {
+        struct piece *piece;
+
+        TAILQ_FOREACH(piece, lists[list], entry) {
+            if (piece->asked == 0 || !picker_source_has(source, piece->number) ||
+                spared(source, piece->number))
+                continue;
+            for (uint32_t i = 0; i < piece->count && asked < most; i++) {
+                struct request *request = piece->requests[i];
+
+                if (request == NULL || request->next != NULL || request->source == source ||
+                    request->urgency == PICKER_DEMAND || answers(request->source, now) ||
+                    owed(request, now) < TAKE_FASTER * mine)
+                    continue;
+                picker_drop(picker, request, true);
+                picker_ask(picker, source, piece, i, PICKER_BACKGROUND, now);
+                asked++;
+            }
+            if (asked == most)
+                break;
+        }
+    }
+    picker->version = version; /* nothing has become askable */
+    return asked;
+}
+
 uint32_t picker_fill(struct picker_source *source, enum picker_class class, uint32_t most,
                      int64_t now)
 {
@@ -420,12 +518,16 @@ uint32_t picker_fill(struct picker_source *source, enum picker_class class, uint
     if (!picker->want_all || !source->told)
         return 0;
     asked = fill_second(source, most, now);
-    if (asked == most || source->dry == picker->version)
-        return asked;
-    asked += fill_started(source, most - asked, now);
+    if (asked < most && source->dry != picker->version) {
+        asked += fill_started(source, most - asked, now);
+        if (asked < most)
+            asked += fill_suggested(source, most - asked, now);
+        if (asked < most)
+            asked += fill_rarest(source, most - asked, now);
+        if (asked < most)
+            source->dry = picker->version;
+    }
     if (asked < most)
-        asked += fill_rarest(source, most - asked, now);
-    if (asked < most)
-        source->dry = picker->version;
+        asked += fill_taken_over(source, most - asked, now);
     return asked;
 }

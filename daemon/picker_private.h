@@ -55,10 +55,13 @@ struct picker_source {
     uint32_t pieces;
     bool all, told, guess, closed;
     struct request_list requests;
+    uint32_t *suggested; /* PICKER_SUGGESTED of them, in order; NULL: it never suggested any */
+    uint32_t suggested_count;
     uint32_t in_flight;
     uint32_t cancelled; /* blocks that may still come though they were withdrawn */
     uint64_t dry; /* nothing to ask for in the background while the picker's version is this */
     int64_t second_after; /* when second requests may be looked for again */
+    int64_t take_after;   /* and what others owe */
 };
 
 struct picker {

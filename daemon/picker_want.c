@@ -66,6 +66,7 @@ void picker_source_free(struct picker_source *source)
     TAILQ_REMOVE(&picker->sources, source, entry);
     picker->source_count--;
     free(source->map);
+    free(source->suggested);
     free(source);
 }
 
@@ -122,7 +123,10 @@ void picker_source_have(struct picker_source *source, uint32_t piece)
         return;
     bitmap_set(source->map, piece);
     source->pieces++;
-    picker->version++;
+    source->dry =
+        0; /* no other source can be asked for more than before, so no other is looked at again */
+    if (picker->demands != NULL || picker->windows != NULL)
+        picker->version++;
     if (source->pieces == picker->geometry.pieces) {
         /* From now on it counts as one that has all, which makes no piece rarer than another. */
         if (picker->rarity != NULL)
@@ -160,6 +164,16 @@ void picker_source_lacks(struct picker_source *source, uint32_t piece)
     source->pieces--;
     if (picker->rarity != NULL)
         rarity_neighbour(picker->rarity, piece, -1);
+}
+
+void picker_source_suggests(struct picker_source *source, uint32_t piece)
+{
+    if (!source->picker->want_all || piece >= source->picker->geometry.pieces ||
+        source->suggested_count == PICKER_SUGGESTED)
+        return;
+    if (source->suggested == NULL)
+        source->suggested = xcalloc(PICKER_SUGGESTED, sizeof(*source->suggested));
+    source->suggested[source->suggested_count++] = piece;
 }
 
 bool picker_source_has(const struct picker_source *source, uint32_t piece)

@@ -185,6 +185,11 @@ uint32_t rarity_at(const struct rarity *rarity, uint32_t i)
     return rarity->order[i];
 }
 
+uint32_t rarity_common(const struct rarity *rarity)
+{
+    return rarity->end[COPIES - 1];
+}
+
 uint32_t rarity_neighbours(const struct rarity *rarity, uint32_t piece)
 {
     CHECK(piece < rarity->pieces);

@@ -27,6 +27,8 @@ void rarity_copies(struct rarity *, const uint8_t *copies, size_t count);
 uint32_t rarity_listed(const struct rarity *);
 /* The i-th rarest listed piece, i < rarity_listed. */
 uint32_t rarity_at(const struct rarity *, uint32_t i);
+/* The first i whose piece a neighbour has; rarity_listed if there is none. */
+uint32_t rarity_common(const struct rarity *);
 uint32_t rarity_neighbours(const struct rarity *, uint32_t piece);
 
 #endif

@@ -5,7 +5,7 @@
  * blocks), so they are searched from the front.
  *
  * Q1  No block stands in two lists, nor twice in one.
- * Q2  blocks == the sum of all runs' counts <= LIMIT_QUEUED_BLOCKS. */
+ * Q2  blocks == the sum of all runs' counts <= LIMIT_QUEUED_BLOCKS; the same for each list. */
 #include "daemon/request_queue.h"
 
 #include <stddef.h>
@@ -23,6 +23,7 @@ struct run {
 struct list {
     struct run *first, **last; /* where the next run is hung */
     struct run *tail;          /* the last one; means nothing while `first` is NULL */
+    uint32_t blocks;
 };
 
 struct request_queue {
@@ -58,6 +59,7 @@ void request_queue_free(struct request_queue *q)
 static void append(struct request_queue *q, struct list *list, struct block_run r)
 {
     q->blocks += r.count;
+    list->blocks += r.count;
     if (list->first != NULL && list->tail->r.file == r.file &&
         list->tail->r.first + list->tail->r.count == r.first) {
         list->tail->r.count += r.count;
@@ -105,6 +107,7 @@ static void subtract(struct request_queue *q, struct list *list, const struct bl
         uint32_t before = cut->first > run->r.first ? (uint32_t)(cut->first - run->r.first) : 0;
         uint32_t after = end > cut_end ? (uint32_t)(end - cut_end) : 0;
         q->blocks -= run->r.count - before - after;
+        list->blocks -= run->r.count - before - after;
         if (before == 0 && after == 0) {
             remove_run(list, at);
             continue;
@@ -196,6 +199,7 @@ void request_queue_cancel(struct request_queue *q, struct block_run r)
         while (*at != NULL) {
             if ((*at)->r.file == r.file) {
                 q->blocks -= (*at)->r.count;
+                q->lists[i].blocks -= (*at)->r.count;
                 remove_run(&q->lists[i], at);
             } else {
                 at = &(*at)->next;
@@ -221,6 +225,33 @@ bool request_queue_pop(struct request_queue *q, enum urgency least, uint32_t mos
             remove_run(&q->lists[i], &q->lists[i].first);
         }
         q->blocks -= run->count;
+        q->lists[i].blocks -= run->count;
+        return true;
+    }
+    return false;
+}
+
+const struct block_run *request_queue_each(const struct request_queue *q, enum urgency urgency,
+                                           const void **at)
+{
+    const struct run *run = *at;
+
+    run = run == NULL ? q->lists[urgency].first : run->next;
+    *at = run;
+    return run == NULL ? NULL : &run->r;
+}
+
+bool request_queue_take(struct request_queue *q, enum urgency urgency, struct block_run span,
+                        uint32_t most, struct block_run *out)
+{
+    for (const struct run *run = q->lists[urgency].first; run != NULL; run = run->next) {
+        if (!overlaps(&run->r, &span))
+            continue;
+        uint64_t from = run->r.first > span.first ? run->r.first : span.first;
+        uint64_t end = run->r.first + run->r.count, span_end = span.first + span.count;
+        uint64_t count = (end < span_end ? end : span_end) - from;
+        *out = (struct block_run){span.file, from, count < most ? (uint32_t)count : most};
+        subtract(q, &q->lists[urgency], out);
         return true;
     }
     return false;
@@ -229,6 +260,11 @@ bool request_queue_pop(struct request_queue *q, enum urgency least, uint32_t mos
 uint32_t request_queue_blocks(const struct request_queue *q)
 {
     return q->blocks;
+}
+
+uint32_t request_queue_class(const struct request_queue *q, enum urgency urgency)
+{
+    return q->lists[urgency].blocks;
 }
 
 bool request_queue_has(const struct request_queue *q, enum urgency least)

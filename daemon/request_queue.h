@@ -37,7 +37,16 @@ void request_queue_cancel(struct request_queue *, struct block_run);
 bool request_queue_pop(struct request_queue *, enum urgency least, uint32_t most,
                        struct block_run *run, enum urgency *urgency);
 
+/* The runs of one class, in order: *at is NULL for the first; NULL after the last. Valid until the queue changes. */
+const struct block_run *request_queue_each(const struct request_queue *, enum urgency,
+                                           const void **at);
+/* Takes, of this class, the first queued blocks that lie within `span`: at most `most` consecutive ones. False if there are
+ * none. */
+bool request_queue_take(struct request_queue *, enum urgency, struct block_run span, uint32_t most,
+                        struct block_run *run);
+
 uint32_t request_queue_blocks(const struct request_queue *);
+uint32_t request_queue_class(const struct request_queue *, enum urgency); /* blocks */
 bool request_queue_has(const struct request_queue *, enum urgency least);
 
 #endif

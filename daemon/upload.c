@@ -1,12 +1,11 @@
-/* Serving: the thread, the roster of links, what is told to all of them, the rate limit, status.
+/* Serving: the thread, the roster of links, what is told to all of them, status.
  *
  * Owns struct upload and all that hangs on it. Leaves connections that have not said Hello to
  * upload_accept.c and each link to upload_link.c. Thread: "upload"; the exported functions post
  * mail.
  *
- * In a closed group nobody is choked: links take turns by TCP, demanded blocks overtake the rest on
- * each. settings.rate_up is a token bucket of a tenth of a second, refilled as time goes by; once a
- * link has found it empty nobody takes from it until `refill` fires and gives each a turn. */
+ * In a closed group nobody is choked for good; what is answered in which order, and within which rate limits, the choker
+ * says (choker.h). */
 #include "daemon/upload_internal.h"
 
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "crypto/tls.h"
+#include "daemon/choker.h"
 #include "daemon/credentials.h"
 #include "daemon/local.h"
 #include "daemon/revocations.h"
@@ -63,81 +63,36 @@ void upload_buffer_put(struct upload_buffer *buffer)
     u->spare_count++;
 }
 
-/* --- the rate limit
+/* --- what goes out next
  * ---------------------------------------------------------------------------------------------------
  */
 
-/* What one job may take at a tenth of a second's worth of the rate: a block is always let through,
- * and what was too much is waited out. */
-static uint32_t share(uint64_t rate)
+/* Frames that are released, and rejects, may come back here from within. */
+void upload_pump(struct upload *u)
 {
-    uint64_t blocks = rate / 10 / BLOCK_SIZE;
+    struct choker_turn turn;
+    int64_t now, wake;
 
-    if (blocks == 0)
-        return 1;
-    return blocks > UPLOAD_JOB_BLOCKS ? UPLOAD_JOB_BLOCKS : (uint32_t)blocks;
+    if (u->pumping || u->stopping)
+        return;
+    u->pumping = true;
+    now = clock_now();
+    choker_limit(u->choker, __atomic_load_n(&u->daemon->settings.rate_up, __ATOMIC_RELAXED), now);
+    while (choker_next(u->choker, now, &turn))
+        serve_link_start(turn.owner, turn.run, turn.urgency == URGENT_DEMAND);
+    wake = choker_wake(u->choker);
+    if (wake != INT64_MAX && !timer_pending(u->refill))
+        timer_set(u->refill, wake > now ? wake - now : 0);
+    u->pumping = false;
 }
 
-static void fill_bucket(struct upload *u, uint64_t rate)
-{
-    int64_t now = clock_now(), most = (int64_t)(rate / 10);
-    int64_t passed = now - u->tokens_at < NS_PER_S ? now - u->tokens_at : NS_PER_S;
-
-    u->tokens += (int64_t)((double)rate * (double)passed / (double)NS_PER_S);
-    u->tokens_at = now;
-    if (u->tokens > most)
-        u->tokens = most;
-}
-
-uint32_t upload_allows(struct upload *u, uint32_t most)
-{
-    uint64_t rate = u->daemon->settings.rate_up;
-
-    if (rate == 0)
-        return most;
-    if (timer_pending(u->refill))
-        return 0; /* others wait already: everyone gets their turn when it fires */
-    fill_bucket(u, rate);
-    if (u->tokens >= 0)
-        return most < share(rate) ? most : share(rate);
-    timer_set(u->refill,
-              (int64_t)((double)-u->tokens * (double)NS_PER_S / (double)rate) + NS_PER_MS);
-    return 0;
-}
-
-void upload_spend(struct upload *u, uint32_t bytes)
-{
-    if (u->daemon->settings.rate_up != 0)
-        u->tokens -= bytes; /* may go below 0: the debt is waited out */
-}
-
-/* Gives every link a turn. Whoever finds the bucket empty is the first one next time. True if any
- * took one. */
-static bool deal(struct upload *u, bool demanded)
-{
-    bool taken = false;
-
-    for (unsigned i = u->link_count; i > 0; i--) {
-        struct serve_link *link = u->links;
-        taken |= serve_link_turn(link, demanded);
-        if (timer_pending(u->refill))
-            return false;
-        serve_link_to_end(link);
-    }
-    return taken;
-}
-
-/* There are tokens again: demanded blocks first, then the rest, one job for each link in turns,
- * until they are used up. No link is freed meanwhile: channels end from the loop only. */
 static void refill_due(void *arg)
 {
-    struct upload *u = arg;
-
-    while (deal(u, true))
-        ;
-    while (deal(u, false))
-        ;
+    upload_pump(arg);
 }
+
+static const struct choker_actions choker_actions = {serve_link_pending, serve_link_room,
+                                                     serve_link_suggest};
 
 /* --- who may come
  * -------------------------------------------------------------------------------------------------------
@@ -421,7 +376,7 @@ struct upload *upload_new(struct daemon *daemon, const char **fault)
     u->tick = timer_new(u->loop, on_tick, u);
     u->refill = timer_new(u->loop, refill_due, u);
     u->stop_timer = timer_new(u->loop, stop_due, u);
-    u->tokens_at = clock_now();
+    u->choker = choker_new(&choker_actions, clock_now());
     return u;
 }
 
@@ -485,6 +440,7 @@ void upload_free(struct upload *u)
         free(buffer);
     }
     upload_rights_free(u);
+    choker_free(u->choker);
     credentials_release(u->credentials);
     knocks_free(u->knocks);
     free(u);

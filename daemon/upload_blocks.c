@@ -3,7 +3,7 @@
  * Owns the read jobs under way. Leaves reading and checking to the store (on workers). Protocol: proto/peer.proto, Request, Cancel,
  * Block, Reject. Thread: "upload"; read_run alone runs on workers.
  *
- * A block's way: Request -> queue -> read at once if it is known to be right and in the page cache (content_get_now), else a
+ * A block's way: Request -> choker -> read at once if it is known to be right and in the page cache (content_get_now), else a
  * read job on a worker (content_get_many: read, verify) -> mail; then one Block frame each, the memory lent to the channel. Demanded blocks are read at once and overtake bulk in the channel; bulk is read only while
  * little of it is queued in the channel (READ_AHEAD bytes), so that it neither piles up nor runs dry. */
 #include "daemon/upload_link_private.h"
@@ -41,15 +41,18 @@ static void frame_sent(void *payload, void *arg)
     (void)payload;
     struct upload_buffer *buffer = arg;
     struct serve_link *link = buffer->link;
+    struct upload *upload = buffer->upload;
 
-    if (--buffer->users > 0)
-        return;
-    if (link != NULL)
+    if (!buffer->urgent && link->choke != NULL)
+        choker_sent(link->choke, BLOCK_SIZE, clock_now());
+    bool last = --buffer->users == 0;
+    if (last && buffer->urgent)
         link->urgent_queued -= buffer->lent;
-    upload_buffer_put(buffer);
-    /* Only the bulk queue tells when it runs low; demanded blocks that wait go on here. */
-    if (link != NULL && !link->dead)
-        serve_link_pump(link);
+    if (last)
+        upload_buffer_put(buffer);
+    /* Who is alone has more queued behind this; among several a frame may be what another waited for. */
+    if (last || upload->link_count > 1)
+        upload_pump(upload);
 }
 
 /* Queues the blocks of a run; they hold the buffer from now on. */
@@ -60,7 +63,8 @@ static void send_blocks(struct serve_link *link, struct served *f, struct block_
     enum channel_class class = urgent ? CHANNEL_URGENT : CHANNEL_BULK;
 
     buffer->users = run.count;
-    buffer->link = urgent ? link : NULL;
+    buffer->link = link;
+    buffer->urgent = urgent;
     buffer->lent = run.count * BLOCK_SIZE;
     if (urgent)
         link->urgent_queued += buffer->lent;
@@ -104,15 +108,17 @@ static void read_done(struct mail *mail, void *owner)
                      job->error == -EBADMSG ? PEER__REASON__REASON_CORRUPT
                                             : PEER__REASON__REASON_NO_BLOCK,
                      false);
-        if (!request_queue_push(link->queue, rest, job->urgent ? URGENT_DEMAND : URGENT_BACKGROUND))
+        if (rest.count > 0 &&
+            !choker_request(link->choke, rest, job->urgent ? URGENT_DEMAND : URGENT_BACKGROUND,
+                            clock_now()))
             serve_reject(link, rest, PEER__REASON__REASON_BUSY, false);
     }
     content_release(job->content);
     free(job);
+    struct upload *upload = link->upload;
     if (link->dead)
         serve_release(link);
-    else
-        serve_link_pump(link);
+    upload_pump(upload);
 }
 
 static void read_run(struct job *raw)
@@ -148,42 +154,49 @@ static void read_start(struct serve_link *link, struct served *f, struct block_r
     workers_post(link->upload->daemon->workers, &job->job, urgent);
 }
 
-/* Whether so much is under way in a class that the next job waits. */
-static bool class_is_full(const struct serve_link *link, bool urgent)
+uint32_t serve_link_pending(void *arg)
 {
-    if (urgent)
-        return link->urgent_reading + link->urgent_queued >= URGENT_AHEAD;
-    return link->bulk_reading + channel_queued(link->channel, CHANNEL_BULK) >= READ_AHEAD;
+    const struct serve_link *link = arg;
+
+    return link->bulk_reading + (uint32_t)channel_queued(link->channel, CHANNEL_BULK);
 }
 
-bool serve_link_turn(struct serve_link *link, bool demanded)
+uint32_t serve_link_room(void *arg, bool urgent)
 {
-    struct block_run run;
-    enum urgency urgency;
+    const struct serve_link *link = arg;
 
     /* Hashes that were asked for go first: blocks without them are of no use to the fetcher, who holds only so many. */
-    if (link->leaving || request_queue_blocks(link->queue) == 0 || link->reads >= READS_MAX ||
-        link->hashings > 0)
-        return false;
-    bool urgent = request_queue_has(link->queue, URGENT_DEMAND);
-    if ((demanded && !urgent) || class_is_full(link, urgent))
-        return false;
-    bool first = urgent && link->urgent_reading + link->urgent_queued == 0;
-    uint32_t most = upload_allows(link->upload, first ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS);
-    if (most == 0)
-        return false;
-    CHECK(request_queue_pop(link->queue, URGENT_BACKGROUND, most, &run, &urgency));
-    struct served *f = serve_file_of(link, run.file);
-    CHECK(f != NULL && f->content != NULL); /* closing a file cancels its requests */
-    upload_spend(link->upload, run.count * BLOCK_SIZE);
-    read_start(link, f, run, urgency == URGENT_DEMAND);
-    return true;
+    if (link->leaving || link->reads >= READS_MAX || link->hashings > 0)
+        return 0;
+    if (!urgent)
+        return serve_link_pending(arg) >= READ_AHEAD ? 0 : UPLOAD_JOB_BLOCKS;
+    if (link->urgent_reading + link->urgent_queued >= URGENT_AHEAD)
+        return 0;
+    return link->urgent_reading + link->urgent_queued == 0 ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS;
 }
 
-void serve_link_pump(struct serve_link *link)
+void serve_link_suggest(void *arg, uint32_t file, const uint32_t *pieces, uint32_t count)
 {
-    while (serve_link_turn(link, false))
-        ;
+    struct serve_link *link = arg;
+    Peer__Suggest message = PEER__SUGGEST__INIT;
+    uint32_t list[CHOKER_OFFERS];
+
+    if (link->leaving)
+        return;
+    memcpy(list, pieces, count * sizeof list[0]);
+    message.file = file;
+    message.pieces = list;
+    message.n_pieces = count;
+    channel_send(link->channel, CHANNEL_URGENT, PEER__PEER_TYPE__PEER_SUGGEST, FRAME_MAY_SKIP, 0,
+                 &message.base, NULL, 0);
+}
+
+void serve_link_start(struct serve_link *link, struct block_run run, bool urgent)
+{
+    struct served *f = serve_file_of(link, run.file);
+
+    CHECK(f != NULL && f->content != NULL); /* closing a file cancels its requests */
+    read_start(link, f, run, urgent);
 }
 
 const char *serve_blocks(struct served *f, struct block_run wanted, enum urgency urgency)
@@ -209,7 +222,7 @@ const char *serve_blocks(struct served *f, struct block_run wanted, enum urgency
         if (have > at)
             serve_reject(link, (struct block_run){wanted.file, at, (uint32_t)(have - at)},
                          PEER__REASON__REASON_NO_BLOCK, false);
-        if (run.count > 0 && !request_queue_push(link->queue, run, urgency))
+        if (run.count > 0 && !choker_request(link->choke, run, urgency, clock_now()))
             serve_reject(link, run, PEER__REASON__REASON_BUSY, false);
         at = until;
     }
@@ -247,7 +260,7 @@ const char *serve_on_cancel(struct serve_link *link, const uint8_t *bytes, size_
     if (m != NULL && m->count > 0 && m->block <= UINT64_MAX - m->count) {
         struct block_run run = {m->file, m->block, m->count};
         struct served *f = serve_file_of(link, m->file);
-        request_queue_cancel(link->queue, run);
+        choker_cancel(link->choke, run);
         if (f != NULL)
             early_cancel(f, run);
     }

@@ -60,7 +60,7 @@ void serve_file_free(struct serve_link *link, struct served *f)
     if (f->waiting)
         DL_DELETE(link->waiting, f);
     HASH_DEL(link->files, f);
-    request_queue_cancel(link->queue, (struct block_run){.file = f->file});
+    choker_close(link->choke, f->file);
     content_release(f->content);
     free(f);
 }
@@ -114,7 +114,7 @@ static void hashes_done(struct mail *mail, void *owner)
     if (link->dead)
         serve_release(link);
     else
-        serve_link_pump(link);
+        upload_pump(link->upload);
 }
 
 static void hashes_run(struct job *raw)
@@ -238,6 +238,7 @@ static void opened(struct serve_link *link, struct served *f, struct content *co
     }
     channel_send(link->channel, CHANNEL_URGENT, PEER__PEER_TYPE__PEER_OPENED, 0, 0, &message.base,
                  wire, wire == NULL ? 0 : bytes);
+    choker_open(link->choke, f->file, content, content_geometry(content), message.complete);
     free(wire);
 }
 
@@ -267,7 +268,7 @@ static void open_done(struct mail *mail, void *owner)
         if (fault != NULL)
             serve_link_close(link, PEER__FAREWELL__FAREWELL_PROTOCOL, fault);
         else
-            serve_link_pump(link);
+            upload_pump(link->upload);
     }
     if (link->dead)
         serve_release(link);

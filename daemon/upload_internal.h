@@ -21,6 +21,7 @@
 #include "crypto/identity.h"
 #include "crypto/merkle.h"
 #include "crypto/ticket.h"
+#include "daemon/request_queue.h"
 #include "proto/knocks.h"
 #include "proto/limits.h"
 #include "proto/peer.pb-c.h"
@@ -41,9 +42,10 @@ struct watched;
 struct upload_buffer {
     struct upload_buffer *next;
     struct upload *upload;
-    struct serve_link *link; /* whose urgent frames hold it, else NULL */
-    uint32_t users;          /* frames that are still queued */
-    uint32_t lent;           /* bytes of theirs, all together */
+    struct serve_link *link; /* whose frames hold it */
+    bool urgent;
+    uint32_t users; /* frames that are still queued */
+    uint32_t lent;  /* bytes of theirs, all together */
     uint8_t bytes[UPLOAD_JOB_BLOCKS * BLOCK_SIZE];
 };
 #define UPLOAD_SPARE_BUFFERS 32
@@ -80,9 +82,9 @@ struct upload {
     uint64_t total;     /* content bytes sent */
     uint64_t rate_total, rate;
     int64_t rate_at;
-    /* the token bucket of settings.rate_up */
-    int64_t tokens, tokens_at;
-    struct timer *refill; /* pending: links wait for tokens */
+    struct choker *choker;
+    struct timer *refill; /* pending: the choker holds something back */
+    bool pumping;
     struct timer *stop_timer;
     bool stopping; /* nobody is let in, nothing is begun */
 };
@@ -113,10 +115,8 @@ const char *upload_refuses(struct upload *, const struct certificate_subject *,
                            Peer__Farewell *farewell);
 struct upload_buffer *upload_buffer_get(struct upload *);
 void upload_buffer_put(struct upload_buffer *);
-/* How many blocks, at most `most`, the rate limit allows to be read for one link now. 0: none; links
- * get their turns when there is room. What is read is taken from the bucket by upload_spend. */
-uint32_t upload_allows(struct upload *, uint32_t most);
-void upload_spend(struct upload *, uint32_t bytes);
+/* Begins what the choker says may go now. Call it after whatever makes room or brings requests. */
+void upload_pump(struct upload *);
 void upload_link_gone(struct upload *); /* a link has left the list */
 /* That fetcher broke the protocol: all links of its device end if it did so too often. */
 void upload_strike(struct upload *, const struct remote *, const char *what);
@@ -130,9 +130,11 @@ void upload_rights_free(struct upload *);
 void serve_link_new(struct upload *, struct stream *, const struct remote *, bool answer);
 void serve_link_close(struct serve_link *, int farewell,
                       const char *why); /* says Goodbye, then ends */
-void serve_link_pump(struct serve_link *);
-/* One read job, of demanded blocks only if `demanded`. False: there is nothing to do, or no room. */
-bool serve_link_turn(struct serve_link *, bool demanded);
+/* The choker's view of a link, and its decision. */
+uint32_t serve_link_pending(void *link);
+uint32_t serve_link_room(void *link, bool urgent);
+void serve_link_suggest(void *link, uint32_t file, const uint32_t *pieces, uint32_t count);
+void serve_link_start(struct serve_link *, struct block_run, bool urgent);
 /* Tells all fetchers that have this content open. */
 void serve_holding_changed(struct upload *, struct content *);
 void serve_link_tick(struct serve_link *, int64_t now);
@@ -143,6 +145,5 @@ void serve_link_status(const struct serve_link *, struct upload_link_status *);
 void serve_link_files(const struct serve_link *,
                       void (*each)(void *arg, const uint8_t *root, uint64_t rate), void *arg);
 struct serve_link *serve_link_next(const struct serve_link *);
-void serve_link_to_end(struct serve_link *); /* of the list */
 
 #endif

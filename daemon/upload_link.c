@@ -1,7 +1,7 @@
 /* One link on which this daemon serves: its life and its channel.
  *
- * Owns the channel and struct serve_link. Leaves blocks to upload_blocks.c, files and hashes to upload_files.c, order between links
- * to TCP and to upload.c's rate limit. Protocol: proto/peer.proto, this is the server's end. Thread: "upload".
+ * Owns the channel and struct serve_link. Leaves blocks to upload_blocks.c, files and hashes to upload_files.c, order between
+ * links to the choker. Protocol: proto/peer.proto, this is the server's end. Thread: "upload".
  *
  *   (greeted by upload_accept.c) SERVING --serve_link_close--> LEAVING (last words going out) --> freed */
 #include "daemon/upload_link_private.h"
@@ -36,8 +36,8 @@ void serve_link_free(struct serve_link *link)
     link->upload->link_count--;
     HASH_ITER(hh, link->files, f, next)
         serve_file_free(link, f);
-    request_queue_free(link->queue);
-    link->queue = NULL;
+    choker_link_free(link->choke);
+    link->choke = NULL;
     timer_free(link->have_timer);
     link->have_timer = NULL;
     channel_free(link->channel);
@@ -193,12 +193,12 @@ static void on_idle(void *arg)
 
     if (answers(link) >= LIMIT_ANSWERS_AHEAD)
         hold_back(link, true);
-    serve_link_pump(link);
+    upload_pump(link->upload);
 }
 
 static void on_drained(void *arg)
 {
-    serve_link_pump(arg);
+    upload_pump(((struct serve_link *)arg)->upload);
 }
 
 static void on_closed(void *arg, bool orderly, const char *why)
@@ -229,6 +229,16 @@ static const struct channel_events events = {
  * ------------------------------------------------------------------------------------------------------------------
  */
 
+/* FNV-1a: who shares it shares turns, no more. */
+static uint64_t account_number(const char *account)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+    while (*account != '\0')
+        hash = (hash ^ (uint8_t)*account++) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
 void serve_link_new(struct upload *u, struct stream *stream, const struct remote *remote,
                     bool answer)
 {
@@ -239,7 +249,7 @@ void serve_link_new(struct upload *u, struct stream *stream, const struct remote
     link->magic = SERVE_LINK_MAGIC;
     link->upload = u;
     link->remote = *remote;
-    link->queue = request_queue_new();
+    link->choke = choker_link_new(u->choker, link, account_number(remote->account));
     link->have_timer = timer_new(u->loop, serve_have_due, link);
     link->channel = channel_new(u->loop, stream, &events, link);
     channel_set_low_mark(link->channel, READ_AHEAD / 2);
@@ -315,12 +325,6 @@ struct serve_link *serve_link_next(const struct serve_link *link)
     return link->next;
 }
 
-void serve_link_to_end(struct serve_link *link)
-{
-    DL_DELETE(link->upload->links, link);
-    DL_APPEND(link->upload->links, link);
-}
-
 void serve_link_status(const struct serve_link *link, struct upload_link_status *status)
 {
     memset(status, 0, sizeof *status);
@@ -331,7 +335,7 @@ void serve_link_status(const struct serve_link *link, struct upload_link_status 
     status->total = link->sent;
     status->rtt_us = (uint64_t)(tls_rtt(channel_stream(link->channel)) / NS_PER_US);
     status->files = HASH_COUNT(link->files);
-    status->queued = request_queue_blocks(link->queue);
+    status->queued = choker_queued(link->choke);
 }
 
 void serve_link_files(const struct serve_link *link,

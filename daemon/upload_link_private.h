@@ -7,8 +7,8 @@
  *   upload_early.c   what is asked for before the file is open
  *
  * L1  what is read or queued of a class is less than READ_AHEAD or URGENT_AHEAD, plus one job.
- * L2  whatever keeps the pump from going on ends in a call of it: a job (of hashes too) in its `done`, a full bulk queue in `drained`, full
- *     urgent frames in frame_sent, an empty bucket in upload.c's refill.
+ * L2  whatever keeps the pump from going on ends in a call of it: a job (of hashes too) in its `done`, a full bulk queue in
+ *     `drained`, sent frames in frame_sent, a rate limit in upload.c's refill.
  * L3  a file may be closed while jobs for it are under way: they hold a reference on the content and name the file by number
  *     and generation.
  * L4  a file that is neither complete nor being opened is watched (struct watched). */
@@ -18,6 +18,7 @@
 #include "daemon/upload_internal.h"
 
 #include "base/clock.h"
+#include "daemon/choker.h"
 #include "daemon/request_queue.h"
 #include "proto/peer.pb-c.h"
 
@@ -73,7 +74,7 @@ struct serve_link {
     struct channel *channel;
     struct remote remote;
     struct served *files;
-    struct request_queue *queue;
+    struct choker_link *choke;
     struct timer *have_timer;
     struct served *waiting; /* files to be opened, in order */
     struct ticket whole;    /* good for every content; 0: none was shown */

@@ -259,7 +259,8 @@ static inline int wire_next(struct wire *w)
     if (wire_read(w, w->message, w->frame.message_size) != 0 ||
         wire_read(w, w->payload, w->frame.payload_size) != 0)
         return WIRE_ENDED;
-    return w->frame.type;
+    /* As whoever does not know it does. */
+    return w->frame.flags & FRAME_MAY_SKIP ? wire_next(w) : w->frame.type;
 }
 
 /* The last frame's message, to free with protobuf_c_message_free_unpacked. */

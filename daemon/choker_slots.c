@@ -1,0 +1,136 @@
+/* How many fetchers are given background at a time: as few as fill the uplink.
+ *
+ * Owns struct slots and the measurement of what goes out. Pure.
+ *
+ * Spans of SPAN, in which somebody was refused a slot, are compared: with half as many slots more, does a seventh more go out?
+ * With one less, does as much go out? What a socket's buffer swallows when a link is first used counts as sent, so the first part
+ * of a trial (SETTLE) is not counted.
+ *
+ *   NONE --next_trial--> MORE --more went out: kept--> MORE again
+ *                         |  \--no: taken back, and the pause before the next trial is doubled--> NONE
+ *                         \ (every other time) LESS --as much went out: kept--> NONE, soon LESS again
+ *                                               \--less did: taken back--> NONE */
+#include "daemon/choker_private.h"
+
+#include "crypto/merkle.h"
+
+#define SLOTS_START 3
+#define SLOTS_LEAST 2
+#define SLOTS_MOST  512 /* more links than that are not served */
+#define SETTLE      (300 * NS_PER_MS)
+#define SPAN        (1200 * NS_PER_MS)
+#define PAUSE_FIRST (1 * NS_PER_S)
+#define PAUSE_MOST  (30 * NS_PER_S)
+#define MORE        1.15 /* so much more must go out for a slot more to be kept … */
+#define LESS        0.95 /* … and so much, at least, for one less */
+#define RATE_SPAN   (200 * NS_PER_MS)
+#define RATE_KEPT   0.8 /* of a rate's height after another RATE_SPAN */
+#define AHEAD       (150 * NS_PER_MS)
+#define AHEAD_LEAST (6u * BLOCK_SIZE)
+#define AHEAD_START (256u << 10)
+
+void choker_slots_init(struct choker *choker, int64_t now)
+{
+    choker->slots = (struct slots){.count = SLOTS_START,
+                                   .since = now,
+                                   .pause = PAUSE_FIRST,
+                                   .next_trial = now + PAUSE_FIRST,
+                                   .less_next = false};
+}
+
+void choker_sent(struct choker_link *link, uint32_t bytes, int64_t now)
+{
+    struct choker *choker = link->choker;
+    int64_t passed = now - choker->rate_at;
+    double rate;
+
+    link->took = now;
+    choker->sent += bytes;
+    if (passed < RATE_SPAN)
+        return;
+    rate = (double)(choker->sent - choker->rate_sent) * NS_PER_S / (double)passed;
+    choker->rate_sent = choker->sent;
+    choker->rate_at = now;
+    choker->rate = rate > choker->rate * RATE_KEPT ? rate : choker->rate * RATE_KEPT;
+}
+
+uint32_t choker_ahead(const struct choker *choker)
+{
+    double bytes = choker->rate * AHEAD / NS_PER_S;
+
+    if (choker->rate == 0)
+        return AHEAD_START;
+    if (bytes < AHEAD_LEAST)
+        return AHEAD_LEAST;
+    return bytes > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)bytes;
+}
+
+static void begin_trial(struct slots *slots, double rate)
+{
+    slots->before = slots->count;
+    slots->before_rate = rate;
+    if (slots->less_next && slots->count > SLOTS_LEAST) {
+        slots->trial = TRIAL_LESS;
+        slots->count--;
+    } else if (slots->count < SLOTS_MOST) {
+        slots->trial = TRIAL_MORE;
+        slots->count += slots->count > 3 ? slots->count / 2 : 1;
+    }
+    slots->less_next = !slots->less_next;
+}
+
+static void end_trial(struct slots *slots, double rate, int64_t now)
+{
+    bool more = slots->trial == TRIAL_MORE;
+    bool kept = more ? rate >= slots->before_rate * MORE : rate >= slots->before_rate * LESS;
+
+    slots->trial = TRIAL_NONE;
+    if (kept) {
+        slots->less_next = !more; /* the same way again, at once */
+        slots->pause = PAUSE_FIRST;
+        slots->next_trial = now;
+        if (more)
+            begin_trial(slots, rate);
+        return;
+    }
+    slots->count = slots->before;
+    slots->pause = slots->pause * 2 < PAUSE_MOST ? slots->pause * 2 : PAUSE_MOST;
+    slots->next_trial = now + slots->pause;
+}
+
+static void begin_span(struct choker *choker, int64_t now)
+{
+    choker->slots.since = now;
+    choker->slots.bytes = choker->sent;
+    choker->slots.refused = false;
+    choker->slots.settled = false;
+}
+
+void choker_slots_step(struct choker *choker, int64_t now)
+{
+    struct slots *slots = &choker->slots;
+    double rate;
+
+    if (!slots->settled) {
+        if (now - slots->since < SETTLE)
+            return;
+        slots->settled = true;
+        slots->since = now;
+        slots->bytes = choker->sent;
+        return;
+    }
+    if (now - slots->since < SPAN)
+        return;
+    rate = (double)(choker->sent - slots->bytes) * NS_PER_S / (double)(now - slots->since);
+    if (!slots->refused || now - slots->since > 2 * SPAN) { /* it tells nothing about slots */
+        if (slots->trial != TRIAL_NONE) {
+            slots->count = slots->before;
+            slots->trial = TRIAL_NONE;
+        }
+    } else if (slots->trial != TRIAL_NONE) {
+        end_trial(slots, rate, now);
+    } else if (now >= slots->next_trial) {
+        begin_trial(slots, rate);
+    }
+    begin_span(choker, now);
+}
