@@ -1,0 +1,201 @@
+/* Time and the wires of the simulation: sim.h. */
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "tests/sim/sim.h"
+
+#define HEADERS 1.04
+
+/* SplitMix64. */
+static uint64_t next_random(struct swarm *swarm)
+{
+    uint64_t z = swarm->random += UINT64_C(0x9E3779B97F4A7C15);
+
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return z ^ (z >> 31);
+}
+
+uint32_t sim_random(struct swarm *swarm, uint32_t below)
+{
+    return (uint32_t)(((next_random(swarm) >> 32) * below) >> 32);
+}
+
+double sim_uniform(struct swarm *swarm)
+{
+    return (double)(next_random(swarm) >> 11) / (double)(UINT64_C(1) << 53);
+}
+
+/* --- events: a binary heap, equal times in the order of their making --------------------------------------------------- */
+static bool earlier(const struct event *a, const struct event *b)
+{
+    return a->at != b->at ? a->at < b->at : a->order < b->order;
+}
+
+void sim_at(struct swarm *swarm, int64_t at, struct event event)
+{
+    uint32_t i = swarm->heap_count++;
+
+    if (i == swarm->heap_room) {
+        swarm->heap_room = swarm->heap_room == 0 ? 1024 : swarm->heap_room * 2;
+        swarm->heap = xrealloc(swarm->heap, swarm->heap_room * sizeof(*swarm->heap));
+    }
+    event.at = at;
+    event.order = swarm->order++;
+    while (i > 0 && earlier(&event, &swarm->heap[(i - 1) / 2])) {
+        swarm->heap[i] = swarm->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    swarm->heap[i] = event;
+}
+
+bool sim_next(struct swarm *swarm, struct event *out)
+{
+    struct event last;
+    uint32_t i = 0;
+
+    if (swarm->heap_count == 0)
+        return false;
+    *out = swarm->heap[0];
+    last = swarm->heap[--swarm->heap_count];
+    for (;;) {
+        uint32_t child = 2 * i + 1;
+
+        if (child >= swarm->heap_count)
+            break;
+        if (child + 1 < swarm->heap_count && earlier(&swarm->heap[child + 1], &swarm->heap[child]))
+            child++;
+        if (!earlier(&swarm->heap[child], &last))
+            break;
+        swarm->heap[i] = swarm->heap[child];
+        i = child;
+    }
+    swarm->heap[i] = last;
+    swarm->now = out->at;
+    swarm->events++;
+    return true;
+}
+
+/* --- messages ------------------------------------------------------------------------------------------------------------ */
+void sim_mail(struct link *link, bool to_server, struct message message)
+{
+    struct mailbox *box = to_server ? &link->to_server : &link->to_fetcher;
+    struct swarm *swarm = link->server->swarm;
+
+    message.at = swarm->now + link->delay;
+    if (box->head > 0 && box->head == box->count)
+        box->head = box->count = 0;
+    if (to_server && message.type == MESSAGE_REQUEST && box->count > box->head) {
+        struct message *last = &box->messages[box->count - 1];
+
+        if (last->type == message.type && last->class == message.class && last->at == message.at &&
+            last->first + last->count == message.first) {
+            last->count += message.count;
+            return;
+        }
+    }
+    if (box->count == box->room) {
+        box->room = box->room == 0 ? 8 : box->room * 2;
+        box->messages = xrealloc(box->messages, box->room * sizeof(*box->messages));
+    }
+    box->messages[box->count++] = message;
+    if (!box->scheduled) {
+        box->scheduled = true;
+        sim_at(swarm, message.at,
+               (struct event){.type = EVENT_MAIL,
+                              .generation = link->generation,
+                              .link = link,
+                              .block = to_server});
+    }
+}
+
+/* --- the uplink ------------------------------------------------------------------------------------------------------------ */
+static uint64_t take_block(struct link *link)
+{
+    uint64_t block = link->queue[link->queue_head++];
+
+    if (link->urgent_count > 0)
+        link->urgent_count--;
+    if (--link->queue_count == 0) {
+        link->queue_head = 0;
+        DL_DELETE2(link->server->sending, link, send_prev, send_next);
+    }
+    return block;
+}
+
+void sim_up_start(struct peer *peer)
+{
+    struct link *link, *chosen = NULL;
+    uint64_t block;
+
+    if (peer->up_busy)
+        return;
+    DL_FOREACH2(peer->sending, link, send_next)
+    {
+        if (link->in_flight < SIM_IN_FLIGHT) {
+            chosen = link;
+            break;
+        }
+    }
+    if (chosen == NULL)
+        return;
+    block = take_block(chosen);
+    if (chosen->queue_count > 0) { /* the others' turn comes first */
+        DL_DELETE2(peer->sending, chosen, send_prev, send_next);
+        DL_APPEND2(peer->sending, chosen, send_prev, send_next);
+    }
+    peer->up_busy = true;
+    chosen->in_flight++;
+    sim_at(peer->swarm, peer->swarm->now + (int64_t)(BLOCK_SIZE * HEADERS * NS_PER_S / peer->up),
+           (struct event){
+               .type = EVENT_UP, .generation = chosen->generation, .link = chosen, .block = block});
+}
+
+/* The last byte of the block has left: it comes out of the other end's downlink after all that arrived before it. */
+void sim_up_done(struct link *link, uint64_t block)
+{
+    struct swarm *swarm = link->server->swarm;
+    struct peer *to = link->fetcher;
+    int64_t arrives = swarm->now + link->delay;
+
+    if (to->down_free < arrives)
+        to->down_free = arrives;
+    to->down_free += (int64_t)(BLOCK_SIZE * HEADERS * NS_PER_S / to->down);
+    sim_at(
+        swarm, to->down_free,
+        (struct event){
+            .type = EVENT_DELIVER, .generation = link->generation, .link = link, .block = block});
+}
+
+void sim_send(struct link *link, uint64_t block, bool urgent)
+{
+    uint32_t at = urgent ? link->urgent_count : link->queue_count;
+
+    if (link->queue_head + link->queue_count == link->queue_room) {
+        memmove(link->queue, link->queue + link->queue_head,
+                link->queue_count * sizeof(*link->queue));
+        link->queue_head = 0;
+        if (link->queue_count >= link->queue_room / 2) {
+            link->queue_room = link->queue_room == 0 ? 16 : link->queue_room * 2;
+            link->queue = xrealloc(link->queue, link->queue_room * sizeof(*link->queue));
+        }
+    }
+    if (link->queue_count == 0)
+        DL_APPEND2(link->server->sending, link, send_prev, send_next);
+    memmove(link->queue + link->queue_head + at + 1, link->queue + link->queue_head + at,
+            (link->queue_count - at) * sizeof(*link->queue));
+    link->queue[link->queue_head + at] = block;
+    link->queue_count++;
+    link->urgent_count += urgent;
+}
+
+/* The link has ended: nothing of it goes out any more. */
+void sim_unsend(struct link *link)
+{
+    if (link->queue_count > 0)
+        DL_DELETE2(link->server->sending, link, send_prev, send_next);
+    link->queue_count = link->queue_head = link->urgent_count = 0;
+}
