@@ -11,10 +11,10 @@
 #include "base/clock.h"
 
 #define BUCKET_BURST (NS_PER_S / 10) /* of unused rate is kept */
-/* A smaller limit could not move a block within the patience of its fetcher (LIMIT_REQUEST_NS); a larger one limits nothing
- * that exists. Bytes a second. */
-#define BUCKET_RATE_LEAST 1024u
-#define BUCKET_RATE_MOST  (UINT64_C(100) << 30)
+/* With a smaller limit a block would take longer than its fetcher waits (LIMIT_REQUEST_NS, halved for two who share); a
+ * larger one limits nothing that exists. Bytes a second. */
+#define BUCKET_RATE_LEAST 4096u
+#define BUCKET_RATE_MOST  (UINT64_C(1) << 37)
 
 struct bucket {
     uint64_t rate; /* bytes a second; 0: unlimited */

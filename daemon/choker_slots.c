@@ -25,8 +25,8 @@
 #define LESS        0.95 /* … and so much, at least, for one less */
 #define RATE_SPAN   (200 * NS_PER_MS)
 #define RATE_KEPT   0.8 /* of a rate's height after another RATE_SPAN */
-#define AHEAD       (150 * NS_PER_MS)
-#define AHEAD_LEAST (6u * BLOCK_SIZE)
+#define AHEAD       (80 * NS_PER_MS)
+#define AHEAD_LEAST (4u * BLOCK_SIZE)
 #define AHEAD_START (256u << 10)
 
 void choker_slots_init(struct choker *choker, int64_t now)

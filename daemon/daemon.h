@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 struct bans;
+struct limits;
 struct loop;
 struct workers;
 struct store;
@@ -43,7 +44,7 @@ struct daemon_settings {
         listen; /* "HOST:PORT" to accept peers on; default ":0" (any address, a free port that is kept
                               in state.db so that it stays the same over restarts) */
     char *announce;   /* extra address to announce, "" for none */
-    uint64_t rate_up; /* bytes a second, 0: no limit */
+    uint64_t rate_up; /* bytes a second, 0: no limit; these two change while p2pd runs (atomic) */
     uint64_t rate_down;
     bool background;     /* complete files that are really being read; default true */
     uint64_t cache_size; /* bytes of other members' contents that are not pinned; 0: no limit */
@@ -53,6 +54,7 @@ struct daemon {
     const char *home;
     struct daemon_settings settings;
     struct store *store;
+    struct limits *limits;      /* of contents, and what p2pctl set */
     struct workers *workers;    /* one per core */
     struct workers *handshakes; /* two */
     struct bans *bans;          /* proto/bans.h: guards itself */

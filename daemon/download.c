@@ -27,7 +27,6 @@
 
 #define TICK       (250 * NS_PER_MS)
 #define LAST_WORDS (300 * NS_PER_MS) /* how long stopping waits for good-byes to leave */
-#define BURST      (NS_PER_S / 8)    /* of the rate limit */
 
 /* --- the rate limit, and the store's trouble --------------------------------------------------------------------------- */
 static uint64_t rate_limit(const struct download *download)
@@ -35,17 +34,10 @@ static uint64_t rate_limit(const struct download *download)
     return __atomic_load_n(&download->daemon->settings.rate_down, __ATOMIC_RELAXED);
 }
 
-static void refill(struct download *download, int64_t now)
+/* A block may be asked for when there is room for a whole one. */
+static uint32_t blocks_of(uint64_t room)
 {
-    uint64_t rate = rate_limit(download);
-    double most = (double)rate * BURST / NS_PER_S, tokens;
-
-    if (most < 2 * BLOCK_SIZE)
-        most = 2 * BLOCK_SIZE;
-    tokens =
-        (double)download->tokens + (double)rate * (double)(now - download->tokens_at) / NS_PER_S;
-    download->tokens = tokens > most ? (int64_t)most : (int64_t)tokens;
-    download->tokens_at = now;
+    return room / BLOCK_SIZE > UINT32_MAX ? UINT32_MAX : (uint32_t)(room / BLOCK_SIZE);
 }
 
 bool download_may_ask(struct download *download, int64_t now)
@@ -59,10 +51,35 @@ uint32_t download_allowance(struct download *download, int64_t now)
 {
     if (download->stopping || (download->trouble[0] != '\0' && now < download->trouble_until))
         return 0;
-    if (rate_limit(download) == 0)
-        return UINT32_MAX;
-    refill(download, now);
-    return download->tokens < BLOCK_SIZE ? 0 : (uint32_t)(download->tokens / BLOCK_SIZE);
+    bucket_set(&download->bucket, rate_limit(download), now);
+    return blocks_of(bucket_room(&download->bucket, now));
+}
+
+uint32_t file_allowance(struct file *file, int64_t now)
+{
+    uint32_t all = download_allowance(file->download, now);
+    uint32_t own = blocks_of(bucket_room(&file->bucket, now));
+
+    return own < all ? own : all;
+}
+
+/* When a limit lets something be asked for again, if one holds it back now. */
+static int64_t limits_next(struct download *download, int64_t now)
+{
+    int64_t next = INT64_MAX, wait = bucket_wait(&download->bucket, BLOCK_SIZE);
+    const struct file *file;
+
+    if (download->files == NULL)
+        return next;
+    if (wait > 0)
+        next = now + wait;
+    for (file = download->limited > 0 ? download->files : NULL; file != NULL;
+         file = file->hh.next) {
+        wait = bucket_wait(&file->bucket, BLOCK_SIZE);
+        if (wait > 0 && now + wait < next)
+            next = now + wait;
+    }
+    return next == INT64_MAX || next < now + NS_PER_S ? next : now + NS_PER_S;
 }
 
 /* --- the end of every event ---------------------------------------------------------------------------------------------- */
@@ -71,7 +88,7 @@ static int64_t next_due(struct download *download, int64_t now)
     const struct demand *first = TAILQ_FIRST(&download->expiry);
     const struct file *file;
     int64_t next = first == NULL ? INT64_MAX : first->expires;
-    uint64_t rate = rate_limit(download);
+    int64_t limited = limits_next(download, now);
 
     TAILQ_FOREACH(file, &download->demanding, of_demanding) {
         int64_t late = picker_next(file->picker), hashes = hashes_next(file);
@@ -81,16 +98,7 @@ static int64_t next_due(struct download *download, int64_t now)
         if (hashes < next)
             next = hashes;
     }
-    if (rate != 0 && download->tokens < BLOCK_SIZE && download->files != NULL) {
-        int64_t wait =
-            (int64_t)((double)(2 * BLOCK_SIZE - download->tokens) * NS_PER_S / (double)rate);
-
-        if (wait > NS_PER_S)
-            wait = NS_PER_S;
-        if (now + wait < next)
-            next = now + wait;
-    }
-    return next;
+    return limited < next ? limited : next;
 }
 
 static void set_timers(struct download *download)
@@ -174,7 +182,7 @@ static void on_due(void *arg)
             hashes_retry(file, now);
         file_run(file, now);
     }
-    if (rate_limit(download) != 0) {
+    if (rate_limit(download) != 0 || download->limited > 0) {
         struct link *link;
 
         TAILQ_FOREACH(link, &download->links, entry)
@@ -288,6 +296,23 @@ static void on_demand(struct mail *mail, void *owner)
     }
     content_release(note->content);
     free(note);
+    download_settle(download);
+}
+
+static void on_limits(struct mail *mail, void *owner)
+{
+    struct download *download = owner;
+    struct link *link;
+    struct file *file, *next;
+    int64_t now = clock_now();
+
+    free(open_note(mail, download));
+    HASH_ITER(hh, download->files, file, next) {
+        file_limit(file, now);
+        file_dirty(file);
+    }
+    TAILQ_FOREACH(link, &download->links, entry)
+        link_fill(link, now);
     download_settle(download);
 }
 
@@ -472,6 +497,11 @@ void download_demand(struct download *download, struct content *content, uint64_
     post(download, note);
 }
 
+void download_limits_changed(struct download *download)
+{
+    post(download, note_new(on_limits));
+}
+
 void download_undemand(struct download *download, uint64_t request)
 {
     struct note *note = note_new(on_undemand);
@@ -607,7 +637,7 @@ struct download *download_new(struct daemon *daemon)
     download->due = timer_new(download->loop, on_due, download);
     download->tick = timer_new(download->loop, on_tick, download);
     download->due_at = INT64_MAX;
-    download->second = download->tokens_at = clock_now();
+    download->second = clock_now();
     return download;
 }
 

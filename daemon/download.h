@@ -51,6 +51,8 @@ void download_lost(struct download *, struct content *);
 void download_peers(struct download *, Tracker__Peers *peers, bool answer);
 /* New credentials, a reference of which is taken over; NULL: logged out, links end. */
 void download_credentials(struct download *, struct credentials *);
+/* settings.rate_down or a content's limit (limits.h) is another one. */
+void download_limits_changed(struct download *);
 /* Links with this device end. */
 void download_revoked(struct download *, const uint8_t device[16]);
 /* From upload: an accepted (or dial-back) link on which the other end is the server. The stream was moved to the download

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "crypto/random.h"
+#include "daemon/limits.h"
 #include "daemon/local.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
@@ -29,7 +30,8 @@ static void action_ask(void *arg, void *owner, uint64_t block, enum picker_class
 {
     struct file *file = arg;
 
-    file->download->tokens -= BLOCK_SIZE;
+    bucket_spend(&file->download->bucket, BLOCK_SIZE);
+    bucket_spend(&file->bucket, BLOCK_SIZE);
     fetch_ask(owner, block, class);
 }
 
@@ -43,7 +45,8 @@ static void action_cancel(void *arg, void *owner, uint64_t block)
 {
     struct file *file = arg;
 
-    file->download->tokens += BLOCK_SIZE;
+    bucket_refund(&file->download->bucket, BLOCK_SIZE);
+    bucket_refund(&file->bucket, BLOCK_SIZE);
     fetch_cancel(owner, block);
 }
 
@@ -80,8 +83,19 @@ struct file *file_get(struct download *download, struct content *content)
     file->leaves_late = INT64_MAX;
     file->layer = content_has_piece_layer(content) ? LAYER_HERE : LAYER_ABSENT;
     HASH_ADD(hh, download->files, root, HASH_SIZE, file);
+    file_limit(file, clock_now());
     file_dirty(file);
     return file;
+}
+
+void file_limit(struct file *file, int64_t now)
+{
+    struct download *download = file->download;
+    uint64_t rate = limits_of(download->daemon->limits, file->root).down;
+
+    download->limited += rate != 0;
+    download->limited -= file->bucket.rate != 0;
+    bucket_set(&file->bucket, rate, now);
 }
 
 void file_free(struct file *file)
@@ -112,6 +126,7 @@ void file_free(struct file *file)
         TAILQ_REMOVE(&download->demanding, file, of_demanding);
     if (file->dirty)
         STAILQ_REMOVE(&download->dirty_files, file, file, of_dirty);
+    download->limited -= file->bucket.rate != 0;
     picker_free(file->picker);
     content_release(file->content);
     HASH_DEL(download->files, file);
@@ -223,7 +238,7 @@ void file_connect(struct file *file)
 /* --- asking ---------------------------------------------------------------------------------------------------------- */
 void file_run(struct file *file, int64_t now)
 {
-    if (file->demanding && download_may_ask(file->download, now))
+    if (file->demanding && download_may_ask(file->download, now) && file_allowance(file, now) > 0)
         picker_run(file->picker, now);
 }
 

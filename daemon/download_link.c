@@ -148,7 +148,9 @@ static uint32_t fill_class(struct link *link, enum picker_class class, uint32_t 
 
     while (files-- > 0 && fetch != NULL && asked < room) {
         struct fetch *next = TAILQ_NEXT(fetch, of_link);
-        uint32_t got = fetch->refused ? 0 : picker_fill(fetch->source, class, room - asked, now);
+        uint32_t own = fetch->refused ? 0 : file_allowance(fetch->file, now);
+        uint32_t most = room - asked < own ? room - asked : own;
+        uint32_t got = most == 0 ? 0 : picker_fill(fetch->source, class, most, now);
 
         if (got > 0) { /* the next time the others come first */
             TAILQ_REMOVE(&link->fetches, fetch, of_link);

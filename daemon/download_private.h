@@ -24,6 +24,7 @@
 #include "base/workers.h"
 #include "crypto/identity.h"
 #include "crypto/ticket.h"
+#include "daemon/bucket.h"
 #include "daemon/download.h"
 #include "daemon/picker.h"
 #include "daemon/pipeline.h"
@@ -137,7 +138,8 @@ struct file {
 
     struct buffer *arrived, **arrived_end; /* to be given to workers */
     uint64_t bytes, bytes_before, rate;
-    uint32_t holders; /* as the tracker counts */
+    struct bucket bucket; /* of its own limit */
+    uint32_t holders;     /* as the tracker counts */
 };
 
 /* --- links ---------------------------------------------------------------------------------------------------------- */
@@ -265,7 +267,8 @@ struct download {
     char trouble[96]; /* the store's; "" for none */
     int64_t trouble_until;
 
-    int64_t tokens, tokens_at; /* of settings.rate_down */
+    struct bucket bucket; /* of settings.rate_down */
+    uint32_t limited;     /* files with a limit of their own */
     uint64_t total, total_before, rate, wasted;
     bool ticketed; /* the tracker gives tickets: without one no content is asked for blindly */
     bool place;    /* on a link that was full */
@@ -280,6 +283,8 @@ void download_room(struct download *, struct link *);
 bool download_may_ask(struct download *, int64_t now);
 /* How many by the rate limit. */
 uint32_t download_allowance(struct download *, int64_t now);
+/* The same for one file, by its own limit as well. */
+uint32_t file_allowance(struct file *, int64_t now);
 
 /* download_file.c */
 struct file *file_of(struct download *, const uint8_t root[HASH_SIZE]); /* NULL: not known */
@@ -287,6 +292,7 @@ struct file *file_get(struct download *, struct content *);
 void file_dirty(struct file *);  /* review it when this event has been handled */
 void file_review(struct file *); /* may free it */
 void file_free(struct file *);
+void file_limit(struct file *, int64_t now); /* looks up its own rate limit */
 bool file_is_wanted(const struct file *);
 void file_demands_changed(struct file *);
 void file_run(struct file *, int64_t now);  /* what readers wait for */

@@ -195,6 +195,7 @@ static const struct request_kind {
     {TYPE(UNPIN), WHO_CTL, &local__paths__descriptor, fetch_unpin},
     {TYPE(EVICT), WHO_CTL, &local__paths__descriptor, ctl_evict},
     {TYPE(LS), WHO_CTL, &local__ls__descriptor, ctl_ls},
+    {TYPE(LIMIT), WHO_CTL, &local__limit__descriptor, limit_handle},
     {TYPE(STOP), WHO_CTL, &local__stop__descriptor, ctl_stop},
     {TYPE(WATCH), WHO_CTL, &local__watch__descriptor, watch_begin},
 };

@@ -2,6 +2,7 @@
  *
  * Owns the questions under way (struct gather, struct health). Leaves accounts to local_account.c.
  * Thread: local. What download, upload and session know is asked of them by mail and put together when all have answered. */
+#include "daemon/limits.h"
 #include "daemon/local_private.h"
 
 #include <errno.h>
@@ -206,6 +207,11 @@ static void add_file(struct local *l, const struct gather *g, struct status *s,
         f->rate_out = g->up->files[k].rate;
         f->peers += g->up->files[k].links;
     }
+    if (node->kind == NODE_FILE && !node->working) {
+        struct rates limits = limits_of(l->daemon->limits, node->root);
+        f->limit_up = limits.up;
+        f->limit_down = limits.down;
+    }
     ctl_trouble(l, g->down, node->root, s->troubles[i], sizeof s->troubles[i]);
     f->trouble = s->troubles[i];
 }
@@ -267,6 +273,8 @@ static void fill_status(struct local *l, const struct gather *g, Local__Status *
     m->rate_in = g->down->rate;
     m->total_in = g->down->total;
     m->wasted_in = g->down->wasted;
+    m->limit_up = __atomic_load_n(&l->daemon->settings.rate_up, __ATOMIC_RELAXED);
+    m->limit_down = __atomic_load_n(&l->daemon->settings.rate_down, __ATOMIC_RELAXED);
     m->rate_out = g->up->rate;
     m->total_out = g->up->total;
     m->links_in = (uint32_t)g->down->link_count;

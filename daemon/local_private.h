@@ -260,6 +260,7 @@ extern handler write_create, write_begin, write_wrote, write_seal, write_sync;
 extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ctl_invite,
     ctl_tracker_call, ctl_status, ctl_peers, ctl_health, ctl_ls, ctl_stop;
 extern handler fetch_get, fetch_unpin;
+extern handler limit_handle;
 extern handler ctl_evict; /* evict.c */
 
 /* --- local_mail.c --- */

@@ -32,10 +32,12 @@
 #include "base/swarm_url.h"
 #include "base/workers.h"
 #include "crypto/identity.h"
+#include "daemon/bucket.h"
 #include "daemon/credentials.h"
 #include "daemon/daemon.h"
 #include "daemon/download.h"
 #include "daemon/evict.h"
+#include "daemon/limits.h"
 #include "daemon/local.h"
 #include "daemon/revocations.h"
 #include "daemon/session.h"
@@ -159,13 +161,25 @@ static const char *take_cache_size(void *to, const char *value)
     return fault != NULL ? fault : size > 0 && size < CACHE_SIZE_LEAST ? "is less than 16M" : NULL;
 }
 
+static const char *take_rate(void *to, const char *value)
+{
+    const char *fault = config_take_bytes(to, value);
+    uint64_t rate = *(uint64_t *)to;
+
+    if (fault != NULL || rate == 0)
+        return fault;
+    return rate < BUCKET_RATE_LEAST  ? "is less than 4K a second"
+           : rate > BUCKET_RATE_MOST ? "is more than 128G a second"
+                                     : NULL;
+}
+
 static bool load_settings(const char *home, struct daemon_settings *settings)
 {
     const struct config_key keys[] = {
         {"peer", "listen", take_listen, &settings->listen},
         {"peer", "announce", take_listen, &settings->announce},
-        {"limit", "up", config_take_bytes, &settings->rate_up},
-        {"limit", "down", config_take_bytes, &settings->rate_down},
+        {"limit", "up", take_rate, &settings->rate_up},
+        {"limit", "down", take_rate, &settings->rate_down},
         {"fetch", "background", config_take_bool, &settings->background},
         {"store", "cache-size", take_cache_size, &settings->cache_size},
         {NULL, NULL, NULL, NULL},
@@ -489,6 +503,12 @@ static const char *set_up(struct program *p)
     free(store_path);
     if (d->store == NULL)
         return fault;
+    d->limits =
+        limits_open(d->home, (struct rates){d->settings.rate_up, d->settings.rate_down}, &fault);
+    if (d->limits == NULL)
+        return fault;
+    d->settings.rate_up = limits_of(d->limits, NULL).up;
+    d->settings.rate_down = limits_of(d->limits, NULL).down;
     struct credentials *credentials = credentials_load(d->home, &fault);
     if (credentials == NULL && fault != NULL)
         return fault;
@@ -561,6 +581,7 @@ static void take_down(struct program *p)
     loop_free(p->loop);
     store_close(d->store);
     revocations_close(d->revocations);
+    limits_free(d->limits);
 }
 
 int main(int argc, char **argv)

@@ -19,6 +19,7 @@
 #include "crypto/tls.h"
 #include "daemon/choker.h"
 #include "daemon/credentials.h"
+#include "daemon/limits.h"
 #include "daemon/local.h"
 #include "daemon/revocations.h"
 #include "daemon/store.h"
@@ -77,12 +78,19 @@ void upload_pump(struct upload *u)
         return;
     u->pumping = true;
     now = clock_now();
+    if (u->limits_seen != limits_version(u->daemon->limits)) {
+        u->limits_seen = limits_version(u->daemon->limits);
+        for (struct serve_link *link = u->links; link != NULL; link = serve_link_next(link))
+            serve_link_limits(link, now);
+    }
     choker_limit(u->choker, __atomic_load_n(&u->daemon->settings.rate_up, __ATOMIC_RELAXED), now);
     while (choker_next(u->choker, now, &turn))
         serve_link_start(turn.owner, turn.run, turn.urgency == URGENT_DEMAND);
     wake = choker_wake(u->choker);
-    if (wake != INT64_MAX && !timer_pending(u->refill))
+    if (wake != INT64_MAX && (!timer_pending(u->refill) || wake < u->refill_at)) {
+        u->refill_at = wake;
         timer_set(u->refill, wake > now ? wake - now : 0);
+    }
     u->pumping = false;
 }
 
@@ -309,6 +317,20 @@ static void deliver_ask_status(struct mail *raw, void *owner)
     }
     local_upload_status(u->daemon->local, status);
     free(mail);
+}
+
+static void deliver_limits(struct mail *mail, void *owner)
+{
+    free(mail);
+    upload_pump(owner);
+}
+
+void upload_limits_changed(struct upload *u)
+{
+    struct mail *mail = xcalloc(1, sizeof *mail);
+
+    mail->deliver = deliver_limits;
+    loop_post(u->loop, mail);
 }
 
 void upload_ask_status(struct upload *u, void *cookie)

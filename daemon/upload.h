@@ -31,6 +31,8 @@ void upload_barred(struct upload *, const char *account, uint64_t epoch, const u
 /* The store's change hook: blocks became present (or were lost): fetchers with that content open
  * are told, batched. */
 void upload_holding_changed(struct upload *, struct content *);
+/* settings.rate_up or a content's limit (limits.h) is another one. */
+void upload_limits_changed(struct upload *);
 /* From the session: that device can't dial us, and wants to fetch: dial it, as server. `addresses`:
  * NULL-terminated, malloc'ed strings, taken over. */
 void upload_dial_back(struct upload *, const uint8_t device[16], char **addresses);

@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/workers.h"
 #include "daemon/daemon.h"
+#include "daemon/limits.h"
 #include "daemon/request_queue.h"
 #include "daemon/store.h"
 #include "proto/channel.h"
@@ -239,7 +240,22 @@ static void opened(struct serve_link *link, struct served *f, struct content *co
     channel_send(link->channel, CHANNEL_URGENT, PEER__PEER_TYPE__PEER_OPENED, 0, 0, &message.base,
                  wire, wire == NULL ? 0 : bytes);
     choker_open(link->choke, f->file, content, content_geometry(content), message.complete);
+    choker_limit_file(link->upload->choker, content,
+                      limits_of(link->upload->daemon->limits, content_root(content)).up,
+                      clock_now());
     free(wire);
+}
+
+void serve_link_limits(struct serve_link *link, int64_t now)
+{
+    struct served *f, *next;
+
+    HASH_ITER(hh, link->files, f, next) {
+        if (f->content != NULL)
+            choker_limit_file(link->upload->choker, f->content,
+                              limits_of(link->upload->daemon->limits, content_root(f->content)).up,
+                              now);
+    }
 }
 
 static void open_next(struct serve_link *);

@@ -83,8 +83,10 @@ struct upload {
     uint64_t rate_total, rate;
     int64_t rate_at;
     struct choker *choker;
-    struct timer *refill; /* pending: the choker holds something back */
+    struct timer *refill; /* pending: the choker holds something back, until refill_at */
+    int64_t refill_at;
     bool pumping;
+    uint32_t limits_seen; /* limits_version when the choker was told */
     struct timer *stop_timer;
     bool stopping; /* nobody is let in, nothing is begun */
 };
@@ -135,6 +137,8 @@ uint32_t serve_link_pending(void *link);
 uint32_t serve_link_room(void *link, bool urgent);
 void serve_link_suggest(void *link, uint32_t file, const uint32_t *pieces, uint32_t count);
 void serve_link_start(struct serve_link *, struct block_run, bool urgent);
+/* Tells the choker the limits of the contents that are open. */
+void serve_link_limits(struct serve_link *, int64_t now);
 /* Tells all fetchers that have this content open. */
 void serve_holding_changed(struct upload *, struct content *);
 void serve_link_tick(struct serve_link *, int64_t now);

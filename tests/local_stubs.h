@@ -52,6 +52,16 @@ void upload_ask_status(struct upload *u, void *cookie)
     local_upload_status(d.local, s);
 }
 
+void upload_limits_changed(struct upload *u)
+{
+    (void)u;
+}
+
+void download_limits_changed(struct download *u)
+{
+    (void)u;
+}
+
 void upload_status_free(struct upload_status *s)
 {
     free(s->links);

@@ -4,6 +4,7 @@
  *   account.c   register login logout whoami passwd invite      service.c  start stop
  *   user.c      user devices audit                              proof.c    email reset totp
  *   status.c    status                                          swarm.c    peers health
+ *   limit.c     limit
  *   fetch.c     get pin unpin                                   list.c     ls
  *   watch.c     watch
  *   store.c     evict
@@ -43,8 +44,10 @@ struct ctl {
     int64_t since;  /* seconds since 1970; 0: not given */
     uint64_t count; /* 0: not given */
     bool logout_others;
-    uint64_t uses;    /* 0: not given */
-    uint64_t expires; /* seconds; 0: not given */
+    uint64_t uses;     /* 0: not given */
+    uint64_t expires;  /* seconds; 0: not given */
+    uint64_t up, down; /* bytes a second, 0: unlimited; if up_given, down_given */
+    bool up_given, down_given;
     bool admin, json, watch, tracker, details, help, version;
     const char *passphrase_file;
     const char *new_passphrase_file;

@@ -81,6 +81,34 @@ static const char *take_expires(struct ctl *ctl, const char *value)
     return good ? NULL : "is not a time like 30m, 12h or 7d";
 }
 
+#define RATE_LEAST 4096
+#define RATE_MOST  (UINT64_C(1) << 37)
+
+static const char *take_rate(uint64_t *rate, bool *given, const char *value)
+{
+    *given = true;
+    *rate = 0;
+    if (strcmp(value, "unlimited") == 0)
+        return NULL;
+    if (!bytes_parse(value, rate))
+        return "is not a rate like 500K, 20M or 1.5G (bytes a second), or 'unlimited'";
+    if (*rate == 0)
+        return "would stop everything: the least is 4K a second; 'unlimited' takes a limit away";
+    if (*rate < RATE_LEAST)
+        return "is too low: the least is 4K a second";
+    return *rate > RATE_MOST ? "is too high: the most is 128G a second; say 'unlimited'" : NULL;
+}
+
+static const char *take_up(struct ctl *ctl, const char *value)
+{
+    return take_rate(&ctl->up, &ctl->up_given, value);
+}
+
+static const char *take_down(struct ctl *ctl, const char *value)
+{
+    return take_rate(&ctl->down, &ctl->down_given, value);
+}
+
 static const char *take_watch(struct ctl *ctl, const char *value)
 {
     ctl->watch = true;
@@ -214,6 +242,10 @@ static const struct row {
     {"tracker", 0, NULL, OPTION_TRACKER, take_tracker,
      "ask the tracker: e-mail address, role, all devices"},
     {"long", 'l', NULL, OPTION_LONG, take_long, "one line for each, with sizes, times and owners"},
+    {"up", 0, "RATE", OPTION_RATES, take_up,
+     "send at most so many bytes a second, like 500K or 20M, or\n"
+     "                            'unlimited'"},
+    {"down", 0, "RATE", OPTION_RATES, take_down, "the same for what is fetched"},
     {"json", 0, NULL, OPTION_JSON, take_json, "print JSON"},
     {"home", 0, "DIR", OPTION_EVERYWHERE, take_home,
      "the member's directory (default: $P2P_HOME, else\n"

@@ -30,6 +30,7 @@ enum {
     OPTION_SINCE = 1 << 24,
     OPTION_COUNT = 1 << 25,
     OPTION_LOGOUT_OTHERS = 1 << 26,
+    OPTION_RATES = 1 << 11,
 };
 
 /* Fills *ctl from the command line; options and arguments may be mixed, "--" ends the options. False

@@ -76,6 +76,12 @@ static void print_heading(FILE *to, const Local__Status *s)
             bytes_format(c, s->total_in), bytes_format(d, s->total_out));
     if (s->wasted_in > 0)
         fprintf(to, ", came in vain %s", bytes_format(a, s->wasted_in));
+    if (s->limit_down > 0 || s->limit_up > 0)
+        fprintf(to, "\n           limits: in %s%s, out %s%s",
+                s->limit_down > 0 ? bytes_format(a, s->limit_down) : "unlimited",
+                s->limit_down > 0 ? "/s" : "",
+                s->limit_up > 0 ? bytes_format(b, s->limit_up) : "unlimited",
+                s->limit_up > 0 ? "/s" : "");
     fprintf(to, "\np2pd       %s, pid %" PRIu32 ", up %s\n", s->version, s->pid,
             duration_format(a, s->uptime));
     for (size_t i = 0; i < s->n_mounts; i++) {
@@ -131,7 +137,18 @@ static void file_row(struct table *table, const Local__FileStatus *file)
     rate_cell(table, file->rate_out);
     count_cell(table, file->peers);
     count_cell(table, file->waiting);
-    table_note(table, file->trouble);
+    if (file->limit_up > 0 || file->limit_down > 0) {
+        char note[128], down[NUMBER_TEXT_MAX], up[NUMBER_TEXT_MAX];
+
+        snprintf(note, sizeof note, "limited: in %s%s, out %s%s",
+                 file->limit_down > 0 ? bytes_format(down, file->limit_down) : "unlimited",
+                 file->limit_down > 0 ? "/s" : "",
+                 file->limit_up > 0 ? bytes_format(up, file->limit_up) : "unlimited",
+                 file->limit_up > 0 ? "/s" : "");
+        table_note(table, *file->trouble != '\0' ? file->trouble : note);
+    } else {
+        table_note(table, file->trouble);
+    }
 }
 
 static void print_files(FILE *to, const Local__Status *s, size_t width)

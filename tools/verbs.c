@@ -101,6 +101,13 @@ static const struct verb verbs[] = {
      "give back the space files take here",
      "They stay in the swarm, and are fetched again when they are read. What is pinned, and\n"
      "pieces of which no other connected member has a copy, stay.\n" PATHS},
+    {"limit", limit_rates, "[PATH]", 0, 1, OPTION_RATES | OPTION_JSON,
+     "set and show rate limits, of all or of one file",
+     "Without --up and --down the limits are only shown. A limit holds for everything that goes\n"
+     "out or comes in, what readers wait for included, and stays until it is changed. That of a\n"
+     "file belongs to its present content, and is on top of that of all. RATE is bytes a\n"
+     "second: 500K, 20M, 1.5G (powers of 1024), at least 4K; 'unlimited' takes a limit "
+     "away.\n" PATHS},
     {"ls", list_entries, "[PATH]", 0, 1, OPTION_LONG | OPTION_JSON, "list a directory", PATHS},
     {"watch", watch_changes, "[PATH]", 0, 1, OPTION_JSON,
      "print what changes in the swarm, as it happens",

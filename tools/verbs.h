@@ -45,6 +45,7 @@ int fetch_get(const struct ctl *);
 int fetch_pin(const struct ctl *);
 int fetch_unpin(const struct ctl *);
 int watch_changes(const struct ctl *);
+int limit_rates(const struct ctl *);
 int store_evict(const struct ctl *);
 int list_entries(const struct ctl *);
 
