@@ -4,12 +4,14 @@
  * fetching to download.h. Thread: local.
  *
  * A mount is known by the number that its p2pfs chose. When its connection ends (p2pfs crashed, or
- * one of the two was restarted) what it has open is kept for MOUNT_GRACE_NS. A content stays the one
+ * one of the two was restarted) what it has open is kept for MOUNT_GRACE_NS, or until that process has ended. A content stays the one
  * that was opened, whatever happens to its name; so the store keeps it. */
 #include "daemon/local_private.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/bitmap.h"
@@ -118,12 +120,25 @@ void io_client_gone(struct local *l, struct client *cl)
     cl->mount = NULL;
 }
 
+/* Whether the process has ended, reaped or not. */
+static bool has_ended(uint32_t pid)
+{
+    int fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+
+    if (fd < 0)
+        return errno == ESRCH;
+    bool ended = poll(&one, 1, 0) == 1;
+    close(fd);
+    return ended;
+}
+
 void io_tick(struct local *l, int64_t now)
 {
     struct mount *m, *next;
 
     HASH_ITER(hh, l->mounts, m, next)
-        if (m->client == NULL && now - m->away_since >= MOUNT_GRACE_NS)
+        if (m->client == NULL && (now - m->away_since >= MOUNT_GRACE_NS || has_ended(m->pid)))
             mount_free(l, m);
 }
 

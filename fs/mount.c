@@ -39,6 +39,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -156,10 +157,12 @@ static bool is_empty(const char *path)
 static bool check_mountpoint(const char *path, bool nonempty)
 {
     struct mountinfo info;
+    struct statvfs space;
     struct stat st;
 
     while (mountinfo_find(path, &info)) {
-        if (stat(path, &st) == 0 || (errno != ENOTCONN && errno != ECONNABORTED)) {
+        /* Not stat: the kernel may have the root's attributes, and answers with nobody left to ask. */
+        if (statvfs(path, &space) == 0 || (errno != ENOTCONN && errno != ECONNABORTED)) {
             log_error("%s: already mounted", path);
             return false;
         }

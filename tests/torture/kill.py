@@ -1,0 +1,297 @@
+#!/usr/bin/python3
+"""kill -9 of daemon, mount process and tracker in turn, at random moments, while files are written at one member and read
+at another; a checker that knows every acknowledged byte.
+
+    tests/torture/kill.py [--rounds 1000] [--seed 1]
+
+What close(), fsync(), unlink() and rename() said is done must be there after the kill. What was under way may be there
+whole or not at all. What another member reads must be some version that was written, whole. The same seed chooses the same
+files and the same victims; moments depend on the machine.
+"""
+import argparse
+import contextlib
+import json
+import os
+import random
+import sys
+import threading
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../system"))
+from harness import SwarmTest, wait_for  # noqa: E402
+
+VICTIMS = ["ann.p2pd", "ann.p2pfs", "tracker", "ben.p2pd", "ben.p2pfs"]
+NAMES = 6       # of each writer
+WRITERS = 3
+LOAD = 0.6      # seconds of load in a round
+PATIENCE = 60   # seconds for a program to be of use again
+
+
+class Name:
+    """What may be found under one name."""
+
+    def __init__(self):
+        self.known = None       # acknowledged bytes; None: no such file
+        self.maybe = []         # (bytes, least): under way; at least that many of them, if less than all then by fsync
+        self.versions = []      # all that another member may find
+
+    def fits(self, found):
+        if found == self.known:
+            return True
+        for data, least in self.maybe:
+            if found == data or (data is not None and found is not None and least is not None
+                                 and len(found) >= least and data.startswith(found)):
+                return True
+        return False
+
+    def describe(self, found):
+        def say(data):
+            return "none" if data is None else f"{len(data)} bytes {data[:8].hex()}"
+        return (f"found {say(found)}, acknowledged {say(self.known)}, under way "
+                + ", ".join(f"{say(d)} least {n}" for d, n in self.maybe))
+
+
+class Writer:
+    def __init__(self, torture, number, seed):
+        self.torture, self.number = torture, number
+        self.random = random.Random(f"{seed}/{number}")
+        self.names = {f"w{number}-{i}": Name() for i in range(NAMES)}
+        self.operations = self.failures = 0
+
+    def data(self):
+        r = self.random
+        size = r.choice([0, 1, r.randrange(1, 20000), r.randrange(16384, 300000), r.randrange(300000, 2000000)])
+        return r.randbytes(size)
+
+    def write(self, path, name):
+        r = self.random
+        data, fsync = self.data(), r.random() < 0.3
+        name.versions.append(data)
+        entry = [data, None]
+        name.maybe.append(entry)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            at = 0
+            stop = r.randrange(0, len(data) + 1) if fsync else -1
+            while at < len(data):
+                step = min(len(data) - at, r.choice([1000, 4096, 65536, 1 << 20]))
+                if at < stop:
+                    step = min(step, stop - at)
+                at += os.write(fd, data[at:at + step])
+                if at == stop:
+                    entry[1] = at # from now on so much of it may survive a kill
+                    os.fsync(fd)
+                    name.known = ... # and does: what was there before is gone
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+            raise
+        os.close(fd)
+        self.settle(name, data)
+
+    @staticmethod
+    def settle(name, data):
+        name.known, name.maybe = data, []
+
+    def step(self, mount):
+        r = self.random
+        key = r.choice(list(self.names))
+        name, path = self.names[key], os.path.join(mount, key)
+        kind = r.random()
+        if kind < 0.7 or name.known is None:
+            self.write(path, name)
+        elif kind < 0.8:
+            name.maybe.append([None, None])
+            os.unlink(path)
+            self.settle(name, None)
+        else:
+            other_key = r.choice([k for k in self.names if k != key])
+            other = self.names[other_key]
+            data = name.known
+            name.maybe.append([None, None])
+            other.maybe.append([data, None])
+            other.versions.append(data)
+            os.rename(path, os.path.join(mount, other_key))
+            self.settle(name, None)
+            self.settle(other, data)
+
+    def uncertain(self):
+        return any(name.maybe or name.known is ... for name in self.names.values())
+
+    def run(self, mount, until):
+        while time.monotonic() < until and not self.uncertain():
+            self.operations += 1
+            try:
+                self.step(mount)
+            except OSError:
+                self.failures += 1
+                return
+
+
+class Torture(SwarmTest):
+    rounds, seed = 12, 1
+    report = False
+
+    def start(self, config="", own_disk=None):
+        self.own_disk = own_disk
+        tracker = self.the_tracker = self.tracker()
+        self.ann = self.member(tracker, "ann", config=config, options="wait=20s")
+        self.ben = self.member(tracker, "ben", config=config, options="wait=20s")
+        self.random = random.Random(f"{self.seed}/rounds")
+        self.writers = [Writer(self, i, self.seed) for i in range(WRITERS)]
+        self.wrong = []
+        self.reads = 0
+
+    def pid(self, member):
+        done = member.ctl("status", "--json", check=False)
+        return json.loads(done.stdout)["pid"] if done.returncode == 0 else None
+
+    def kill(self, victim):
+        who, _, what = victim.partition(".")
+        if who == "tracker":
+            self.the_tracker.kill()
+            return
+        member = getattr(self, who)
+        if what == "p2pfs":
+            member.fs.kill()
+        else:
+            pid = self.pid(member)
+            if pid is not None:
+                os.kill(pid, 9)
+                if member.daemon.process is not None and member.daemon.process.pid == pid:
+                    member.daemon.process.wait()
+
+    def revive(self, victim):
+        who, _, what = victim.partition(".")
+        if who == "tracker":
+            self.the_tracker.start()
+        elif what == "p2pfs":
+            member = getattr(self, who)
+            member.fs.start()
+            wait_for(f"{victim} to mount again", lambda: member.fs.running() and self.answers(member), PATIENCE)
+
+    @staticmethod
+    def answers(member):
+        try:
+            os.listdir(member.mount)
+            return member.mounted()
+        except OSError:
+            return False
+
+    def read_at_ben(self, until):
+        r = random.Random(self.random.random())
+        while time.monotonic() < until:
+            writer = r.choice(self.writers)
+            key = r.choice(list(writer.names))
+            name = writer.names[key]
+            try:
+                with open(self.ben.path(key), "rb", buffering=0) as file:
+                    found = file.readall()
+            except OSError:
+                continue
+            self.reads += 1
+            # A version is in the list before its first byte is written.
+            if not any(found == data for data in name.versions):
+                if not any(data is not None and data.startswith(found) and least is not None and len(found) >= least
+                           for data, least in name.maybe) and not self.was_cut(name, found):
+                    self.wrong.append(f"ben reads {key}: {len(found)} bytes {found[:8].hex()} that nobody wrote")
+
+    @staticmethod
+    def was_cut(name, found):
+        """What a kill left of a file that had been fsynced is a version, too."""
+        return any(data.startswith(found) for data in name.versions if data)
+
+    def look(self, member, key):
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                # Still being written, for all that p2pd knows: it will see that nobody is left to do it.
+                while os.getxattr(member.path(key), "user.p2p.state") == b"local" and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                with open(member.path(key), "rb", buffering=0) as file:
+                    return file.readall()
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    self.fail(f"{key} at {member.name}: {error}")
+                time.sleep(0.05)
+
+    def await_calm(self, member):
+        """Its daemon runs, is connected, and has told the tracker all."""
+        def calm():
+            if not self.answers(member):
+                return False
+            done = member.ctl("status", "--json", check=False)
+            if done.returncode != 0:
+                return False
+            status = json.loads(done.stdout)
+            return status["connected"] and status["pending"] == 0
+        wait_for(f"{member.name} to be calm", calm, PATIENCE)
+
+    def check(self, what, all_of_it=False):
+        self.await_calm(self.ann)
+        for writer in self.writers:
+            for key, name in writer.names.items():
+                if not all_of_it and not name.maybe and name.known is not ... and self.random.random() < 0.5:
+                    continue
+                found = self.look(self.ann, key)
+                if not name.fits(found):
+                    self.wrong.append(f"{what}: {key} at ann: {name.describe(found if found is not ... else None)}")
+                if found is not None and not any(found == data for data in name.versions):
+                    name.versions.append(found)
+                Writer.settle(name, found)
+        self.assertEqual([], self.wrong)
+
+    def compare_members(self):
+        self.await_calm(self.ben)
+        for writer in self.writers:
+            for key, name in writer.names.items():
+                wait_for(f"{key} to be the same at ben", lambda: self.look(self.ben, key) == name.known, PATIENCE)
+
+    def after_kill(self, victim):
+        self.revive(victim)
+
+    def one_round(self, number):
+        victim = self.random.choice(VICTIMS) if number % len(VICTIMS) else VICTIMS[number // len(VICTIMS) % len(VICTIMS)]
+        until = time.monotonic() + LOAD
+        threads = [threading.Thread(target=w.run, args=(self.ann.mount, until)) for w in self.writers]
+        threads.append(threading.Thread(target=self.read_at_ben, args=(until,)))
+        for thread in threads:
+            thread.start()
+        time.sleep(self.random.random() * LOAD)
+        self.kill(victim)
+        self.after_kill(victim)
+        for thread in threads:
+            thread.join(PATIENCE)
+            self.assertFalse(thread.is_alive(), f"round {number}: a program hangs after {victim} was killed")
+        self.check(f"round {number}, {victim} killed", number % 20 == 19)
+        if number % 20 == 19:
+            self.compare_members()
+        if self.report and number % 10 == 9:
+            print(f"{time.monotonic() - self.began:.0f} s: "
+                  f"{number + 1} rounds, {sum(w.operations for w in self.writers)} operations "
+                  f"({sum(w.failures for w in self.writers)} cut short), {self.reads} files read", flush=True)
+
+    def test_no_acknowledged_byte_is_lost_and_none_is_wrong(self):
+        self.start()
+        self.began = time.monotonic()
+        for number in range(self.rounds):
+            self.one_round(number)
+        self.check("at the end", True)
+        self.compare_members()
+        self.assertGreater(sum(w.operations for w in self.writers), self.rounds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    Torture.rounds, Torture.seed, Torture.report = options.rounds, options.seed, True
+    unittest.main(module="__main__", argv=sys.argv[:1])
+
+
+if __name__ == "__main__":
+    main()
