@@ -47,6 +47,8 @@ class Name:
 
     def describe(self, found):
         def say(data):
+            if data is ...:
+                return "an fsync"
             return "none" if data is None else f"{len(data)} bytes {data[:8].hex()}"
         return (f"found {say(found)}, acknowledged {say(self.known)}, under way "
                 + ", ".join(f"{say(d)} least {n}" for d, n in self.maybe))
@@ -195,7 +197,9 @@ class Torture(SwarmTest):
             if not any(found == data for data in name.versions):
                 if not any(data is not None and data.startswith(found) and least is not None and len(found) >= least
                            for data, least in name.maybe) and not self.was_cut(name, found):
-                    self.wrong.append(f"ben reads {key}: {len(found)} bytes {found[:8].hex()} that nobody wrote")
+                    others = [k for w in self.writers for k, n in w.names.items() if found in n.versions]
+                    self.wrong.append(f"ben reads {key}: {len(found)} bytes {found[:8].hex()} that nobody wrote"
+                                      f"{' there, but in ' + ', '.join(others) if others else ''}")
 
     @staticmethod
     def was_cut(name, found):
@@ -230,6 +234,18 @@ class Torture(SwarmTest):
             return status["connected"] and status["pending"] == 0
         wait_for(f"{member.name} to be calm", calm, PATIENCE)
 
+    def again(self, key, name):
+        """Whether it stays wrong."""
+        path, found = self.ann.path(key), None
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            state, root = os.getxattr(path, "user.p2p.state"), os.getxattr(path, "user.p2p.root")
+            time.sleep(2)
+            found = self.look(self.ann, key)
+            return (f"stat says {status.st_size}, state {state}, root {root[:16]}; after 2 s "
+                    f"{'right' if name.fits(found) else f'wrong: {len(found)} bytes'}")
+        return "gone now"
+
     def check(self, what, all_of_it=False):
         self.await_calm(self.ann)
         for writer in self.writers:
@@ -238,7 +254,7 @@ class Torture(SwarmTest):
                     continue
                 found = self.look(self.ann, key)
                 if not name.fits(found):
-                    self.wrong.append(f"{what}: {key} at ann: {name.describe(found if found is not ... else None)}")
+                    self.wrong.append(f"{what}: {key} at ann: {name.describe(found)}; {self.again(key, name)}")
                 if found is not None and not any(found == data for data in name.versions):
                     name.versions.append(found)
                 Writer.settle(name, found)
