@@ -12,6 +12,7 @@
 #include "daemon/store_private.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -454,4 +455,14 @@ int content_get(struct content *content, uint64_t block, uint8_t *to)
     int error;
 
     return content_get_many(content, block, 1, to, &error) == 1 ? 0 : error;
+}
+
+void content_forget_cached(struct content *content, uint64_t first, uint64_t count)
+{
+    CHECK_OBJECT(content, CONTENT_MAGIC);
+    if (content_pin(content) < 0)
+        return;
+    (void)posix_fadvise(content->fd[FD_DATA], (off_t)(first * BLOCK_SIZE),
+                        (off_t)(count * BLOCK_SIZE), POSIX_FADV_DONTNEED);
+    content_unpin(content, false);
 }

@@ -40,16 +40,32 @@ static uint32_t blocks_of(uint64_t room)
     return room / BLOCK_SIZE > UINT32_MAX ? UINT32_MAX : (uint32_t)(room / BLOCK_SIZE);
 }
 
+/* The store takes nothing for now. After a full disk there must be room for more than the next few blocks: asking for
+ * what cannot be kept costs everybody. */
+static bool is_troubled(struct download *download, int64_t now)
+{
+    uint64_t held, space, total;
+
+    if (download->trouble[0] == '\0')
+        return false;
+    if (now >= download->trouble_until && download->disk_full) {
+        store_space(download->daemon->store, &held, &space, &total);
+        if (space < ROOM_AGAIN && space < total / 16)
+            download->trouble_until = now + TROUBLE_RETRY;
+    }
+    return now < download->trouble_until;
+}
+
 bool download_may_ask(struct download *download, int64_t now)
 {
-    if (download->stopping || (download->trouble[0] != '\0' && now < download->trouble_until))
+    if (download->stopping || is_troubled(download, now))
         return false;
     return download_allowance(download, now) > 0;
 }
 
 uint32_t download_allowance(struct download *download, int64_t now)
 {
-    if (download->stopping || (download->trouble[0] != '\0' && now < download->trouble_until))
+    if (download->stopping || is_troubled(download, now))
         return 0;
     bucket_set(&download->bucket, rate_limit(download), now);
     return blocks_of(bucket_room(&download->bucket, now));

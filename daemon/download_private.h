@@ -237,6 +237,10 @@ struct device {
     char ban[BANS_WHY_SIZE];    /* why */
 };
 
+#define TROUBLE_RETRY (3 * NS_PER_S) /* when the store could not take a block */
+#define ROOM_AGAIN                                                                                 \
+    (64u << 20) /* or a sixteenth of a small disk: then a full disk is no longer full */
+
 /* --- the thread ---------------------------------------------------------------------------------------------------------- */
 struct download {
     unsigned magic;
@@ -266,6 +270,7 @@ struct download {
 
     char trouble[96]; /* the store's; "" for none */
     int64_t trouble_until;
+    bool disk_full; /* that is the trouble */
 
     struct bucket bucket; /* of settings.rate_down */
     uint32_t limited;     /* files with a limit of their own */

@@ -22,8 +22,6 @@
 #include "base/mem.h"
 #include "daemon/store.h"
 
-#define TROUBLE_RETRY (3 * NS_PER_S)
-
 struct put_job {
     struct job job;
     struct mail mail;
@@ -106,7 +104,8 @@ void store_trouble(struct download *download, int error)
     struct file *file, *next;
     char text[sizeof(download->trouble)];
 
-    if (error == -ENOSPC || error == -EDQUOT)
+    download->disk_full = error == -ENOSPC || error == -EDQUOT;
+    if (download->disk_full)
         snprintf(text, sizeof(text), "no space left for the store; fetching waits");
     else
         snprintf(text, sizeof(text), "cannot write to the store (%s); fetching waits",

@@ -193,6 +193,7 @@ static const struct request_kind {
     {TYPE(HEALTH), WHO_CTL, &local__paths__descriptor, ctl_health},
     {TYPE(GET), WHO_CTL, &local__get__descriptor, fetch_get},
     {TYPE(UNPIN), WHO_CTL, &local__paths__descriptor, fetch_unpin},
+    {TYPE(CHECK), WHO_CTL, &local__check__descriptor, ctl_check},
     {TYPE(EVICT), WHO_CTL, &local__paths__descriptor, ctl_evict},
     {TYPE(LS), WHO_CTL, &local__ls__descriptor, ctl_ls},
     {TYPE(LIMIT), WHO_CTL, &local__limit__descriptor, limit_handle},
@@ -316,6 +317,7 @@ static void client_free(struct client *cl)
     io_client_gone(l, cl);
     watch_client_gone(l, cl);
     fetch_client_gone(l, cl->number);
+    scrub_client_gone(l->scrub, cl->number);
     channel_free(cl->channel);
     cl->magic = 0;
     free(cl);
@@ -578,6 +580,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     l->drop_timer = timer_new(l->loop, local_drop_due, l);
     l->evict = evict_new(l);
     l->accept_rest = timer_new(l->loop, rested, l);
+    l->scrub = scrub_new(l);
     l->accept = event_new(loop_base(l->loop), l->socket, EV_READ | EV_PERSIST, on_accept, l);
     CHECK(l->accept != NULL && event_add(l->accept, NULL) == 0);
     return l;
@@ -606,6 +609,7 @@ static void deliver_start(struct mail *mail, void *owner)
     ctl_ask_self(l);
     write_recover(l);
     fetch_pin_all(l);
+    scrub_start(l->scrub);
     local_after(l);
 }
 
@@ -662,6 +666,7 @@ void local_stop(struct local *l)
     while (l->clients != NULL)
         client_free(l->clients);
     evict_stop(l->evict);
+    scrub_stop(l->scrub);
     (void)catalogue_commit(l->catalogue, true);
     if (l->socket >= 0) {
         unlink(l->socket_path);
@@ -696,6 +701,7 @@ void local_free(struct local *l)
     fetch_free(l);
     ctl_free(l);
     evict_free(l->evict);
+    scrub_free(l->scrub);
     push_free(l);
     watch_free(l);
     catalogue_close(l->catalogue);

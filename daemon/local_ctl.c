@@ -285,6 +285,7 @@ static void fill_status(struct local *l, const struct gather *g, Local__Status *
     const char *cache_trouble;
     evict_status(l->evict, &m->cache_size, &m->cache_bytes, &cache_trouble);
     m->cache_trouble = text_of(cache_trouble);
+    scrub_status(l->scrub, m);
     m->version = text_of(P2P_VERSION);
     m->pid = (uint32_t)getpid();
 }

@@ -14,6 +14,7 @@
  *   local_watch.c   p2pctl watch
  *   local_push.c    invalidations, gathered and sent in batches
  *   evict.c         p2pctl evict, and the limit of the cache
+ *   scrub.c         p2pctl check, and the scrub
  *
  * A request is answered at once or later, from a job's or another thread's mail: then a struct reply
  * names it, by the client's number, which is never used twice; an answer to a client that is gone
@@ -29,6 +30,7 @@
 #include "daemon/catalogue.h"
 #include "daemon/evict.h"
 #include "daemon/local.h"
+#include "daemon/scrub.h"
 #include "daemon/store.h"
 #include "proto/channel.h"
 #include "proto/local.pb-c.h"
@@ -207,6 +209,7 @@ struct local {
     struct gather *gathers;
     struct health *healths;
     struct evict *evict;
+    struct scrub *scrub;
 
     /* local_watch.c */
     unsigned watchers;
@@ -262,6 +265,7 @@ extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ct
 extern handler fetch_get, fetch_unpin;
 extern handler limit_handle;
 extern handler ctl_evict; /* evict.c */
+extern handler ctl_check; /* scrub.c */
 
 /* --- local_mail.c --- */
 void local_stir(void *local); /* tells the mounts of contents that grew; a timer's */

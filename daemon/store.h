@@ -170,6 +170,9 @@ void store_victims_free(struct store_victim *, size_t count); /* NULL is fine */
  * -errno. */
 int store_evict(struct store *, const struct store_victim *, uint64_t *freed, bool *gone);
 
+/* [worker] The next read of these blocks comes from the disk, not from the page cache, as far as that can be had. */
+void content_forget_cached(struct content *, uint64_t first, uint64_t count);
+
 /* Tells `changed` (any thread, quick: post mail) when blocks of any content become present or get lost. One subscriber set
  * before threads start. */
 void store_on_change(struct store *,

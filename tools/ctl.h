@@ -7,7 +7,7 @@
  *   limit.c     limit
  *   fetch.c     get pin unpin                                   list.c     ls
  *   watch.c     watch
- *   store.c     evict
+ *   store.c     evict check
  *   call.c      talks to the tracker, through p2pd
  *   client.c    talks to p2pd      path.c    what PATH means     secret.c   asks for passwords
  *   table.c     columns            text.c    names, widths       json.c     messages as JSON
@@ -48,7 +48,7 @@ struct ctl {
     uint64_t expires;  /* seconds; 0: not given */
     uint64_t up, down; /* bytes a second, 0: unlimited; if up_given, down_given */
     bool up_given, down_given;
-    bool admin, json, watch, tracker, details, help, version;
+    bool admin, json, watch, tracker, details, repair, pause, resume, help, version;
     const char *passphrase_file;
     const char *new_passphrase_file;
     bool remove;

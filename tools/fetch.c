@@ -177,6 +177,32 @@ static int fetch(const struct ctl *ctl, bool pin, bool wait)
     return good ? CTL_DONE : CTL_FAILED;
 }
 
+bool fetch_paths(const struct ctl *ctl, char **paths, size_t count)
+{
+    Local__Get message = LOCAL__GET__INIT;
+    const struct client_request request = {
+        .type = LOCAL__LOCAL_TYPE__LOCAL_GET,
+        .message = &message.base,
+        .answer_type = LOCAL__LOCAL_TYPE__LOCAL_DONE,
+        .answer = &local__done__descriptor,
+        .timeout_ns = LIMIT_CTL_ANSWER_NS,
+    };
+    struct fetch f = {.terminal = isatty(STDERR_FILENO), .began = clock_now()};
+    struct client *client = ctl_open(ctl, false);
+    struct client_fault fault;
+    bool good = false;
+
+    message.paths = paths;
+    message.n_paths = count;
+    if (client != NULL && client_send(client, &request, &fault))
+        good = wait_for_all(client, &request, &f);
+    else if (client != NULL)
+        log_error("%s", fault.text);
+    client_free(client);
+    free(f.trouble);
+    return good;
+}
+
 int fetch_get(const struct ctl *ctl)
 {
     return fetch(ctl, false, true);

@@ -201,6 +201,24 @@ static const char *take_logout_others(struct ctl *ctl, const char *value)
     return NULL;
 }
 
+static const char *take_repair(struct ctl *ctl, const char *value)
+{
+    ctl->repair = true;
+    return NULL;
+}
+
+static const char *take_pause(struct ctl *ctl, const char *value)
+{
+    ctl->pause = true;
+    return NULL;
+}
+
+static const char *take_resume(struct ctl *ctl, const char *value)
+{
+    ctl->resume = true;
+    return NULL;
+}
+
 static const struct row {
     const char *name;
     char letter;           /* 0: none */
@@ -246,6 +264,9 @@ static const struct row {
      "send at most so many bytes a second, like 500K or 20M, or\n"
      "                            'unlimited'"},
     {"down", 0, "RATE", OPTION_RATES, take_down, "the same for what is fetched"},
+    {"repair", 0, NULL, OPTION_CHECK, take_repair, "fetch what is damaged from other members"},
+    {"pause", 0, NULL, OPTION_CHECK, take_pause, "only: the check in the background pauses"},
+    {"resume", 0, NULL, OPTION_CHECK, take_resume, "only: it goes on"},
     {"json", 0, NULL, OPTION_JSON, take_json, "print JSON"},
     {"home", 0, "DIR", OPTION_EVERYWHERE, take_home,
      "the member's directory (default: $P2P_HOME, else\n"

@@ -31,6 +31,7 @@ enum {
     OPTION_COUNT = 1 << 25,
     OPTION_LOGOUT_OTHERS = 1 << 26,
     OPTION_RATES = 1 << 11,
+    OPTION_CHECK = 1 << 28, /* --repair, --pause, --resume */
 };
 
 /* Fills *ctl from the command line; options and arguments may be mixed, "--" ends the options. False

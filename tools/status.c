@@ -68,6 +68,15 @@ static void print_heading(FILE *to, const Local__Status *s)
         fprintf(to, "cache      %s of %s%s%s\n", bytes_format(a, s->cache_bytes),
                 bytes_format(b, s->cache_size), *s->cache_trouble != '\0' ? ": " : "",
                 s->cache_trouble);
+    fprintf(to, "check      %s%s",
+            s->scrub_paused    ? "paused"
+            : s->scrub_running ? "under way, "
+                               : "done",
+            s->scrub_running && !s->scrub_paused ? bytes_format(a, s->scrub_bytes) : "");
+    if (s->scrub_damaged > 0)
+        fprintf(to, ": %" PRIu64 " damaged block%s given up", s->scrub_damaged,
+                s->scrub_damaged == 1 ? "" : "s");
+    fputs("\n", to);
     fprintf(to,
             "traffic    in %s/s on %" PRIu32 " link%s, out %s/s on %" PRIu32 " link%s\n"
             "           since the start: in %s, out %s",

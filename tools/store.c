@@ -1,9 +1,11 @@
-/* What is kept here: evict. */
+/* What is kept here: evict, check. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "base/number.h"
 #include "proto/local.pb-c.h"
 #include "tools/client.h"
@@ -59,4 +61,113 @@ int store_evict(const struct ctl *ctl)
     ctl_free_paths(ctl, paths);
     client_free(client);
     return good ? CTL_DONE : CTL_FAILED;
+}
+
+/* --- check -------------------------------------------------------------------------------------- */
+static void print_checked(const struct ctl *ctl, const Local__Checked *c, bool repaired)
+{
+    char bytes[NUMBER_TEXT_MAX];
+
+    if (ctl->json) {
+        json_t *damaged = json_array();
+        for (size_t i = 0; i < c->n_damaged; i++)
+            json_array_append_new(damaged, json_pack("{s:s, s:s, s:I}", "path", c->damaged[i]->path,
+                                                     "root", c->damaged[i]->root, "blocks",
+                                                     (json_int_t)c->damaged[i]->blocks));
+        json_print(json_pack("{s:I, s:I, s:I, s:b, s:o}", "files", (json_int_t)c->files, "bytes",
+                             (json_int_t)c->bytes, "failed", (json_int_t)c->failed, "repaired",
+                             repaired, "damaged", damaged),
+                   true);
+        return;
+    }
+    for (size_t i = 0; i < c->n_damaged; i++) {
+        const Local__Damaged *one = c->damaged[i];
+        printf("%s: %" PRIu64 " damaged block%s%s\n", *one->path != '\0' ? one->path : one->root,
+               one->blocks, one->blocks == 1 ? "" : "s", repaired ? ", fetched again" : "");
+    }
+    printf("%" PRIu32 " file%s checked, %s right", c->files, c->files == 1 ? "" : "s",
+           bytes_format(bytes, c->bytes));
+    if (c->n_damaged > 0)
+        printf(", %zu damaged", c->n_damaged);
+    if (c->failed > 0)
+        printf(", %" PRIu32 " could not be read", c->failed);
+    puts(".");
+}
+
+/* Fetches what was damaged and still has a name. True if there is nothing left to mend. */
+static bool repair(const struct ctl *ctl, const Local__Checked *checked)
+{
+    char **paths = xcalloc(checked->n_damaged + 1, sizeof *paths);
+    size_t count = 0;
+
+    for (size_t i = 0; i < checked->n_damaged; i++)
+        if (*checked->damaged[i]->path != '\0')
+            paths[count++] = checked->damaged[i]->path;
+    bool good = count == 0 || fetch_paths(ctl, paths, count);
+    free(paths);
+    return good;
+}
+
+static int pause_or_resume(struct client *client, const struct ctl *ctl)
+{
+    Local__Check message = LOCAL__CHECK__INIT;
+    const struct client_request request = {
+        .type = LOCAL__LOCAL_TYPE__LOCAL_CHECK,
+        .message = &message.base,
+        .answer_type = LOCAL__LOCAL_TYPE__LOCAL_DONE,
+        .answer = &local__done__descriptor,
+        .timeout_ns = EVICT_NS,
+    };
+
+    message.pause = ctl->pause;
+    message.resume = ctl->resume;
+    bool good = ctl_ask(client, &request) != NULL;
+    if (good && ctl->json)
+        json_print(json_pack("{s:b}", "done", 1), true);
+    else if (good)
+        puts(ctl->pause ? "Paused." : "Resumed.");
+    return good ? CTL_DONE : CTL_FAILED;
+}
+
+int store_check(const struct ctl *ctl)
+{
+    Local__Check message = LOCAL__CHECK__INIT;
+    const struct client_request request = {
+        .type = LOCAL__LOCAL_TYPE__LOCAL_CHECK,
+        .message = &message.base,
+        .answer_type = LOCAL__LOCAL_TYPE__LOCAL_CHECKED,
+        .answer = &local__checked__descriptor,
+        .timeout_ns = 365 * 24 * EVICT_NS, /* it reads whole disks */
+    };
+    int status = CTL_FAILED;
+
+    if (ctl->pause + ctl->resume > 0 &&
+        (ctl->pause + ctl->resume > 1 || ctl->repair || ctl->argument_count > 0)) {
+        log_error("--pause and --resume stand alone; see p2pctl check --help");
+        return CTL_WRONG_USAGE;
+    }
+    struct client *client = ctl_open(ctl, false);
+    if (client == NULL)
+        return CTL_FAILED;
+    if (ctl->pause || ctl->resume) {
+        status = pause_or_resume(client, ctl);
+        client_free(client);
+        return status;
+    }
+    char **paths = ctl_paths(ctl);
+    const Local__Checked *checked = NULL;
+    if (paths != NULL) {
+        message.paths = paths;
+        message.n_paths = (size_t)ctl->argument_count;
+        checked = ctl_ask(client, &request);
+    }
+    if (checked != NULL) {
+        bool repaired = ctl->repair && checked->n_damaged > 0 && repair(ctl, checked);
+        print_checked(ctl, checked, repaired);
+        if (checked->failed == 0 && (checked->n_damaged == 0 || repaired))
+            status = CTL_DONE;
+    }
+    ctl_free_paths(ctl, paths);
+    client_free(client);
+    return status;
 }

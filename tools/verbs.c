@@ -108,6 +108,10 @@ static const struct verb verbs[] = {
      "file belongs to its present content, and is on top of that of all. RATE is bytes a\n"
      "second: 500K, 20M, 1.5G (powers of 1024), at least 4K; 'unlimited' takes a limit "
      "away.\n" PATHS},
+    {"check", store_check, "[PATH...]", 0, UINT_MAX, OPTION_CHECK | OPTION_JSON,
+     "read what is kept here and compare it with its hashes",
+     "Without PATH: all of it. Damaged blocks are given up, and with --repair fetched again. The\n"
+     "same goes on in the background, slowly; 'p2pctl status' says how far it is.\n" PATHS},
     {"ls", list_entries, "[PATH]", 0, 1, OPTION_LONG | OPTION_JSON, "list a directory", PATHS},
     {"watch", watch_changes, "[PATH]", 0, 1, OPTION_JSON,
      "print what changes in the swarm, as it happens",

@@ -47,6 +47,9 @@ int fetch_unpin(const struct ctl *);
 int watch_changes(const struct ctl *);
 int limit_rates(const struct ctl *);
 int store_evict(const struct ctl *);
+int store_check(const struct ctl *);
+/* fetch.c: fetches these paths whole, and waits. */
+bool fetch_paths(const struct ctl *, char **paths, size_t count);
 int list_entries(const struct ctl *);
 
 /* The passphrase of the device's key, for whoever starts p2pd. False: the reason has been said. */
