@@ -519,6 +519,7 @@ static void tick(void *arg)
     io_tick(l, now);
     write_tick(l, now);
     evict_look(l->evict);
+    local_drop_look(l, now);
     if (now >= l->next_retry) {
         l->next_retry = now + RETRY_NS;
         catalogue_retry(l->catalogue);

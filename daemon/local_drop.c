@@ -2,7 +2,7 @@
  *
  * Owns nothing but their deletion. Thread: local; deleting is a worker's job. Nobody here has such a
  * content open any more, but other members may be streaming it: so it is kept for DROP_GRACE_NS, over
- * restarts as well, and served meanwhile. Then it goes, unless it has a name again, or a change of
+ * restarts as well, and served meanwhile, unless the disk is short of space. Then it goes, unless it has a name again, or a change of
  * ours that is not confirmed could bring one back. */
 #include "daemon/local_private.h"
 
@@ -11,6 +11,8 @@
 #include "daemon/session.h"
 
 #define DROP_GRACE_NS (3600 * NS_PER_S)
+#define LOOK_NS       (2 * NS_PER_S)
+#define SPACE_SHORT   (64u << 20) /* and less than a sixteenth of the disk: no grace */
 
 void local_unused(struct local *l, const uint8_t root[HASH_SIZE])
 {
@@ -87,11 +89,28 @@ static void due_one(void *arg, const uint8_t root[HASH_SIZE])
     }
 }
 
+static bool is_short(struct local *l)
+{
+    uint64_t held, space, total;
+
+    store_space(l->daemon->store, &held, &space, &total);
+    return total > 0 && space < SPACE_SHORT && space < total / 16;
+}
+
+void local_drop_look(struct local *l, int64_t now)
+{
+    if (now < l->next_drop_look)
+        return;
+    l->next_drop_look = now + LOOK_NS;
+    if (is_short(l))
+        timer_set(l->drop_timer, 0);
+}
+
 void local_drop_due(void *arg)
 {
     struct local *l = arg;
     struct due due = {l, xcalloc(1, sizeof *due.drop)};
-    int64_t now = clock_wall();
+    int64_t now = clock_wall() + (is_short(l) ? DROP_GRACE_NS : 0);
     int64_t next = catalogue_dropped_due(l->catalogue, now, due_one, &due);
 
     if (due.drop->count > 0)
@@ -99,6 +118,6 @@ void local_drop_due(void *arg)
     else
         free(due.drop);
     if (next != 0)
-        timer_set(l->drop_timer, next - now + NS_PER_S);
+        timer_set(l->drop_timer, next > now ? next - now + NS_PER_S : NS_PER_S);
     local_after(l);
 }

@@ -198,7 +198,7 @@ struct local {
     struct root_item *unused; /* contents that lost their last name in this round */
     struct numbers newly_pinned;
     struct root_item *stirred; /* contents with new blocks that mounts have not heard of */
-    int64_t next_retry;
+    int64_t next_retry, next_drop_look;
 
     /* fetching */
     struct fetch *fetches;
@@ -251,6 +251,8 @@ void local_unused(struct local *, const uint8_t root[HASH_SIZE]);
 /* local_drop.c: those of this round are noted; a timer's function. */
 void local_put_aside(struct local *);
 void local_drop_due(void *arg);
+/* Where the disk is short of space nothing is kept for others' sake. */
+void local_drop_look(struct local *, int64_t now);
 bool local_is_visible(const struct local *); /* somebody is logged in */
 bool local_is_connected(const struct local *);
 
