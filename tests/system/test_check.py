@@ -1,9 +1,6 @@
-"""p2pctl check and --repair; a full disk pauses fetching, tells the writer, and is got over."""
-import errno
+"""p2pctl check and --repair."""
 import json
 import os
-import subprocess
-import tempfile
 
 from harness import SwarmTest, main, pattern, wait_for
 
@@ -60,73 +57,6 @@ class Check(SwarmTest):
     def part_or_data(self):
         part = self.data_file[:-4] + "part"
         return part if os.path.exists(part) else self.data_file
-
-
-class FullDisk(SwarmTest):
-    @staticmethod
-    def free(member):
-        space = os.statvfs(member.home)
-        return space.f_bavail * space.f_frsize
-
-    def small_disk(self, member):
-        """The member's home on a disk of 64 MiB."""
-        image = tempfile.NamedTemporaryFile(dir=self.directory, delete=False)
-        image.truncate(64 * MIB)
-        image.close()
-        subprocess.run(["mkfs.ext4", "-q", "-m0", image.name], check=True, capture_output=True)
-        done = subprocess.run(["mount", "-o", "loop", image.name, member.home], capture_output=True)
-        if done.returncode != 0:
-            self.skipTest("no loop devices here")
-        os.chmod(member.home, 0o700)
-        self.addCleanup(subprocess.run, ["umount", "-l", member.home], capture_output=True)
-
-    def test_the_writer_is_told_fetching_pauses_and_both_go_on_when_there_is_room(self):
-        tracker = self.tracker()
-        ann = self.member(tracker, "ann")
-        from harness import Member
-        ben = Member(self, "ben", options="wait=60s")
-        self.all_members.append(ben)
-        with open(os.path.join(ben.home, "p2pd.conf")) as conf:
-            text = conf.read()
-        self.small_disk(ben)
-        with open(os.path.join(ben.home, "p2pd.conf"), "w") as conf:
-            conf.write(text)
-        ben.start_daemon()
-        ben.register(tracker)
-        ben.start_mount()
-        keep = pattern(MIB, 4)
-        ben.write("keep", keep)
-        # The writer: ENOSPC, nothing half.
-        with self.assertRaises(OSError) as caught:
-            ben.write("large", pattern(90 * MIB, 5))
-        self.assertEqual(errno.ENOSPC, caught.exception.errno)
-        # What was written of it became a version when the program closed it; it is deleted, and its space is needed now.
-        if os.path.exists(ben.path("large")):
-            os.unlink(ben.path("large"))
-        filler = os.path.join(ben.home, "filler")
-        with open(filler, "wb") as file:
-            while self.free(ben) > 4 * MIB:
-                file.write(bytes(MIB))
-                file.flush()
-        data = pattern(20 * MIB, 6)
-        ann.write("film", data)
-        ben.await_file("film", len(data))
-        get = subprocess.Popen([ann.fs.arguments[0].replace("p2pfs", "p2pctl"), "get", "/film"], env=ben.env,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.addCleanup(get.kill)
-        wait_for("the status to say so", lambda: "no space left for the store; fetching waits"
-                 in ben.ctl("status").stdout, 30)
-        before = json.loads(ben.ctl("status", "--json").stdout)
-        self.assertIsNone(get.poll())
-        self.assert_same_bytes(keep, ben.read("keep"))
-        os.unlink(filler)
-        for folder in ["incoming"]:
-            self.assertEqual([], os.listdir(os.path.join(ben.home, "store", folder)))
-        self.assertEqual(0, get.wait(60))
-        self.assert_same_bytes(data, ben.read("film"))
-        self.assertNotIn("no space", ben.ctl("status").stdout)
-        self.assertLess(before["wasted_in"], 40 * MIB)
-        self.assertEqual(1, ben.daemon.text().count("no space left for the store"))
 
 
 if __name__ == "__main__":
