@@ -196,7 +196,8 @@ uint64_t journal_make(struct catalogue *c, struct entry *e, bool later)
         }
     }
     uint64_t number = journal_add(c, &op, e, NULL, (struct entry *)(void *)e->node.parent);
-    if (e->node.id == 0)
+    /* A second version behind the first one makes nothing: what stands between them must not wait for it. */
+    if (e->node.id == 0 && (p->made_by == 0 || find_op(c, p->made_by) == c->ops_end))
         p->made_by = number;
     c->ops[c->ops_end - 1]->later = later;
     return number;
