@@ -142,6 +142,7 @@ class Writer:
 
 class Torture(SwarmTest):
     rounds, seed = 12, 1
+    victims = VICTIMS
     report = False
 
     def start(self, config="", own_disk=None):
@@ -284,7 +285,7 @@ class Torture(SwarmTest):
         self.revive(victim)
 
     def one_round(self, number):
-        victim = self.random.choice(VICTIMS) if number % len(VICTIMS) else VICTIMS[number // len(VICTIMS) % len(VICTIMS)]
+        victim = self.random.choice(self.victims)
         until = time.monotonic() + LOAD
         threads = [threading.Thread(target=w.run, args=(self.ann.mount, until)) for w in self.writers]
         threads.append(threading.Thread(target=self.read_at_ben, args=(until,)))
