@@ -121,6 +121,13 @@ void catalogue_reset(struct catalogue *c, const char *swarm)
 
 /* --- looking ---------------------------------------------------------------------------------- */
 
+const struct node *catalogue_with_id(const struct catalogue *c, uint64_t id)
+{
+    const struct entry *e = id == 1 ? c->root : tree_find(c, BY_ID, id);
+
+    return e == NULL ? NULL : &e->node;
+}
+
 const struct node *catalogue_node(const struct catalogue *c, uint64_t ino)
 {
     const struct entry *e = tree_find(c, BY_INO, ino);

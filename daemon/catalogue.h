@@ -64,6 +64,7 @@ struct node {
     uint16_t unconfirmed; /* changes of ours under way */
     bool working;         /* a file being written here for the first time: not published, no root */
     bool pinned;
+    uint8_t level; /* of a directory: Tracker__Level, what this member may do in it; 0: not heard */
     uint64_t size;
     int64_t mtime;
     uint8_t root[HASH_SIZE];
@@ -109,6 +110,10 @@ int catalogue_sync(const char *path);
 
 /* --- looking -----------------------------------------------------------------------------------
  */
+/* Whether names in that directory may be made and changed by this member, as far as is known. */
+bool catalogue_may_write(const struct node *directory);
+/* The entry that the tracker calls by that number; NULL if there is none. */
+const struct node *catalogue_with_id(const struct catalogue *, uint64_t id);
 /* NULL if there is none. Removed but open ones are found as well. */
 const struct node *catalogue_node(const struct catalogue *, uint64_t ino);
 const struct node *catalogue_lookup(const struct catalogue *, uint64_t parent, const char *name);

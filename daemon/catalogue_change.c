@@ -25,6 +25,18 @@ static char *text_of(const char *text)
     return (char *)(uintptr_t)text;
 }
 
+bool catalogue_may_write(const struct node *directory)
+{
+    return directory->level == 0 || directory->level >= TRACKER__LEVEL__LEVEL_WRITE;
+}
+
+/* Whether its name may go, or another take its place: what the tracker will ask as well. */
+static bool may_go(const struct entry *e)
+{
+    return (e->node.parent == NULL || catalogue_may_write(e->node.parent)) &&
+           (e->node.kind != NODE_DIRECTORY || catalogue_may_write(&e->node));
+}
+
 /* The directory, if something can be made in it. */
 static struct entry *directory_for(struct catalogue *c, uint64_t ino, int *error)
 {
@@ -32,6 +44,7 @@ static struct entry *directory_for(struct catalogue *c, uint64_t ino, int *error
 
     *error = d == NULL || !tree_is_attached(c, d)      ? -ENOENT
              : d->node.kind != NODE_DIRECTORY          ? -ENOTDIR
+             : !catalogue_may_write(&d->node)          ? -EACCES
              : c->tables[BY_INO].count > LIMIT_ENTRIES ? -ENOSPC
                                                        : 0;
     return *error == 0 ? d : NULL;
@@ -132,6 +145,8 @@ int catalogue_write_begin(struct catalogue *c, uint64_t ino)
         return -ENOENT;
     if (e->node.kind != NODE_FILE)
         return e->node.kind == NODE_DIRECTORY ? -EISDIR : -EINVAL;
+    if (e->node.parent != NULL && !catalogue_may_write(e->node.parent))
+        return -EACCES;
     e->flags |= FLAG_WRITING;
     if (!e->node.working) {
         struct pending *p = tree_pending(e);
@@ -278,6 +293,8 @@ int catalogue_remove(struct catalogue *c, uint64_t parent, const char *name, boo
         return -ENOENT;
     if (directory != (e->node.kind == NODE_DIRECTORY))
         return directory ? -ENOTDIR : -EISDIR;
+    if (!may_go(e))
+        return -EACCES;
     if (tree_children(e) > 0)
         return -ENOTEMPTY;
     if (e->node.unconfirmed > UNCONFIRMED_MAX)
@@ -318,6 +335,8 @@ static int judge_rename(struct catalogue *c, const struct rename *r, const struc
     if (e->node.unconfirmed > UNCONFIRMED_MAX ||
         (there != NULL && there->node.unconfirmed > UNCONFIRMED_MAX))
         return -EAGAIN;
+    if (!may_go(e) || (there != NULL && !may_go(there)))
+        return -EACCES;
     error = tree_fits(c, d, e);
     if (error != 0 || there == NULL)
         return error;
@@ -460,6 +479,9 @@ int catalogue_attr(struct catalogue *c, uint64_t ino, const uint32_t *mode, cons
                 (mtime == NULL || *mtime == e->node.mtime);
     if (same)
         return 0;
+    const struct node *directory = e->node.kind == NODE_DIRECTORY ? &e->node : e->node.parent;
+    if (directory != NULL && !catalogue_may_write(directory))
+        return -EACCES;
     op.kind = TRACKER__OP_KIND__OP_ATTR;
     op.id = e->node.id;
     op.set_mode = mode != NULL;

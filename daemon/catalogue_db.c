@@ -267,7 +267,7 @@ static bool write_entry(struct catalogue *c, const struct entry *e)
     bind_number(s, 13, e->cookie);
     sqlite3_bind_int(s, 14,
                      (e->flags & FLAGS_STORED) | (n->pinned ? ROW_PINNED : 0) |
-                         (n->working ? ROW_WORKING : 0));
+                         (n->working ? ROW_WORKING : 0) | n->level * ROW_LEVEL);
     for (int i = 15; i <= 20; i++)
         sqlite3_bind_null(s, i);
     if (p != NULL) {

@@ -115,6 +115,7 @@ static struct entry *load_row(struct catalogue *c, sqlite3_stmt *s)
     e->flags = (uint8_t)(flags & FLAGS_STORED);
     e->node.pinned = (flags & ROW_PINNED) != 0;
     e->node.working = (flags & ROW_WORKING) != 0;
+    e->node.level = (uint8_t)(flags / ROW_LEVEL & 7);
     e->node.size = size;
     if (kind == NODE_FILE && sqlite3_column_bytes(s, 8) == HASH_SIZE)
         tree_set_content(c, e, sqlite3_column_blob(s, 8), size);

@@ -248,6 +248,7 @@ enum sql {
 /* In the column `flags` of an entry's row, above FLAGS_STORED. */
 #define ROW_PINNED  256
 #define ROW_WORKING 512
+#define ROW_LEVEL   1024 /* times the level */
 
 /* Ready for binding; NULL if the data base has failed. */
 sqlite3_stmt *db_statement(struct catalogue *, enum sql);

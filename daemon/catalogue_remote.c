@@ -65,6 +65,7 @@ Tracker__Entry *remote_of(const struct entry *e)
     r.mtime = e->node.mtime;
     r.mode = e->node.mode;
     r.owner = text_of(e->node.owner);
+    r.level = (Tracker__Level)e->node.level;
     r.seq = e->seq;
     return remote_copy(&r);
 }
@@ -228,6 +229,19 @@ static void replace_content(struct catalogue *c, struct entry *e, const Tracker_
         c->events->invalid(c->arg, e->node.ino, e->node.parent->ino, e->node.name);
 }
 
+/* What we may do in a directory: whatever else is under way there. */
+static void set_level(struct catalogue *c, struct entry *e, Tracker__Level level)
+{
+    if (e->node.kind != NODE_DIRECTORY || level > TRACKER__LEVEL__LEVEL_MANAGE ||
+        e->node.level == level)
+        return;
+    e->node.level = (uint8_t)level;
+    if (e == c->root)
+        c->events->invalid(c->arg, INO_ROOT, 0, NULL);
+    else
+        tree_changed(c, e);
+}
+
 static void set_attributes(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
 {
     bool fresh = e->node.mtime == INT64_MIN; /* nobody has seen it yet */
@@ -247,6 +261,7 @@ static void set_attributes(struct catalogue *c, struct entry *e, const Tracker__
     e->node.mode = (uint16_t)(r->mode & 0777);
     e->node.mtime = r->mtime;
     tree_set_owner(c, e, r->owner);
+    set_level(c, e, r->level);
     if (e->node.kind == NODE_SYMLINK &&
         (e->node.target == NULL || strcmp(e->node.target, r->target) != 0)) {
         tree_set_target(e, r->target);
@@ -388,6 +403,8 @@ void remote_absorb(struct catalogue *c, const Tracker__Entry *r)
         report(c, r->id, "it changed its kind");
         return;
     }
+    if (!r->gone)
+        set_level(c, e, r->level);
     bool unchanged = r->seq == e->seq && !r->gone && e->pending == NULL &&
                      e->flags == (e->flags & FLAG_DIRTY) && tree_is_linked(c, e);
     e->seq = r->seq;
@@ -619,6 +636,8 @@ void catalogue_changes(struct catalogue *c, const Tracker__Changes *changes, int
         c->generation_known = true;
         c->heard = true;
     }
+    if (changes->level != TRACKER__LEVEL__LEVEL_UNKNOWN)
+        set_level(c, c->root, changes->level);
     for (size_t i = 0; i < changes->n_entries; i++) {
         const Tracker__Entry *r = changes->entries[i];
         if (r == NULL)

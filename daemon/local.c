@@ -188,6 +188,11 @@ static const struct request_kind {
     {TYPE(PASSWORD), WHO_CTL, &local__password__descriptor, ctl_password},
     {TYPE(INVITE), WHO_CTL, &local__invite__descriptor, ctl_invite},
     {TYPE(TRACKER_CALL), WHO_CTL, &local__tracker_call__descriptor, ctl_tracker_call},
+    {TYPE(KEYS), WHO_CTL, &local__keys_request__descriptor, access_keys},
+    {TYPE(GRANT), WHO_CTL, &local__grant__descriptor, access_grant},
+    {TYPE(ACCESS), WHO_CTL, &local__access_request__descriptor, access_show},
+    {TYPE(GROUP), WHO_CTL, &local__group__descriptor, access_group},
+    {TYPE(GROUPS), WHO_CTL, &local__groups_request__descriptor, access_groups},
     {TYPE(STATUS), WHO_CTL, &local__status_request__descriptor, ctl_status},
     {TYPE(PEERS), WHO_CTL, &local__paths__descriptor, ctl_peers},
     {TYPE(HEALTH), WHO_CTL, &local__paths__descriptor, ctl_health},
@@ -578,6 +583,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     l->tick = timer_new(l->loop, tick, l);
     l->journal_timer = timer_new(l->loop, send_journal, l);
     l->stir_timer = timer_new(l->loop, local_stir, l);
+    l->access_timer = timer_new(l->loop, access_look, l);
     l->drop_timer = timer_new(l->loop, local_drop_due, l);
     l->evict = evict_new(l);
     l->accept_rest = timer_new(l->loop, rested, l);
@@ -694,6 +700,7 @@ void local_free(struct local *l)
     timer_free(l->tick);
     timer_free(l->journal_timer);
     timer_free(l->stir_timer);
+    timer_free(l->access_timer);
     timer_free(l->drop_timer);
     timer_free(l->progress_timer);
     loop_free(l->loop); /* delivers what is left */
@@ -703,6 +710,7 @@ void local_free(struct local *l)
     ctl_free(l);
     evict_free(l->evict);
     scrub_free(l->scrub);
+    access_free(l);
     push_free(l);
     watch_free(l);
     catalogue_close(l->catalogue);

@@ -14,6 +14,8 @@
 struct account_answer;
 struct content;
 struct download_status;
+struct known_keys;
+struct session_answer;
 struct upload_status;
 
 /* Binds HOME's socket and opens state.db: NULL and *fault. */
@@ -32,6 +34,10 @@ void local_session_state(struct local *, enum session_state, unsigned epoch, cha
                          char *account, char *swarm);
 void local_changes(struct local *, Tracker__Changes *); /* taken over */
 void local_results(struct local *, Tracker__Results *); /* taken over */
+void local_asked(struct local *, struct session_answer *);
+void local_keys(struct local *, struct known_keys *); /* taken over */
+/* How many entries are not signed by their publishers, and how many keys are unexpected. */
+void local_suspicions(struct local *, uint32_t refused, uint32_t unexpected);
 void local_account_answer(struct local *, struct account_answer *);
 /* health NULL: error is an errno; copies: one byte per piece, may be NULL; both taken over. */
 void local_health_answer(struct local *, void *cookie, int error, Tracker__Health *health);

@@ -267,6 +267,8 @@ static void fill_status(struct local *l, const struct gather *g, Local__Status *
     m->connected = local_is_connected(l);
     if (l->trouble != NULL && !m->connected)
         m->tracker_trouble = l->trouble;
+    m->entries_refused = l->entries_refused;
+    m->keys_unexpected = l->keys_unexpected;
     m->pending = (uint32_t)catalogue_pending(l->catalogue);
     m->entries = local_is_visible(l) ? catalogue_entries(l->catalogue) : 0;
     store_space(l->daemon->store, &m->store_bytes, &m->store_free, &total);

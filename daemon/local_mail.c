@@ -113,6 +113,8 @@ struct local_mail {
     Tracker__Changes *changes;
     Tracker__Results *results;
     struct account_answer *answer;
+    struct session_answer *asked;
+    struct known_keys *keys;
     Tracker__Health *health;
     void *cookie;
     int error;
@@ -224,6 +226,57 @@ void local_account_answer(struct local *l, struct account_answer *answer)
     struct local_mail *mail = mail_new(deliver_account);
 
     mail->answer = answer;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_keys(struct mail *raw, void *owner)
+{
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    access_keys_known(owner, mail->keys);
+    free(mail);
+}
+
+void local_keys(struct local *l, struct known_keys *keys)
+{
+    struct local_mail *mail = mail_new(deliver_keys);
+
+    mail->keys = keys;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_suspicions(struct mail *raw, void *owner)
+{
+    struct local *l = owner;
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    l->entries_refused = (uint32_t)mail->request;
+    l->keys_unexpected = (uint32_t)mail->error;
+    free(mail);
+}
+
+void local_suspicions(struct local *l, uint32_t refused, uint32_t unexpected)
+{
+    struct local_mail *mail = mail_new(deliver_suspicions);
+
+    mail->request = refused;
+    mail->error = (int)unexpected;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_asked(struct mail *raw, void *owner)
+{
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    access_answer(owner, mail->asked);
+    free(mail);
+}
+
+void local_asked(struct local *l, struct session_answer *answer)
+{
+    struct local_mail *mail = mail_new(deliver_asked);
+
+    mail->asked = answer;
     loop_post(l->loop, &mail->mail);
 }
 

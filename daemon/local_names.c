@@ -59,6 +59,9 @@ void names_fill(struct local *l, Local__Attr *a, const struct node *node)
     a->kind = (Local__Kind)node->kind;
     a->mtime = node->mtime;
     a->mode = node->mode;
+    const struct node *directory = node->kind == NODE_DIRECTORY ? node : node->parent;
+    if (directory != NULL && node->kind != NODE_SYMLINK && !catalogue_may_write(directory))
+        a->mode &= ~0222u; /* as it is for this member */
     a->nlink = node->kind == NODE_DIRECTORY ? 2 : node->parent != NULL ? 1 : 0;
     a->owner = text_of(node->owner);
     a->parent = node->parent == NULL ? 0 : node->parent->ino;

@@ -9,6 +9,7 @@
  *   local_fetch.c   files that are fetched whole: get, pin, what a writer needs
  *   local_ctl.c     p2pctl: status, peers, health, ls, stop
  *   local_account.c p2pctl: accounts, and which swarm the tree belongs to
+ *   local_access.c  p2pctl: rights of folders, groups
  *   local_sealed.c  Seals and Syncs that wait for the disk
  *   local_drop.c    contents that lost their last name
  *   local_watch.c   p2pctl watch
@@ -37,6 +38,7 @@
 
 #define TYPE(name) LOCAL__LOCAL_TYPE__LOCAL_##name
 
+struct access_cookie;
 struct batch;
 struct client;
 struct fetch;
@@ -46,6 +48,7 @@ struct local;
 struct mount;
 struct watch;
 struct watch_event;
+struct session_answer;
 
 struct reply {
     uint64_t client;
@@ -194,6 +197,9 @@ struct local {
     char *state_path;      /* of state.db */
     unsigned epoch;        /* of the session's link: see session_op */
     struct timer *commit_timer, *tick, *stir_timer, *drop_timer, *progress_timer, *journal_timer;
+    uint32_t entries_refused, keys_unexpected;
+    struct access_cookie *folders_awaited; /* local_access.c */
+    struct timer *access_timer;
     char store_trouble[96];   /* of state.db */
     struct root_item *unused; /* contents that lost their last name in this round */
     struct numbers newly_pinned;
@@ -268,6 +274,8 @@ extern handler fetch_get, fetch_unpin;
 extern handler limit_handle;
 extern handler ctl_evict; /* evict.c */
 extern handler ctl_check; /* scrub.c */
+extern handler access_keys;
+extern handler access_grant, access_show, access_group, access_groups;
 
 /* --- local_mail.c --- */
 void local_stir(void *local); /* tells the mounts of contents that grew; a timer's */
@@ -375,6 +383,11 @@ void watch_client_gone(struct local *, struct client *);
 void watch_changed(struct local *, const struct node *, enum node_change);
 void watch_flush(struct local *); /* at the end of a round */
 void watch_free(struct local *);
+/* --- local_access.c --- */
+void access_answer(struct local *, struct session_answer *);
+void access_keys_known(struct local *, struct known_keys *);
+void access_look(void *local); /* folders that were waited for; a timer's */
+void access_free(struct local *);
 
 /* --- local_push.c --- */
 void push_invalid(struct local *, uint64_t ino, uint64_t parent, const char *name);

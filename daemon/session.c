@@ -49,10 +49,7 @@ static void tell_state(struct session *s, enum session_state state, const char *
 {
     if (state == SESSION_CONNECTED)
         s->epoch++;
-    local_session_state(s->daemon->local, state, s->epoch,
-                        trouble == NULL ? NULL : xstrdup(trouble),
-                        s->credentials == NULL ? NULL : xstrdup(s->credentials->account),
-                        s->swarm == NULL ? NULL : xstrdup(s->swarm));
+    session_signed_state(s, state, trouble);
 }
 
 /* --- pushes from the tracker
@@ -70,7 +67,7 @@ static const char *take_changes(struct session *s, const uint8_t *message, size_
         memcpy(s->generation, changes->generation.data, sizeof s->generation);
         s->seq = changes->seq;
     }
-    local_changes(s->daemon->local, changes);
+    session_signed_changes(s, changes);
     return NULL;
 }
 
@@ -292,6 +289,7 @@ static void on_up(void *arg, const Tracker__Welcome *welcome)
     free(s->swarm);
     s->swarm = xstrdup(welcome->swarm);
     take_ticket_key(s, welcome);
+    session_signed_link_up(s);
     session_announce_link_up(s, welcome->seen_as);
     HASH_ITER(hh, s->wanted, wanted, next)
         ask_for(s, wanted);
@@ -299,6 +297,7 @@ static void on_up(void *arg, const Tracker__Welcome *welcome)
     if (s->catalogue_known)
         subscribe(s);
     session_account_link_up(s);
+    session_ask_link_up(s);
     tell_state(s, SESSION_CONNECTED, NULL);
 }
 
@@ -333,6 +332,7 @@ static void on_down(void *arg, const char *why)
     drop_link(s);
     timer_set(s->redial, delay);
     session_account_link_down(s);
+    session_ask_link_down(s);
 }
 
 static const struct tracker_link_events link_events = {
@@ -351,6 +351,7 @@ static void give_up_certificate(struct session *s)
     drop_link(s);
     timer_set(s->redial, REDIAL_MAX_NS);
     session_account_link_down(s);
+    session_ask_link_down(s);
 }
 
 static void dial(void *arg)
@@ -583,7 +584,7 @@ static void op_answered(void *arg, const struct tracker_answer *answer)
     if (results == NULL)
         log_warning("%s", malformed);
     else
-        local_results(s->daemon->local, results);
+        session_signed_results(s, results);
 }
 
 static void deliver_op(struct mail *raw, void *owner)
@@ -597,6 +598,16 @@ static void deliver_op(struct mail *raw, void *owner)
         Tracker__Ops ops = TRACKER__OPS__INIT;
         ops.n_ops = 1;
         ops.ops = &op;
+        struct session_signature ours;
+        if (session_sign(s, op, &ours)) {
+            free(op->signer.data);
+            free(op->signature.data);
+            op->signer = (ProtobufCBinaryData){.len = sizeof ours.signer,
+                                               .data = xmemdup(ours.signer, sizeof ours.signer)};
+            op->signature =
+                (ProtobufCBinaryData){.len = sizeof ours.signature,
+                                      .data = xmemdup(ours.signature, sizeof ours.signature)};
+        }
         tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_OPS, &ops.base, op_answered,
                              s);
         tracker__op__free_unpacked(op, NULL);
@@ -644,6 +655,7 @@ struct session *session_new(struct daemon *daemon, struct credentials *credentia
     s->pools.resolver = workers_new("resolver", 1);
     session_account_init(s);
     session_announce_init(s);
+    session_signed_init(s);
     return s;
 }
 
@@ -672,6 +684,7 @@ void session_stop(struct session *s)
     loop_join(s->loop);
     s->stopping = true;
     drop_link(s);
+    session_ask_link_down(s);
     session_account_down(s);
 }
 
@@ -685,6 +698,7 @@ void session_free(struct session *s)
     timer_free(s->tickets);
     session_announce_down(s);
     loop_free(s->loop);
+    session_signed_free(s);
     session_announce_free(s);
     HASH_ITER(hh, s->wanted, wanted, next) {
         HASH_DEL(s->wanted, wanted);

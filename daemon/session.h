@@ -65,6 +65,48 @@ void session_account(struct session *, struct account_request *);
 void account_request_free(struct account_request *); /* wipes */
 void account_answer_free(struct account_answer *);
 
+/* --- any request that is packed already -------------------------------------------------------------------- */
+struct session_ask {
+    unsigned type; /* Tracker__TrackerType */
+    const ProtobufCMessageDescriptor *descriptor;
+    uint8_t *packed; /* malloc'ed, taken over */
+    size_t size;
+    unsigned answer_type;
+    const ProtobufCMessageDescriptor *answer;
+    void *cookie; /* comes back */
+};
+struct session_answer {
+    int error;                 /* 0 or an errno */
+    char *text;                /* with an error: one clause */
+    ProtobufCMessage *message; /* else the answer */
+    void *cookie;
+};
+/* Any thread. Waits for a connection that is being made; fails at once without one. Calls local_asked. */
+void session_ask(struct session *, const struct session_ask *);
+void session_answer_free(struct session_answer *);
+
+/* --- keys of others ----------------------------------------------------------------------------------------- */
+enum known_key_state {
+    KNOWN_KEY_FIRST, /* among the first that were seen of its account */
+    KNOWN_KEY_NEW,   /* came later: unexpected */
+    KNOWN_KEY_ACCEPTED
+};
+struct known_key {
+    char account[65];
+    char device[33]; /* hexadecimal */
+    int64_t first;   /* seen, seconds since 1970 */
+    enum known_key_state state;
+};
+struct known_keys {
+    struct known_key *keys;
+    size_t count;
+    uint32_t refused; /* entries that are not what their publishers signed */
+    void *cookie;
+};
+/* With `accept`, that account's unexpected keys are believed from now on. Any thread. Calls local_keys. */
+void session_keys(struct session *, const char *accept, void *cookie);
+void known_keys_free(struct known_keys *); /* NULL is fine */
+
 /* --- the catalogue --------------------------------------------------------------------------------------- */
 /* From local: where the replica stands; after (re)connecting the session subscribes from there. `generation` 16 bytes. */
 void session_catalogue_at(struct session *, const uint8_t generation[16], uint64_t seq);

@@ -14,12 +14,15 @@
 #include <uthash.h>
 
 #include "base/loop.h"
+#include "crypto/signature.h"
 #include "daemon/credentials.h"
+#include "daemon/local.h"
 #include "daemon/tracker_link.h"
 
 struct addresses;
 struct holding;
 struct account_flow;
+struct signatures;
 
 /* A root whose peers download wants to know. */
 struct wanted {
@@ -68,7 +71,9 @@ struct session {
     struct account_flow *flow; /* the one under way */
     struct timer *renew_timer;
     bool renewing;
-    bool stopping; /* the thread has ended: mail that is left is only freed */
+    struct signatures *signatures;
+    struct ask *asks; /* waiting for the connection, in order */
+    bool stopping;    /* the thread has ended: mail that is left is only freed */
 };
 
 /* session.c */
@@ -116,6 +121,22 @@ void session_call_dial(struct account_flow *);
 void session_call_send(struct account_flow *, struct tracker_link *);
 /* Which swarm was logged in to last is known after a log out, too. */
 void session_call_remember(struct session *, const struct swarm_url *);
+/* session_signed.c: what the tracker says of the catalogue, and of itself, goes to local through these, in order */
+void session_signed_init(struct session *);
+void session_signed_free(struct session *); /* after the last mail */
+void session_signed_link_up(struct session *);
+void session_signed_changes(struct session *, Tracker__Changes *); /* taken over */
+void session_signed_results(struct session *, Tracker__Results *); /* taken over */
+void session_signed_state(struct session *, enum session_state, const char *trouble);
+struct session_signature {
+    uint8_t signer[SIGNER_ID_SIZE], signature[SIGNATURE_SIZE];
+};
+/* False: there is nothing to sign in it, or no key. */
+bool session_sign(struct session *, const Tracker__Op *, struct session_signature *out);
+
+/* session_ask.c */
+void session_ask_link_up(struct session *);
+void session_ask_link_down(struct session *); /* s->link is NULL */
 
 /* session_announce.c */
 void session_announce_init(struct session *);

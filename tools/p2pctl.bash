@@ -17,7 +17,7 @@ _p2pctl_options() {
     limit) echo "--up --down --json" ;;
     ls) echo "--long --json" ;;
     check) echo "--repair --pause --resume --json" ;;
-    logout | devices | user | start | stop | peers | health | get | pin | unpin | evict | watch) echo "--json" ;;
+    logout | devices | user | grant | revoke | access | group | keys | start | stop | peers | health | get | pin | unpin | evict | watch) echo "--json" ;;
     esac
 }
 
@@ -40,7 +40,7 @@ _p2pctl_swarm_paths() {
 
 _p2pctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb='' home='' i
-    local verbs="register login logout whoami passwd reset email totp devices user audit invite start stop status peers health get pin unpin limit evict check ls watch help"
+    local verbs="register login logout whoami passwd reset email totp devices user audit invite grant revoke access group keys start stop status peers health get pin unpin limit evict check ls watch help"
 
     COMPREPLY=()
     verbs="$verbs key"
@@ -84,7 +84,11 @@ _p2pctl() {
     case $verb in
     key) COMPREPLY=(passphrase) ;;
     '' | help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current") ;;
-    status | peers | health | get | pin | unpin | evict | limit | check | ls | watch)
+    keys) [ "$previous" != keys ] || mapfile -t COMPREPLY < <(compgen -W "accept" -- "$current") ;;
+    group)
+        [ "$previous" != group ] || mapfile -t COMPREPLY < <(compgen -W "create delete add remove list" -- "$current")
+        ;;
+    status | peers | health | get | pin | unpin | evict | limit | check | ls | watch | grant | revoke | access)
         compopt -o filenames
         [[ $current != /* ]] || mapfile -t COMPREPLY < <(_p2pctl_swarm_paths "$current" "$home")
         [ ${#COMPREPLY[@]} -ne 0 ] || mapfile -t COMPREPLY < <(compgen -f -- "$current")

@@ -62,6 +62,14 @@ static void print_heading(FILE *to, const Local__Status *s)
     if (s->pending > 0)
         fprintf(to, ", %" PRIu32 " change%s waiting for the tracker", s->pending,
                 s->pending == 1 ? "" : "s");
+    if (s->entries_refused > 0)
+        fprintf(to,
+                "\n           %" PRIu32
+                " not shown: not what their publishers signed (p2pctl keys)",
+                s->entries_refused);
+    if (s->keys_unexpected > 0)
+        fprintf(to, "\n           %" PRIu32 " unexpected key%s of members (p2pctl keys)",
+                s->keys_unexpected, s->keys_unexpected == 1 ? "" : "s");
     fprintf(to, "\nstore      %s used, %s free%s%s\n", bytes_format(a, s->store_bytes),
             bytes_format(b, s->store_free), *store != '\0' ? ": " : "", store);
     if (s->cache_size > 0)

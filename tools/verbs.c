@@ -14,6 +14,8 @@
     "PATH is a path inside the swarm (/videos/a.mkv) or one under its mount\n"                     \
     "(~/swarm/videos/a.mkv, or relative to where you are).\n"
 
+#define FOLDER "PATH is a folder inside the swarm (/videos) or one under its mount.\n"
+
 static int help(const struct ctl *ctl);
 
 static const struct verb verbs[] = {
@@ -69,6 +71,26 @@ static const struct verb verbs[] = {
     {"invite", account_invite, "", 0, 0, OPTION_ADMIN | OPTION_USES | OPTION_EXPIRES | OPTION_JSON,
      "print an address with which others can register",
      "Pass it on where only those who are meant can read it.\n"},
+    {"grant", access_grant, "PATH WHO RIGHT", 3, 3, OPTION_JSON,
+     "give a member or a group a right in a folder and all below",
+     "WHO is an account, a group or 'everyone'. RIGHT is read, write (read, and change what is\n"
+     "there), manage (write, and give rights), or inherited: then the folder says nothing of WHO\n"
+     "any more, and what holds above it counts. Who makes a folder manages it; admins manage "
+     "all.\n" FOLDER},
+    {"revoke", access_revoke, "PATH WHO", 2, 2, OPTION_JSON,
+     "take away what a member or a group may do in a folder",
+     "For a member that is all access there, also what the member's groups have. The folder\n"
+     "disappears for them, and what they are reading from it ends. What they have copied stays\n"
+     "theirs: nobody can take that back.\n" FOLDER},
+    {"access", access_show, "PATH", 1, 1, OPTION_JSON, "show who may do what in a folder", FOLDER},
+    {"group", access_group, "create|delete|add|remove|list [GROUP [ACCOUNT]]", 1, 3, OPTION_JSON,
+     "make groups of members, to give them rights together",
+     "group create GROUP, group delete GROUP, group add GROUP ACCOUNT,\n"
+     "group remove GROUP ACCOUNT, group list. Only admins change groups.\n"},
+    {"keys", access_keys, "[accept ACCOUNT]", 0, 2, OPTION_JSON,
+     "show with which devices' keys members sign what they publish",
+     "A key that appears later than the first ones of its account is 'new': a new device of\n"
+     "theirs, or a tracker that makes one up. Ask them, then accept it.\n"},
     {"start", service_start, "", 0, 0, OPTION_PASSPHRASE_FILE | OPTION_JSON,
      "start p2pd in the background",
      "p2pfs does that by itself, unless the device's key has a passphrase ('p2pctl key'). p2pd "

@@ -142,6 +142,8 @@ static void change_run(struct storage_job *job, struct storage *storage)
         storage_recovery_set(storage, account->name, NULL, 0);
     }
     storage_account_put(storage, account);
+    if (a->act == TRACKER__USER_ACT__USER_ADMIN_ON || a->act == TRACKER__USER_ACT__USER_ADMIN_OFF)
+        storage_renew(storage, account->name);
     if (act->logs_out)
         attempt_log_out_run(storage, a, a->target, NULL);
     attempt_audit_about(storage, a, act->what, a->target, NULL);
@@ -152,6 +154,8 @@ static void changed(struct attempt *a)
     log_info("%s: %s: %s of %s", a->from, a->name, acts[a->act].what, a->target);
     members_set_account(a->session->server->members, &a->account);
     session_done(a->session, a->id);
+    if (a->act == TRACKER__USER_ACT__USER_ADMIN_ON || a->act == TRACKER__USER_ACT__USER_ADMIN_OFF)
+        rights_changed(a->session->server, a->target); /* admins see all */
     attempt_revoke(a);
     attempt_free(a);
 }

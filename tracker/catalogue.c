@@ -11,7 +11,8 @@
  *
  * Rights (access.h): what changes a folder's names needs "write" there, at both ends of a move; a directory that moves
  * or goes, and one that is replaced, needs it itself as well, as what is in it inherits from elsewhere then. Who may
- * not see a folder is answered as if it were not there; a name that is taken by what one may not see is DENIED. */
+ * not see a folder is answered as if it were not there; but that a name is taken has
+ * to be said (EXISTS, without the entry). */
 #include "tracker/catalogue.h"
 
 #include "base/check.h"
@@ -94,6 +95,14 @@ void catalogue_entry_message(Tracker__Entry *message, const struct storage_entry
     }
     if (entry->target != NULL)
         message->target = entry->target;
+    if (entry->is_signed) {
+        union {
+            const uint8_t *from;
+            uint8_t *to;
+        } signer = {.from = entry->signer}, signature = {.from = entry->signature};
+        message->signer = (ProtobufCBinaryData){.len = SIGNER_ID_SIZE, .data = signer.to};
+        message->signature = (ProtobufCBinaryData){.len = SIGNATURE_SIZE, .data = signature.to};
+    }
 }
 
 /* --- small steps
@@ -175,7 +184,7 @@ static Tracker__OpStatus taken_by(struct work *w, Tracker__OpStatus status,
     if (may_see(w, there))
         return show(w, status, there);
     storage_entry_clear(there);
-    return DENIED;
+    return EXISTS;
 }
 
 /* What the entry was before it is changed, for those who have to be told. */
@@ -266,6 +275,12 @@ static struct storage_entry entry_new(const struct work *w, uint64_t parent, Tra
         .parent = parent, .kind = (uint8_t)kind, .mtime = w->op->mtime, .mode = w->op->mode & 0777};
     snprintf(entry.name, sizeof entry.name, "%s", w->op->name);
     snprintf(entry.owner, sizeof entry.owner, "%s", w->actor->account);
+    entry.is_signed = kind != DIRECTORY && w->op->signer.len == SIGNER_ID_SIZE &&
+                      w->op->signature.len == SIGNATURE_SIZE;
+    if (entry.is_signed) {
+        memcpy(entry.signer, w->op->signer.data, SIGNER_ID_SIZE);
+        memcpy(entry.signature, w->op->signature.data, SIGNATURE_SIZE);
+    }
     return entry;
 }
 
@@ -412,6 +427,8 @@ static Tracker__OpStatus swap(struct work *w, struct storage_entry *entry,
     Tracker__OpStatus status;
     unsigned own_depth;
     bool under;
+    if (!may_see(w, there))
+        return NOT_FOUND;
     if (may_change(w, there) != OK)
         return DENIED;
     if (!depth_of(w->s, entry->parent, there->id, &own_depth, &under, &status))
@@ -439,9 +456,7 @@ static Tracker__OpStatus swap(struct work *w, struct storage_entry *entry,
 static Tracker__OpStatus judge_over(struct work *w, const struct storage_entry *entry,
                                     const struct storage_entry *there)
 {
-    if (!may_see(w, there))
-        return DENIED;
-    if (w->op->no_replace)
+    if (!may_see(w, there) || w->op->no_replace)
         return EXISTS;
     if (may_change(w, there) != OK)
         return DENIED;
@@ -471,7 +486,7 @@ static Tracker__OpStatus move(struct work *w, struct storage_entry *entry, uint6
     }
     if (taken && (status = judge_over(w, entry, &there)) != OK) {
         if (status == EXISTS || status == CONFLICT)
-            return show(w, status, &there);
+            return taken_by(w, status, &there);
         goto done;
     }
     if (!fits(w, entry, depth + 1)) {

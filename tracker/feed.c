@@ -19,11 +19,13 @@
 #include "base/mem.h"
 #include "tracker/server_private.h"
 
-#define FEED_GATHER   (20 * NS_PER_MS)
-#define CHUNK_BYTES   (384u << 10) /* of entries in one message; far below LIMIT_FRAME_MESSAGE */
+#define FEED_GATHER (20 * NS_PER_MS)
+/* Of entries in one message: with a signature for each, and a claim of 1 KiB for each of LIMIT_CHANGES signers, it stays
+ * below LIMIT_FRAME_MESSAGE. */
+#define CHUNK_BYTES   (224u << 10)
 #define QUEUE_BEHIND  (1u << 20)   /* bytes waiting for one who does not read: falls behind */
 #define QUEUE_NEXT    (256u << 10) /* below this the next chunk is read */
-#define RESULTS_BYTES (768u << 10) /* entries in one Results; the rest is told by the feed alone */
+#define RESULTS_BYTES (512u << 10) /* entries in one Results; the rest is told by the feed alone */
 
 /* --- sending ------------------------------------------------------------------------------------------- */
 
@@ -97,6 +99,9 @@ static void send_changes(struct session *s, const struct storage_entry *entries,
         (ProtobufCBinaryData){.len = sizeof s->server->generation, .data = s->server->generation};
     changes.n_entries = told;
     changes.entries = list;
+    Tracker__Signer *signers[LIMIT_CHANGES];
+    changes.n_signers = signers_tell(s, list, told, signers);
+    changes.signers = signers;
     changes.seq = upto;
     changes.from_scratch = s->feed_first && s->feed_scratch != 0;
     changes.live = s->feed_was_live;
@@ -325,7 +330,8 @@ static void ops_answer(struct ops *o)
     Tracker__Result *items = xcalloc(count + 1, sizeof *items);
     Tracker__Result **list = xcalloc(count + 1, sizeof *list);
     Tracker__Entry *entries = xcalloc(count + 1, sizeof *entries);
-    size_t bytes = 0;
+    Tracker__Entry **shown = xcalloc(count + 1, sizeof *shown);
+    size_t bytes = 0, shown_count = 0;
     for (size_t i = 0; i < count; i++) {
         struct catalogue_result *result = &o->results[i];
         tracker__result__init(&items[i]);
@@ -344,11 +350,19 @@ static void ops_answer(struct ops *o)
                 items[i].entry = NULL;
         }
         list[i] = &items[i];
+        if (items[i].entry != NULL)
+            shown[shown_count++] = items[i].entry;
     }
     Tracker__Results results = TRACKER__RESULTS__INIT;
     results.n_results = count;
     results.results = list;
+    Tracker__Signer **signers = xcalloc(count + 1, sizeof *signers);
+    if (session_is_member(o->session))
+        results.n_signers = signers_tell(o->session, shown, shown_count, signers);
+    results.signers = signers;
     session_answer(o->session, o->id, TRACKER__TRACKER_TYPE__TRACKER_RESULTS, &results.base);
+    free(signers);
+    free(shown);
     free(items);
     free(list);
     free(entries);

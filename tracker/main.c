@@ -28,13 +28,15 @@ enum { DONE = 0, FAILED = 1, USAGE = 2 };
 
 #define LIFETIME_SHORTEST 60
 #define LIFETIME_LONGEST  (366 * 86400)
+#define TICKET_SHORTEST   10
+#define TICKET_LONGEST    86400
 
 /* Everything that an option of any verb or the configuration file can say. */
 struct settings {
     const char *data;
     char *listen, *public, *name;
     enum registration registration;
-    uint64_t lifetime;
+    uint64_t lifetime, ticket_lifetime;
     bool admin, json;
     uint64_t uses, expires;
     struct mail_settings mail;
@@ -53,7 +55,8 @@ enum {
     USES = 128,
     EXPIRES = 256,
     JSON = 512,
-    VERIFY_EMAIL = 1024
+    VERIFY_EMAIL = 1024,
+    TICKETS = 1 << 20
 };
 static const struct option long_options[] = {
     {"data", required_argument, NULL, DATA},
@@ -61,6 +64,7 @@ static const struct option long_options[] = {
     {"public", required_argument, NULL, PUBLIC},
     {"registration", required_argument, NULL, REGISTRATION},
     {"certificate-lifetime", required_argument, NULL, LIFETIME},
+    {"ticket-lifetime", required_argument, NULL, TICKETS},
     {"name", required_argument, NULL, NAME},
     {"admin", no_argument, NULL, ADMIN},
     {"uses", required_argument, NULL, USES},
@@ -82,10 +86,11 @@ static const struct verb {
     const char *usage;
     const char *line;
 } verbs[] = {
-    {"serve", serve, DATA | LISTEN | PUBLIC | REGISTRATION | LIFETIME | NAME | VERIFY_EMAIL,
+    {"serve", serve,
+     DATA | LISTEN | PUBLIC | REGISTRATION | LIFETIME | TICKETS | NAME | VERIFY_EMAIL,
      "--data DIR [--listen HOST:PORT] [--public HOST:PORT]\n"
      "            [--registration open|invite|closed] [--certificate-lifetime 24h] [--name NAME]\n"
-     "            [--verify-email]",
+     "            [--ticket-lifetime 20m] [--verify-email]",
      "serve the swarm whose state is in DIR; the first start creates it"},
     {"url", url, DATA | PUBLIC | JSON, "--data DIR [--public HOST:PORT] [--json]",
      "print the swarm's address, with the fingerprint of its CA"},
@@ -104,9 +109,10 @@ static void print_help(void)
     printf("  p2ptracker --help, --version\n\n"
            "Defaults: --listen :%u, --registration invite, --certificate-lifetime 24h, --uses 1, "
            "--expires 7d.\n"
-           "DIR/tracker.conf may set listen, public, registration, certificate-lifetime, name and "
-           "verify-email in\n"
-           "a section [tracker], and the mail server in a section [mail]. More in p2ptracker(8).\n",
+           "DIR/tracker.conf may set listen, public, registration, certificate-lifetime, "
+           "ticket-lifetime, name and\n"
+           "verify-email in a section [tracker], and the mail server in a section [mail]. More in "
+           "p2ptracker(8).\n",
            SWARM_PORT);
 }
 
@@ -145,6 +151,15 @@ static const char *take_lifetime(void *to, const char *value)
     if (!duration_parse(value, lifetime) || *lifetime < LIFETIME_SHORTEST ||
         *lifetime > LIFETIME_LONGEST)
         return "must be a time from 60s to 366d";
+    return NULL;
+}
+
+static const char *take_ticket_lifetime(void *to, const char *value)
+{
+    uint64_t *lifetime = to;
+    if (!duration_parse(value, lifetime) || *lifetime < TICKET_SHORTEST ||
+        *lifetime > TICKET_LONGEST)
+        return "must be a time from 10s to 24h";
     return NULL;
 }
 
@@ -193,6 +208,7 @@ static bool load_config(struct settings *s)
         {"tracker", "public", take_host_port, &s->public},
         {"tracker", "registration", take_registration, &s->registration},
         {"tracker", "certificate-lifetime", take_lifetime, &s->lifetime},
+        {"tracker", "ticket-lifetime", take_ticket_lifetime, &s->ticket_lifetime},
         {"tracker", "name", take_text, &s->name},
         {"tracker", "verify-email", config_take_bool, &s->verify_email},
         {"mail", "server", config_take_text, &s->mail.server},
@@ -227,6 +243,8 @@ static const char *take_option(struct settings *s, int option, char *value)
         return take_registration(&s->registration, value);
     case LIFETIME:
         return take_lifetime(&s->lifetime, value);
+    case TICKETS:
+        return take_ticket_lifetime(&s->ticket_lifetime, value);
     case NAME:
         return take_text(&s->name, value);
     case ADMIN:
@@ -337,6 +355,7 @@ static int serve(struct settings *s)
                                               .port = SWARM_PORT,
                                               .registration = s->registration,
                                               .certificate_lifetime = s->lifetime,
+                                              .ticket_lifetime = s->ticket_lifetime,
                                               .name = s->name == NULL ? "swarm" : s->name,
                                               .mail = s->mail,
                                               .verify_email = s->verify_email};

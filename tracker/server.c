@@ -510,10 +510,11 @@ static bool open_state(struct server *server, char **fault)
     server->rights = rights_open(&rights, server->storage, fault);
     if (server->rights == NULL)
         return false;
+    server->signers = signers_load(server->storage, server->seed);
     swarm_set_judge(server->swarm, rights_judge, server);
     server->members = members_load(server->storage, server->seed);
-    bool good =
-        server->members != NULL && announce_load(server) && storage_begin(server->storage, false);
+    bool good = server->signers != NULL && server->members != NULL && announce_load(server) &&
+                storage_begin(server->storage, false);
     if (good) {
         storage_generation(server->storage, server->generation);
         server->is_new = storage_is_new(server->storage);
@@ -664,6 +665,7 @@ void server_free(struct server *server)
     authority_close(&server->authority);
     members_free(server->members);
     rights_close(server->rights);
+    signers_free(server->signers);
     swarm_free(server->swarm);
     throttle_free(server->throttle);
     throttle_free(server->mails);

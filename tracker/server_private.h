@@ -91,7 +91,9 @@ struct session {
         feed_scratch; /* from scratch: tombstones up to this one are left out; 0: not from scratch */
     bool feed_first;  /* nothing of this series was sent */
     bool feed_quiet;  /* changes of which it may see nothing need not be said */
-    bool renew;       /* rights.c: its sight has changed */
+    uint8_t *signers_told; /* bits: claims that were sent on this connection */
+    uint32_t signers_room; /* bytes */
+    bool renew;            /* rights.c: its sight has changed */
 };
 
 struct server {
@@ -110,6 +112,7 @@ struct server {
     uint8_t generation[STORAGE_GENERATION_SIZE];
     struct members *members;
     struct rights *rights;
+    struct signers *signers;
     struct swarm *swarm;
     struct throttle *throttle;
     struct throttle *mails;
@@ -210,6 +213,15 @@ void server_log_refusal(struct server *, const char *from, const char *format, .
 void server_audit_refusal(struct server *, const char *account, const char *from);
 int64_t wall_seconds(void);
 
+/* --- signers.c ---------------------------------------------------------------------------------------- */
+/* NULL: the data base cannot be read. Before the storage has its thread. */
+struct signers *signers_load(struct storage *, uint64_t seed);
+void signers_free(struct signers *); /* NULL is fine */
+/* The claims of these entries' signers that the session was not sent yet: at most `count`; they live as long as the
+ * server. */
+size_t signers_tell(struct session *, Tracker__Entry *const *entries, size_t count,
+                    Tracker__Signer **out);
+
 /* --- handlers: return NULL, or why the connection must end ------------------------------------------------ */
 typedef const char *session_handler(struct session *, uint32_t id, const void *message);
 session_handler accounts_register, accounts_login, accounts_renew, accounts_logout,
@@ -217,6 +229,7 @@ session_handler accounts_register, accounts_login, accounts_renew, accounts_logo
     accounts_transfer, accounts_device_remove, accounts_email, accounts_verify, accounts_reset,
     accounts_reset_set, accounts_totp, accounts_audit;
 session_handler feed_subscribe;
+session_handler signers_claim;
 session_handler grants_grant, grants_access, grants_group, grants_groups;
 session_handler announce_announce, announce_want, announce_unwant, announce_health,
     announce_release, announce_dial_back;

@@ -197,6 +197,7 @@ static const struct request {
     {TRACKER__TRACKER_TYPE__TRACKER_RESET_SET, 0, &tracker__reset_set__descriptor,
      accounts_reset_set},
     {TRACKER__TRACKER_TYPE__TRACKER_TOTP, MEMBER, &tracker__totp__descriptor, accounts_totp},
+    {TRACKER__TRACKER_TYPE__TRACKER_SIGNER, MEMBER, &tracker__signer__descriptor, signers_claim},
     {TRACKER__TRACKER_TYPE__TRACKER_PING, 0, &tracker__ping__descriptor, on_ping},
 };
 
@@ -309,6 +310,7 @@ void session_release(struct session *s)
     CHECK(s->channel == NULL);
     s->magic = 0;
     free(s->addresses);
+    free(s->signers_told);
     free(s);
 }
 

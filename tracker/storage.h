@@ -21,6 +21,7 @@
 #include "base/name.h"
 #include "crypto/identity.h"
 #include "crypto/password.h"
+#include "crypto/signature.h"
 #include "crypto/totp.h"
 #include "proto/limits.h"
 
@@ -225,6 +226,9 @@ struct storage_entry {
     char name[NAME_BYTES_MAX + 1];
     char owner[ACCOUNT_BYTES_MAX + 1];
     char *target; /* malloc'ed or NULL; storage_entry_clear frees it */
+    bool is_signed;
+    uint8_t signer[SIGNER_ID_SIZE];
+    uint8_t signature[SIGNATURE_SIZE];
     /* Of a change, not of the row: the directory it was in before (0: it is new), what it held there,
      * and whether its maker was given the right to manage it. */
     uint64_t was;
@@ -315,6 +319,15 @@ void storage_groups_each(struct storage *,
  * gets everything anew. */
 void storage_renew(struct storage *, const char *account);
 uint64_t storage_renewed(struct storage *, const char *account);
+
+/* Claims of signing keys, packed (tracker.Signer), at most `most` of one device. */
+void storage_signer_put(struct storage *, const uint8_t id[SIGNER_ID_SIZE],
+                        const uint8_t device[DEVICE_ID_SIZE], const void *claim, size_t size,
+                        unsigned most);
+void storage_signers_each(struct storage *,
+                          void (*each)(const uint8_t id[SIGNER_ID_SIZE], const void *claim,
+                                       size_t size, void *),
+                          void *arg);
 
 /* For the mirror at the start: every live directory, and every live file's root and directory. */
 void storage_folders_each(struct storage *, void (*each)(uint64_t id, uint64_t parent, void *),

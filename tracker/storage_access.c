@@ -218,3 +218,29 @@ void storage_contents_each(struct storage *s,
         if (storage_column_bytes(rows, 0, root, sizeof root))
             each(root, (uint64_t)sqlite3_column_int64(rows, 1), arg);
 }
+
+/* --- signing keys --------------------------------------------------------------------------------------- */
+
+void storage_signer_put(struct storage *s, const uint8_t id[SIGNER_ID_SIZE],
+                        const uint8_t device[DEVICE_ID_SIZE], const void *claim, size_t size,
+                        unsigned most)
+{
+    sqlite3_stmt *put = storage_statement(s, SQL_SIGNER_PUT);
+    storage_bind_bytes(put, 1, id, SIGNER_ID_SIZE);
+    storage_bind_bytes(put, 2, device, DEVICE_ID_SIZE);
+    storage_bind_bytes(put, 3, claim, size);
+    storage_bind_number(put, 4, most);
+    storage_run(s, put);
+}
+
+void storage_signers_each(struct storage *s,
+                          void (*each)(const uint8_t id[SIGNER_ID_SIZE], const void *claim,
+                                       size_t size, void *),
+                          void *arg)
+{
+    uint8_t id[SIGNER_ID_SIZE];
+    sqlite3_stmt *rows = storage_statement(s, SQL_SIGNER_ALL);
+    while (storage_step(s, rows))
+        if (storage_column_bytes(rows, 0, id, sizeof id))
+            each(id, sqlite3_column_blob(rows, 1), (size_t)sqlite3_column_bytes(rows, 1), arg);
+}

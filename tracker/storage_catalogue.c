@@ -87,6 +87,8 @@ static void entry_of(sqlite3_stmt *row, struct storage_entry *out)
     storage_column_text(row, 9, out->owner, sizeof out->owner);
     out->seq = (uint64_t)sqlite3_column_int64(row, 10);
     out->gone = sqlite3_column_type(row, 11) != SQLITE_NULL;
+    out->is_signed = storage_column_bytes(row, 12, out->signer, sizeof out->signer) &&
+                     storage_column_bytes(row, 13, out->signature, sizeof out->signature);
 }
 
 bool storage_entry_get(struct storage *s, uint64_t id, struct storage_entry *out)
@@ -175,6 +177,10 @@ static void entry_bind(sqlite3_stmt *statement, const struct storage_entry *entr
     storage_bind_number(statement, 9, entry->mode);
     storage_bind_text(statement, 10, entry->owner);
     storage_bind_number(statement, 11, (int64_t)entry->seq);
+    storage_bind_bytes(statement, 12, entry->is_signed ? entry->signer : NULL,
+                       sizeof entry->signer);
+    storage_bind_bytes(statement, 13, entry->is_signed ? entry->signature : NULL,
+                       sizeof entry->signature);
 }
 
 void storage_entry_add(struct storage *s, struct storage_entry *entry)

@@ -89,6 +89,8 @@ enum sql {
     SQL_MEMBER_COUNT,
     SQL_RENEW_PUT,
     SQL_RENEW_GET,
+    SQL_SIGNER_PUT,
+    SQL_SIGNER_ALL,
     SQL_FOLDER_ALL,
     SQL_CONTENT_ALL,
     SQL_MAIN_END, /* from here on: of the piece maps' file */

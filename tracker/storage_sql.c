@@ -167,6 +167,16 @@ const char *const storage_main_steps[] = {
     "CREATE TRIGGER audit_keep BEFORE DELETE ON audit WHEN OLD.n > (SELECT max(n) FROM audit) - "
     "1000\n"
     "BEGIN SELECT RAISE(ABORT, 'audit is kept'); END;\n",
+
+    /* 6: who vouches for an entry */
+    "ALTER TABLE entry ADD COLUMN signer BLOB;\n"
+    "ALTER TABLE entry ADD COLUMN signature BLOB;\n"
+    "CREATE TABLE signer (\n"
+    "  id     BLOB PRIMARY KEY, -- 16 bytes, names the signing key\n"
+    "  device BLOB NOT NULL,    -- whose it is\n"
+    "  claim  BLOB NOT NULL     -- tracker.Signer, packed\n"
+    ") STRICT, WITHOUT ROWID;\n"
+    "CREATE INDEX signer_device ON signer(device);\n",
 };
 const int storage_main_version = sizeof storage_main_steps / sizeof *storage_main_steps;
 
@@ -187,7 +197,9 @@ const int storage_pieces_version = sizeof storage_pieces_steps / sizeof *storage
     " totp_step"
 #define MAIL_COLUMNS   "id, kind, account, email, made, due, tries"
 #define DEVICE_COLUMNS "id, account, machine, created, last_seen, void_before, logged_out, disabled"
-#define ENTRY_COLUMNS  "id, parent, name, kind, size, root, target, mtime, mode, owner, seq, gone"
+#define ENTRY_COLUMNS                                                                              \
+    "id, parent, name, kind, size, root, target, mtime, mode, owner, seq, gone, "                  \
+    "signer, signature"
 
 const char *const storage_sql[SQL_END] = {
     [SQL_BEGIN_READ] = "BEGIN",
@@ -278,10 +290,11 @@ const char *const storage_sql[SQL_END] = {
                         " ORDER BY id LIMIT ?3",
     [SQL_ENTRY_COUNT] = "SELECT count(*) FROM entry WHERE gone IS NULL",
     [SQL_ENTRY_ADD] = "INSERT INTO entry(" ENTRY_COLUMNS ")"
-                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, NULL)",
+                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, NULL, ?12, ?13)",
     [SQL_ENTRY_PUT] =
         "UPDATE entry SET parent = ?2, name = ?3, kind = ?4, size = ?5, root = ?6, target = ?7,"
-        " mtime = ?8, mode = ?9, owner = ?10, seq = ?11 WHERE id = ?1",
+        " mtime = ?8, mode = ?9, owner = ?10, seq = ?11,"
+        " signer = ?12, signature = ?13 WHERE id = ?1",
     [SQL_ENTRY_GONE] =
         "UPDATE entry SET parent = NULL, name = NULL, root = NULL, target = NULL, size = 0,"
         " owner = '', seq = ?2, gone = unixepoch() WHERE id = ?1",
@@ -325,6 +338,9 @@ const char *const storage_sql[SQL_END] = {
     [SQL_RENEW_PUT] = "INSERT INTO renewal(account, seq) VALUES(?1, ?2)"
                       " ON CONFLICT(account) DO UPDATE SET seq = ?2",
     [SQL_RENEW_GET] = "SELECT max(seq) FROM renewal WHERE account = ?1 OR account = ''",
+    [SQL_SIGNER_PUT] = "INSERT OR IGNORE INTO signer(id, device, claim) SELECT ?1, ?2, ?3"
+                       " WHERE (SELECT count(*) FROM signer WHERE device = ?2) < ?4",
+    [SQL_SIGNER_ALL] = "SELECT id, claim FROM signer",
     [SQL_FOLDER_ALL] = "SELECT id, parent FROM entry WHERE kind = 1 AND gone IS NULL",
     [SQL_CONTENT_ALL] = "SELECT root, parent FROM entry WHERE kind = 2 AND gone IS NULL",
 

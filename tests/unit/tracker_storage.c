@@ -131,16 +131,17 @@ static void an_older_schema_is_brought_up_and_keeps_its_rows(void **state)
     assert_true(storage_account_add(storage, &ann));
     assert_true(storage_commit(storage));
     storage_close(storage);
-    tamper("tracker.db", "DROP TRIGGER rule_account; DROP TRIGGER rule_folder; DROP TABLE rule;"
-                         "DROP TABLE membership; DROP TABLE team; DROP TABLE renewal;"
-                         "DROP TABLE token; DROP TABLE mail; DROP TABLE recovery;"
-                         "ALTER TABLE account DROP COLUMN verified;"
-                         "ALTER TABLE account DROP COLUMN waiting;"
-                         "ALTER TABLE account DROP COLUMN deleted;"
-                         "ALTER TABLE account DROP COLUMN totp;"
-                         "ALTER TABLE account DROP COLUMN totp_on;"
-                         "ALTER TABLE account DROP COLUMN totp_step;"
-                         "DROP TABLE audit; PRAGMA user_version = 2;");
+    tamper("tracker.db",
+           "DROP TABLE entry; DROP TABLE op; DROP TRIGGER rule_account; DROP TABLE rule;"
+           "DROP TABLE membership; DROP TABLE team; DROP TABLE renewal; DROP TABLE signer;"
+           "DROP TABLE token; DROP TABLE mail; DROP TABLE recovery;"
+           "ALTER TABLE account DROP COLUMN verified;"
+           "ALTER TABLE account DROP COLUMN waiting;"
+           "ALTER TABLE account DROP COLUMN deleted;"
+           "ALTER TABLE account DROP COLUMN totp;"
+           "ALTER TABLE account DROP COLUMN totp_on;"
+           "ALTER TABLE account DROP COLUMN totp_step;"
+           "DROP TABLE audit; PRAGMA user_version = 1;");
     assert_fault(STORAGE_VISIT, "older");
     storage = open_good(STORAGE_SERVE);
     assert_true(storage_begin(storage, true));
