@@ -1,7 +1,7 @@
 /* What goes out next: the order in which a daemon answers what all its fetchers have asked for.
  *
  * Pure: no I/O, no clock, no thread; events and the time go in, decisions come out. The same code runs in the daemon, in unit
- * tests and in a simulation of ten thousand peers (tests/sim).
+ * tests and in the simulation of whole swarms (tests/sim).
  *
  * Order, each rule before the next:
  *   demand       of all fetchers, fair among accounts

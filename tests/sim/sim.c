@@ -1,6 +1,6 @@
 /* Simulations of whole swarms: the daemon's picker and choker against the physical limit.
  *
- * usage: sim [--seed N] [--no-suggestions] [SCENARIO...]      all scenarios of the check without names
+ * usage: sim [--seed N] [--no-suggestions] [SCENARIO...]      all without names; CMakeLists.txt has those of the check
  *        sim --list
  *        sim --peers N [--up MBIT] [--down MBIT] [--delay MS] [--mib N] [--piece KIB] [--mixed] [--seed N]
  *
@@ -110,15 +110,15 @@ static const struct scenario scenarios[] = {
      .seeks = 6,
      .worst_stall = 2.0},
     {.name = "crowd",
-     .what = "10,000 peers at once",
-     .peers = 10000,
+     .what = "1,000 peers at once",
+     .peers = 1000,
      .neighbours = 16,
      .up = 20,
      .down = 100,
      .seed_up = 200,
-     .delay = 20,
-     .kib = 16 << 10,
-     .last = 2.0},
+     .delay = 10,
+     .kib = 4 << 10,
+     .last = 2.7},
 };
 
 static double mbit(double rate)
