@@ -1,7 +1,9 @@
 /* Passthrough: which opens the kernel gets to serve by itself, and what happens to a writer meanwhile (file.h).
  *
  * A file that is not complete is read by direct I/O: what is streamed is in the store's pages already, and a second copy of
- * every byte in the mount's would cost more than all the rest of a read. Shared mappings of it still work.
+ * every byte in the mount's would cost more than all the rest of a read. Shared mappings of it still work. Only the first
+ * of several that have the file open gets that: mapping a file that is open for direct I/O makes the kernel throw out the
+ * mount's pages, and wait for those that another reader's parked read holds.
  *
  * Counts here run ahead of the kernel's: a handle counts from before its OPEN is answered until its RELEASE, which the
  * kernel sends after it has let go. So what is allowed by these counts is allowed by the kernel's.
@@ -47,7 +49,7 @@ bool handle_is_direct(const struct handle *h)
 {
     const struct file *f = h->file;
 
-    return !h->passed && !h->writable && f->state == FILE_SEALED && !f->edited &&
+    return !h->passed && !h->writable && f->handles == 1 && f->state == FILE_SEALED && !f->edited &&
            device_direct(f->fs->device) && !content_complete(f->content);
 }
 
