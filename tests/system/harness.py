@@ -360,7 +360,7 @@ class SwarmTest(unittest.TestCase):
             with contextlib.suppress(OSError):
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
                     words = file.read().split(b"\0")
-                if words[0].endswith(b"/p2pd") and member.home.encode() in words and \
+                if os.path.basename(words[0]) == b"p2pd" and member.home.encode() in words and \
                         not any(p.process and p.process.pid == int(pid) for p in self.processes):
                     os.kill(int(pid), signal.SIGTERM)
                     wait_for("a daemon to end", lambda: not os.path.exists(f"/proc/{pid}"), 15)

@@ -4,7 +4,7 @@ at another; a checker that knows every acknowledged byte.
 
     tests/torture/kill.py [--rounds 1000] [--seed 1]
 
-What close(), fsync(), unlink() and rename() said is done must be there after the kill. What was under way may be there
+What close() and fsync(), of a directory for unlink() and rename(), said is done must be there after the kill. What was under way may be there
 whole or not at all. What another member reads must be some version that was written, whole. The same seed chooses the same
 files and the same victims; moments depend on the machine.
 """
@@ -116,6 +116,7 @@ class Writer:
         elif kind < 0.8:
             name.maybe.append([None, None])
             os.unlink(key, dir_fd=directory)
+            os.fsync(directory)
             self.settle(name, None)
         else:
             other_key = r.choice([k for k in self.names if k != key])
@@ -125,6 +126,7 @@ class Writer:
             other.maybe.append([data, None])
             other.versions.append(data)
             os.rename(key, other_key, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
             self.settle(name, None)
             self.settle(other, data)
 
