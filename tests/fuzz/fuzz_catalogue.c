@@ -150,7 +150,7 @@ static void whole_message(struct catalogue *c, struct input *in, bool of_results
 static void change(struct catalogue *c, struct input *in)
 {
     uint8_t what = take(in), root[HASH_SIZE] = {0};
-    uint64_t parent = take(in) % 24 + 15, ino = take(in) % 24 + 15, made, op;
+    uint64_t parent = take(in) % 24 + 15, ino = take(in) % 24 + 15, made;
     const char *name = name_of(take(in));
     const struct node *node = catalogue_node(c, ino);
     if (parent == 15)

@@ -125,6 +125,12 @@ int content_write(struct content *c, uint64_t first, uint32_t count, const uint8
     return 0;
 }
 
+void store_space(struct store *store, uint64_t *held, uint64_t *free_bytes, uint64_t *total)
+{
+    *held = 0;
+    *free_bytes = *total = UINT64_C(1) << 40;
+}
+
 /* --- threads and secrets ---- */
 void workers_post(struct workers *workers, struct job *job, bool urgent)
 {
