@@ -169,10 +169,12 @@ bool content_complete(const struct content *content)
 
 static uint64_t generation_of(const struct content *content)
 {
-    const uint64_t *at =
-        (const void *)((const uint8_t *)content->mapping + MAP_GENERATION); /* a page is aligned */
+    const uint64_t *at;
 
-    return content->mapping == NULL ? 0 : __atomic_load_n(at, __ATOMIC_ACQUIRE);
+    if (content->mapping == NULL)
+        return 0;
+    at = (const void *)((const uint8_t *)content->mapping + MAP_GENERATION); /* a page is aligned */
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
 
 static void *map_view(struct content *content)

@@ -13,11 +13,13 @@
 #include "base/mem.h"
 #include "base/workers.h"
 #include "fs/client_internal.h"
+#include "fs/device.h"
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/invalidate.h"
 #include "fs/ops.h"
 #include "fs/request.h"
+#include "fs/times.h"
 #include "tests/mock_stream.h"
 
 #include <errno.h>
@@ -140,6 +142,17 @@ void *fuse_req_userdata(fuse_req_t req)
 
 void fuse_req_interrupt_func(fuse_req_t req, fuse_interrupt_func_t function, void *data)
 {
+}
+
+/* The device is never read or written here. */
+int fuse_session_fd(struct fuse_session *session)
+{
+    return -1;
+}
+
+int fuse_session_custom_io(struct fuse_session *session, const struct fuse_custom_io *io, int fd)
+{
+    return 0;
 }
 
 /* --- steps ---- */
@@ -323,7 +336,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     request_count = handle_count = dir_count = outstanding = 0;
     vanished = (bytes[0] & 1) != 0;
     ending = false;
+    fs.device = device_new(&fs, false);
     fs.files = files_new(&fs);
+    fs.times = times_new();
     fs.disk = workers_new("disk", 1);
     fs.invalidator = invalidator_new(&fs);
     fs.client = client_new(&fs);
@@ -344,5 +359,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     client_stop(fs.client);
     invalidator_free(fs.invalidator);
     files_free(fs.files);
+    times_free(fs.times);
+    device_free(fs.device);
     return 0;
 }
