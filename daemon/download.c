@@ -42,7 +42,7 @@ static uint32_t blocks_of(uint64_t room)
 
 /* The store takes nothing for now. After a full disk there must be room for more than the next few blocks: asking for
  * what cannot be kept costs everybody. */
-static bool is_troubled(struct download *download, int64_t now)
+bool download_is_troubled(struct download *download, int64_t now)
 {
     uint64_t held, space, total;
 
@@ -58,14 +58,14 @@ static bool is_troubled(struct download *download, int64_t now)
 
 bool download_may_ask(struct download *download, int64_t now)
 {
-    if (download->stopping || is_troubled(download, now))
+    if (download->stopping || download_is_troubled(download, now))
         return false;
     return download_allowance(download, now) > 0;
 }
 
 uint32_t download_allowance(struct download *download, int64_t now)
 {
-    if (download->stopping || is_troubled(download, now))
+    if (download->stopping || download_is_troubled(download, now))
         return 0;
     bucket_set(&download->bucket, rate_limit(download), now);
     return blocks_of(bucket_room(&download->bucket, now));

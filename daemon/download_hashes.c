@@ -145,6 +145,7 @@ static void leaves_checked(struct file *file, uint32_t piece, int error)
         store_trouble(file->download, error);
     leaves = leaves_of(file, piece);
     if (leaves != NULL) {
+        leaves->asked = NULL; /* it has answered: nothing more comes by itself */
         leaves->late = clock_now();
         note_late(file, leaves->late);
     }
@@ -343,6 +344,8 @@ void hashes_retry(struct file *file, int64_t now)
         file->leaves_late = INT64_MAX;
         return;
     }
+    if (download_is_troubled(file->download, now))
+        return; /* hashes_next comes back to it */
     layer_retry(file, now);
     file->leaves_late = INT64_MAX;
     HASH_ITER(hh, file->leaves, leaves, next) {
@@ -359,12 +362,15 @@ void hashes_retry(struct file *file, int64_t now)
 
 int64_t hashes_next(const struct file *file)
 {
+    const struct download *download = file->download;
     int64_t next = file->leaves_late;
 
     if (file->leaves == NULL)
         return INT64_MAX;
     if ((file->layer == LAYER_ABSENT || file->layer == LAYER_ASKED) && file->layer_late < next)
         next = file->layer_late;
+    if (download->trouble[0] != '\0' && next < download->trouble_until)
+        next = download->trouble_until;
     return next;
 }
 

@@ -284,6 +284,8 @@ struct download {
 void download_settle(struct download *);
 /* Input was handled, so this link may have room: jobs are posted, readers served, the rest filled. */
 void download_room(struct download *, struct link *);
+/* Whether the store takes nothing for now, neither blocks nor hashes; not before trouble_until. */
+bool download_is_troubled(struct download *, int64_t now);
 /* Whether blocks may be asked for now at all: room in the store, and in the rate limit. */
 bool download_may_ask(struct download *, int64_t now);
 /* How many by the rate limit. */

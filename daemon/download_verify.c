@@ -172,7 +172,8 @@ static void put_done(struct mail *mail, void *owner)
     }
     for (uint32_t i = 0; i < job->count; i++)
         buffer_free(download, job->buffers[i]);
-    if (good && download->trouble[0] != '\0') {
+    /* Not while it is to be left alone: a few blocks that still found room say nothing of the next. */
+    if (good && download->trouble[0] != '\0' && !download_is_troubled(download, clock_now())) {
         log_info("the store takes blocks again");
         download->trouble[0] = '\0';
     }

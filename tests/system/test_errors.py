@@ -4,7 +4,7 @@ import errno
 import os
 import unittest
 
-from harness import BIN, Member, SwarmTest, main, pattern, wait_for
+from harness import BIN, Member, Process, SwarmTest, main, pattern, wait_for
 
 
 class Commands(SwarmTest):
@@ -134,6 +134,46 @@ class Files(SwarmTest):
             os.unlink(ann.path("large"))
         ann.write("after", b"there is room again")
         ben.await_file("after", 19)
+
+    @unittest.skipIf(os.geteuid() != 0, "a small disk needs root")
+    def test_fetching_goes_on_when_a_full_disk_has_room_again(self):
+        """Full at the first blocks, and again in the middle; hashes need room as blocks do."""
+        tracker = self.tracker()
+        ann = self.member(tracker, "ann")
+        image, store = os.path.join(self.directory, "disk"), os.path.join(self.directory, "ben.home", "store")
+        self.run("truncate", "-s", "64M", image)
+        self.run("mkfs.ext4", "-q", image)
+        os.makedirs(store, mode=0o700)
+        os.chmod(os.path.dirname(store), 0o700)
+        self.run("mount", "-o", "loop", image, store)
+        self.addCleanup(lambda: self.run("umount", "-l", store))
+        os.chmod(store, 0o700)
+        ben = self.member(tracker, "ben", mounted=False)
+        filler = os.path.join(store, "filler")
+        data = pattern(30 << 20, 4)
+        ann.write("f", data)
+        for left in (64 << 10, 12 << 20):
+            with self.subTest(left=left):
+                self.fill(filler, left)
+                wait_for("the name at ben", lambda: ben.ctl("ls", "/f", check=False).returncode == 0)
+                get = Process(self, f"get{left}", [f"{BIN}/p2pctl", "get", "/f"], ben.env)
+                get.start()
+                wait_for("the disk to be full", lambda: "no space left" in ben.ctl("status").stdout)
+                os.unlink(filler)
+                wait_for("the file to be here", lambda: not get.running(), 30)
+                self.assertEqual(0, get.process.returncode, get.text())
+                ben.start_mount()
+                self.assert_same_bytes(data, ben.read("f"))
+                ben.unmount()
+                ben.ctl("evict", "/f")
+
+    def fill(self, filler, left):
+        with open(filler, "wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            file.truncate(max(0, file.tell() - left))
+            os.fsync(file.fileno())
 
 
 if __name__ == "__main__":
