@@ -449,8 +449,11 @@ int catalogue_rename(struct catalogue *c, const struct rename *r)
         there = NULL;
     }
     if (here) {
+        bool over = there != NULL && there->node.kind == NODE_FILE && !is_private(there);
         journal_take_back(c, e);
         move_private(c, e, d, name, there);
+        if (over)
+            journal_over(c, e, there);
         (void)journal_make(c, e, false);
         e->pending->has_base = false;
         tree_changed(c, e);

@@ -200,7 +200,15 @@ uint64_t journal_make(struct catalogue *c, struct entry *e, bool later)
     if (e->node.id == 0 && (p->made_by == 0 || find_op(c, p->made_by) == c->ops_end))
         p->made_by = number;
     c->ops[c->ops_end - 1]->later = later;
+    c->ops[c->ops_end - 1]->other = p->over;
+    p->over = 0;
     return number;
+}
+
+void journal_over(struct catalogue *c, struct entry *e, struct entry *other)
+{
+    journal_touch(c, other);
+    tree_pending(e)->over = other->node.ino;
 }
 
 /* --- taking together -------------------------------------------------------------------------- */
@@ -232,6 +240,7 @@ void journal_take_back(struct catalogue *c, struct entry *e)
     p->has_base = op->message->based_on.len == HASH_SIZE;
     if (p->has_base)
         memcpy(p->base, op->message->based_on.data, HASH_SIZE);
+    p->over = op->other;
     take_out(c, find_op(c, op->message->op));
     op_free(op);
     p->made_by = p->last_content = 0;
@@ -273,7 +282,7 @@ static enum readiness op_resolve(const struct catalogue *c, struct op *op)
     if (!makes(m))
         self = resolve_one(c, op->ino, &m->id, &m->id_op);
     const struct entry *other = op->other == 0 ? NULL : tree_find(c, BY_INO, op->other);
-    if (other != NULL && !m->exchange)
+    if (other != NULL && !makes(m) && !m->exchange)
         m->over = other->node.id;
     return parent > self ? parent : self;
 }
@@ -548,7 +557,7 @@ static void learn(struct catalogue *c, const Tracker__Entry *r)
 static void accepted(struct catalogue *c, const struct op *op, struct entry *e, struct entry *other,
                      const Tracker__Entry *r)
 {
-    if (other != NULL)
+    if (other != NULL && !makes(op->message))
         infer_other(c, op, e, other, r);
     if (r == NULL)
         return;
@@ -649,9 +658,12 @@ static void one_result(struct catalogue *c, const Tracker__Result *result)
     if (r != NULL && (!remote_is_sound(c, r) ||
                       (status == OK && !r->gone && r->kind != (Tracker__Kind)e->node.kind)))
         r = NULL;
-    uint64_t number = op->message->op;
+    uint64_t number = op->message->op, other_ino = op->other;
+    bool replaces = makes(op->message);
 
     take_out(c, at);
+    if (other != NULL && replaces)
+        other->node.unconfirmed--; /* so that it can become one with ours */
     if (makes(op->message) && op->message->op >= e->pending->last_content)
         e->pending->lost = LOST_NOT;
     if (status == OK && (r != NULL || !makes(op->message)))
@@ -667,8 +679,14 @@ static void one_result(struct catalogue *c, const Tracker__Result *result)
     tree_dirty(c, e);
     if (e->node.unconfirmed == 0)
         journal_settle(c, e);
-    if (other != NULL && --other->node.unconfirmed == 0)
+    if (other != NULL && replaces) {
+        other = tree_find(c, BY_INO, other_ino);
+        if (other != NULL && other->node.unconfirmed == 0 && other->node.id != 0 &&
+            other->pending != NULL && other->pending->held != NULL)
+            journal_settle(c, other); /* the tracker took ours for something else */
+    } else if (other != NULL && --other->node.unconfirmed == 0) {
         journal_settle(c, other);
+    }
 }
 
 void catalogue_results(struct catalogue *c, const Tracker__Results *results, int64_t now)

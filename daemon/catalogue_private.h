@@ -48,7 +48,8 @@ struct pending {
     uint64_t made_by;      /* the operation that makes it; 0: none under way */
     uint64_t last_content; /* the last operation that gives it a content or makes it */
     uint64_t place;        /* of an unlinked one: ino of the directory it was in */
-    uint8_t lost;          /* enum lost */
+    uint64_t over; /* within a call: the `other` of the publication to come, which counts it */
+    uint8_t lost;  /* enum lost */
     uint8_t retries;
     bool has_base;
     uint8_t base[HASH_SIZE]; /* what the version being written is made from */
@@ -75,9 +76,11 @@ struct entry {
 struct op {
     Tracker__Op *message; /* id and parent as far as they are known; see op_resolve */
     uint64_t ino;         /* the entry that it changes */
-    uint64_t other;       /* the one that loses its name or changes places; 0: none */
-    uint64_t parent;      /* the directory it names; 0: none */
-    int64_t due;          /* when it has lingered; 0: not seen by catalogue_next_op */
+    uint64_t
+        other; /* the one that loses its name or changes places, also to a publication that replaces
+                             it; 0: none. The operation is one of its changes, too, so it is not shown before */
+    uint64_t parent; /* the directory it names; 0: none */
+    int64_t due;     /* when it has lingered; 0: not seen by catalogue_next_op */
     bool sent, later, stored;
     bool again; /* it may have been sent before */
 };
@@ -201,6 +204,9 @@ void journal_take_back(struct catalogue *, struct entry *);
 void journal_put(struct catalogue *, struct op *); /* when loading */
 /* The operation that makes the entry as it is shown, under its name. Touches it. */
 uint64_t journal_make(struct catalogue *, struct entry *, bool later);
+/* Before journal_make: it takes the place of `other`, which the tracker knows, and which is not seen again before the
+ * tracker has answered. */
+void journal_over(struct catalogue *, struct entry *, struct entry *other);
 void journal_clear(struct catalogue *);
 void journal_settle(struct catalogue *, struct entry *);
 

@@ -264,7 +264,7 @@ ssize_t content_read(const struct content *content, void *to, size_t size, uint6
         return (ssize_t)done;
     if (done < size)
         return -EIO; /* the data file is shorter than its content */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    /* A system call lies between: what was read was read before this. */
     if (!content_has(content, offset, size) || generation_of(content) != generation)
         return -EAGAIN;
     return (ssize_t)done;

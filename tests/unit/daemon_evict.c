@@ -191,7 +191,7 @@ static ssize_t read_as_p2pfs(const struct race *race, int data, const uint8_t *m
     if (!bitmap_test(map + STORE_HEADER, at))
         return -EAGAIN;
     CHECK(file_pread_all(data, to, size, at * BLOCK_SIZE) == 0);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+
     if (!bitmap_test(map + STORE_HEADER, at) ||
         __atomic_load_n(generation, __ATOMIC_ACQUIRE) != before)
         return -EAGAIN;
