@@ -25,6 +25,8 @@ void account_request_free(struct account_request *r)
     free(r->email);
     free(r->password);
     free(r->new_password);
+    free(r->code);
+    free(r->call);
     free(r);
 }
 
@@ -35,6 +37,7 @@ void account_answer_free(struct account_answer *a)
     free(a->swarm);
     free(a->name);
     free(a->device);
+    free(a->call);
     free(a);
 }
 

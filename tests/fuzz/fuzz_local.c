@@ -60,6 +60,42 @@ void session_account(struct session *s, struct account_request *request)
     account_request_free(request);
     local_account_answer(d.local, answer);
 }
+/* The tracker knows nothing, and says so in one way or the other. */
+void session_ask(struct session *s, const struct session_ask *is)
+{
+    struct session_answer *answer = xcalloc(1, sizeof *answer);
+    ProtobufCMessage *request =
+        protobuf_c_message_unpack(is->descriptor, NULL, is->size, is->packed);
+    CHECK(request != NULL);
+    protobuf_c_message_free_unpacked(request, NULL);
+    answer->cookie = is->cookie;
+    if (is->size % 2 == 0)
+        answer->message = protobuf_c_message_unpack(is->answer, NULL, 0, is->packed);
+    else
+        answer->error = ENOENT;
+    free(is->packed);
+    local_asked(d.local, answer);
+}
+void session_answer_free(struct session_answer *answer)
+{
+    if (answer->message != NULL)
+        protobuf_c_message_free_unpacked(answer->message, NULL);
+    free(answer);
+}
+void session_keys(struct session *s, const char *accept, void *cookie)
+{
+    struct known_keys *keys = xcalloc(1, sizeof *keys);
+    keys->keys = xcalloc(1, sizeof *keys->keys);
+    keys->count = 1;
+    keys->cookie = cookie;
+    local_keys(d.local, keys);
+}
+void known_keys_free(struct known_keys *keys)
+{
+    if (keys != NULL)
+        free(keys->keys);
+    free(keys);
+}
 void session_health(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size, void *cookie)
 {
     local_health_answer(d.local, cookie, ENOTCONN, NULL);
