@@ -266,6 +266,21 @@ static void greet(int fd, Local__Program program)
     CHECK(say(fd, TYPE(HELLO), 1, packed, local__hello__pack(&hello, packed)));
 }
 
+/* All of it, or false. libFuzzer's alarm interrupts calls. */
+static bool take_all(int fd, uint8_t *to, size_t size)
+{
+    while (size > 0) {
+        ssize_t part = recv(fd, to, size, 0);
+        if (part < 0 && errno == EINTR)
+            continue;
+        if (part <= 0)
+            return false;
+        to += part;
+        size -= (size_t)part;
+    }
+    return true;
+}
+
 /* Reads until the answer with this id, or the end. */
 static bool hear(int fd, uint32_t id)
 {
@@ -273,11 +288,11 @@ static bool hear(int fd, uint32_t id)
     uint8_t header[FRAME_HEADER_SIZE];
     for (;;) {
         struct frame frame;
-        if (recv(fd, header, sizeof header, MSG_WAITALL) != sizeof header)
+        if (!take_all(fd, header, sizeof header))
             return false;
         CHECK(frame_decode(&frame, header, LIMIT_FRAME_MESSAGE) == NULL);
         size_t size = frame.message_size + frame.payload_size;
-        if (size > 0 && recv(fd, buffer, size, MSG_WAITALL) != (ssize_t)size)
+        if (!take_all(fd, buffer, size))
             return false;
         if (frame.id == id && (frame.flags & FRAME_ANSWER) != 0)
             return true;
