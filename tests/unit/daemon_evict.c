@@ -213,11 +213,11 @@ static void *read_on(void *arg)
         uint64_t at = help_random(&state) % race->made.g.blocks;
         ssize_t size = read_as_p2pfs(race, data, bits, at, block);
         if (size < 0) {
-            race->missed++;
+            __atomic_fetch_add(&race->missed, 1, __ATOMIC_RELAXED);
             continue;
         }
         CHECK(memcmp(block, race->made.data + at * BLOCK_SIZE, (size_t)size) == 0);
-        race->good++;
+        __atomic_fetch_add(&race->good, 1, __ATOMIC_RELAXED);
         int error = content_get(race->content, at, block); /* as the server does */
         CHECK(error == 0 || error == -ENODATA);
     }
