@@ -235,11 +235,15 @@ static void set_level(struct catalogue *c, struct entry *e, Tracker__Level level
     if (e->node.kind != NODE_DIRECTORY || level > TRACKER__LEVEL__LEVEL_MANAGE ||
         e->node.level == level)
         return;
+    bool could = catalogue_may_write(&e->node);
     e->node.level = (uint8_t)level;
-    if (e == c->root)
+    bool seen = could != catalogue_may_write(&e->node);
+    if (e == c->root && seen)
         c->events->invalid(c->arg, INO_ROOT, 0, NULL);
-    else
+    else if (e != c->root && seen)
         tree_changed(c, e);
+    else if (e != c->root)
+        tree_dirty(c, e);
 }
 
 static void set_attributes(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
