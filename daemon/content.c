@@ -114,7 +114,7 @@ static void set_bit(struct content *content, uint64_t block)
     geometry_piece(g, piece, &first, &count);
     bitmap_set(content->present, block);
     mark_page(content, block);
-    if (++content->piece_counts[piece] == count)
+    if (__atomic_add_fetch(&content->piece_counts[piece], 1, __ATOMIC_RELAXED) == count)
         bitmap_set(content->pieces, piece);
     __atomic_fetch_add(&content->present_blocks, 1, __ATOMIC_RELEASE);
 }
@@ -138,7 +138,7 @@ bool content_clear_bits(struct content *content, uint64_t first, uint64_t count)
             continue;
         uint32_t piece = (uint32_t)(block / content->geometry.piece_blocks);
         bitmap_clear(content->pieces, piece);
-        content->piece_counts[piece]--;
+        __atomic_sub_fetch(&content->piece_counts[piece], 1, __ATOMIC_RELAXED);
         bitmap_clear(content->present, block);
         __atomic_fetch_sub(&content->present_blocks, 1, __ATOMIC_RELEASE);
         lost += content_block_bytes(&content->geometry, block, 1);

@@ -144,7 +144,7 @@ struct content {
     bool has_hash_file;                /* atomic */
     bool hash_dirty, names_dirty;      /* atomic: what the next sync has to do besides */
     uint64_t present_blocks;           /* atomic */
-    uint16_t *piece_counts;            /* present blocks of each piece */
+    uint16_t *piece_counts;            /* present blocks of each piece; atomic */
     uint8_t *pieces;                   /* bits: whole pieces; atomic */
     uint8_t *dirty_pages;              /* bits: pages of `present` not yet synced */
     uint32_t *used;                    /* when each piece was used; atomic; see content_evict.c */
