@@ -404,6 +404,25 @@ static uint32_t read_verified(struct content *content, uint64_t first, uint32_t 
     return good;
 }
 
+/* A reading fault is not damage, and neither is a block that was taken away under the read, even if it came back since: so
+ * one block is read once more, alone, and while nothing is taken away. */
+static bool read_again(struct content *content, uint64_t block, uint8_t *to, int *error)
+{
+    bool good = false;
+
+    content_put_begin(content);
+    *error = -ENODATA;
+    if (bitmap_test(content->present, block))
+        good = read_verified(content, block, 1, to, error) == 1;
+    bool here = bitmap_test(content->present, block);
+    content_put_end(content);
+    if (*error == -EBADMSG && here)
+        content_lose(content, block, 1);
+    else if (*error == -EBADMSG)
+        *error = -ENODATA; /* somebody else saw the damage first */
+    return good;
+}
+
 static uint32_t get_batch(struct content *content, uint64_t first, uint32_t count, uint8_t *to,
                           int *error)
 {
@@ -414,14 +433,8 @@ static uint32_t get_batch(struct content *content, uint64_t first, uint32_t coun
     *error = 0;
     uint32_t good = here == 0 ? 0 : read_verified(content, first, here, to, error);
     if (good < here && *error == -EBADMSG) {
-        /* Once more, that block alone: a reading fault is not damage. */
-        uint8_t *at = to + (size_t)BLOCK_SIZE * good;
-        if (read_verified(content, first + good, 1, at, error) == 1)
+        if (read_again(content, first + good, to + (size_t)BLOCK_SIZE * good, error))
             return good + 1; /* the caller goes on from there */
-        if (*error == -EBADMSG && !bitmap_test(content->present, first + good))
-            *error = -ENODATA; /* it was taken away meanwhile */
-        if (*error == -EBADMSG)
-            content_lose(content, first + good, 1);
     }
     if (good == here && here < count)
         *error = -ENODATA;

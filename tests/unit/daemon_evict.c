@@ -176,21 +176,23 @@ struct race {
     struct place *place;
     struct made made;
     struct content *content;
+    int data; /* lent while nothing was there, so not as complete */
+    const uint8_t *bits;
     bool done;
     uint64_t good, missed;
 };
 
 /* fs/content.h's content of the same name is another type: what p2pfs does is done here once more. */
-static ssize_t read_as_p2pfs(const struct race *race, int data, const uint8_t *map, uint64_t at,
-                             uint8_t *to)
+static ssize_t read_as_p2pfs(const struct race *race, uint64_t at, uint8_t *to)
 {
+    const uint8_t *map = race->bits;
     const uint64_t *generation = (const void *)(map + MAP_GENERATION);
     uint64_t before = __atomic_load_n(generation, __ATOMIC_ACQUIRE);
     uint32_t size = geometry_block_size(&race->made.g, at);
 
     if (!bitmap_test(map + STORE_HEADER, at))
         return -EAGAIN;
-    CHECK(file_pread_all(data, to, size, at * BLOCK_SIZE) == 0);
+    CHECK(file_pread_all(race->data, to, size, at * BLOCK_SIZE) == 0);
 
     if (!bitmap_test(map + STORE_HEADER, at) ||
         __atomic_load_n(generation, __ATOMIC_ACQUIRE) != before)
@@ -203,15 +205,10 @@ static void *read_on(void *arg)
     struct race *race = arg;
     uint8_t block[BLOCK_SIZE];
     uint64_t state = 7;
-    int data, map;
 
-    CHECK(content_lend(race->content, true, &data, &map) == 0);
-    const uint8_t *bits = mmap(NULL, STORE_HEADER + 4096, PROT_READ, MAP_SHARED, map, 0);
-    CHECK(bits != MAP_FAILED);
-    close(map);
     while (!__atomic_load_n(&race->done, __ATOMIC_ACQUIRE)) {
         uint64_t at = help_random(&state) % race->made.g.blocks;
-        ssize_t size = read_as_p2pfs(race, data, bits, at, block);
+        ssize_t size = read_as_p2pfs(race, at, block);
         if (size < 0) {
             __atomic_fetch_add(&race->missed, 1, __ATOMIC_RELAXED);
             continue;
@@ -221,8 +218,6 @@ static void *read_on(void *arg)
         int error = content_get(race->content, at, block); /* as the server does */
         CHECK(error == 0 || error == -ENODATA);
     }
-    munmap((void *)(uintptr_t)bits, STORE_HEADER + 4096);
-    close(data);
     return NULL;
 }
 
@@ -247,9 +242,14 @@ static void nobody_reads_a_wrong_byte_while_blocks_come_and_go(void **state)
     struct race race = {.place = place, .made = help_make(SIZE, 4)};
     uint64_t seed = 5, freed;
     bool gone;
+    int map;
 
     race.content = help_get(place->store, &race.made, true);
     help_set_hashes(race.content, &race.made);
+    assert_int_equal(content_lend(race.content, true, &race.data, &map), 0);
+    race.bits = mmap(NULL, STORE_HEADER + 4096, PROT_READ, MAP_SHARED, map, 0);
+    assert_true(race.bits != MAP_FAILED);
+    close(map);
     pthread_t readers[2], writers[2];
     for (int i = 0; i < 2; i++) {
         readers[i] = thread_start("reader", read_on, &race);
@@ -267,6 +267,8 @@ static void nobody_reads_a_wrong_byte_while_blocks_come_and_go(void **state)
         pthread_join(readers[i], NULL);
         pthread_join(writers[i], NULL);
     }
+    munmap((void *)(uintptr_t)race.bits, STORE_HEADER + 4096);
+    close(race.data);
     assert_true(race.good > 0);
     uint64_t present = content_present_blocks(race.content);
     assert_int_equal(help_verify(race.content, &race.made), present);
