@@ -310,20 +310,7 @@ static bool files_are_private(const char *dir)
 {
     static const char *const names[] = {"ca.key",     "server.key",     "tickets.key",
                                         "tracker.db", "tracker.db-wal", "pieces.db"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        char *path = xasprintf("%s/%s", dir, names[i]);
-        int error = file_check_private(path);
-        if (error == -EPERM)
-            log_error("%s: others can read or write it, or it is not yours; if that did no harm: "
-                      "chmod 600 %s",
-                      path, path);
-        else if (error != 0)
-            log_error("%s: %s", path, strerror(-error));
-        free(path);
-        if (error != 0)
-            return false;
-    }
-    return true;
+    return secrecy_files(dir, names, sizeof names / sizeof names[0]);
 }
 
 /* --- serve ------------------------------------------------------------------------------------------------ */
