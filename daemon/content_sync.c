@@ -129,6 +129,16 @@ static int open_fds(struct content *content, int fds[FD_COUNT])
     return result;
 }
 
+/* store->lock is held. */
+static bool pin_open(struct store *store, struct content *content)
+{
+    if (content->pins == 0 && content->fd[FD_DATA] < 0)
+        return false;
+    content->pins++;
+    unlist(store, content);
+    return true;
+}
+
 int content_pin(struct content *content)
 {
     struct store *store = content->store;
@@ -137,9 +147,7 @@ int content_pin(struct content *content)
     lock_take(&store->lock);
     while (content->opening)
         lock_wait(&store->wake, &store->lock);
-    if (content->pins > 0 || content->fd[FD_DATA] >= 0) {
-        content->pins++;
-        unlist(store, content);
+    if (pin_open(store, content)) {
         lock_drop(&store->lock);
         return 0;
     }
@@ -163,13 +171,9 @@ bool content_pin_now(struct content *content)
     struct store *store = content->store;
 
     lock_take(&store->lock);
-    bool open = content->fd[FD_DATA] >= 0 && !content->opening;
-    if (open) {
-        content->pins++;
-        unlist(store, content);
-    }
+    bool pinned = !content->opening && pin_open(store, content);
     lock_drop(&store->lock);
-    return open;
+    return pinned;
 }
 
 void content_unpin(struct content *content, bool dirty)

@@ -80,6 +80,7 @@ struct program {
     struct timer *sync_timer;
     struct workers *
         syncer; /* one thread: an fdatasync takes as long as the disk likes, and must not hold a worker */
+    struct job writeback; /* the syncer's; posted again only when it runs */
     struct event *on_term, *on_int;
     int lock;
     int tell_parent; /* a pipe, -1 if not detached */
@@ -380,20 +381,7 @@ static bool files_are_private(const char *home)
 {
     static const char *const names[] = {"device.key", "account", "state.db", "state.db-wal"};
 
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        char *path = home_path(home, names[i]);
-        int error = file_check_private(path);
-        if (error == -EPERM)
-            log_error("%s: others can read or write it, or it is not yours; if that did no harm: "
-                      "chmod 600 %s",
-                      path, path);
-        else if (error != 0)
-            log_error("%s: %s", path, strerror(-error));
-        free(path);
-        if (error != 0)
-            return false;
-    }
-    return true;
+    return secrecy_files(home, names, sizeof names / sizeof names[0]);
 }
 
 /* --- the store's hook and its regular sync
@@ -445,18 +433,17 @@ static void sync_run(struct job *job)
     loop_post(program.loop, &sync->mail);
 }
 
-/* On a worker that wrote. One job at a time: the next is told of only when this one runs. */
-static struct job writeback;
 static void writeback_run(struct job *job)
 {
     store_writeback(program.daemon.store);
 }
+
+/* On a worker that wrote. */
 static void written(void *arg)
 {
     struct program *p = arg;
 
-    writeback.run = writeback_run;
-    workers_post(p->syncer, &writeback, false);
+    workers_post(p->syncer, &p->writeback, false);
 }
 
 static void sync_due(void *arg)
@@ -524,6 +511,7 @@ static const char *set_up(struct program *p)
     d->download = download_new(d);
     d->session = session_new(d, credentials);
     store_on_change(d->store, holding_changed, d);
+    p->writeback.run = writeback_run;
     store_on_written(d->store, written, p);
     local_on_stop(d->local, on_stop_asked, p);
     p->on_term = evsignal_new(loop_base(p->loop), SIGTERM, on_signal, p);
