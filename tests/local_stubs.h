@@ -3,8 +3,12 @@
 #ifndef TESTS_LOCAL_STUBS_H
 #define TESTS_LOCAL_STUBS_H
 
+#include <dirent.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
+#include "base/home.h"
 #include "base/mem.h"
 #include "daemon/daemon.h"
 #include "daemon/download.h"
@@ -13,6 +17,24 @@
 #include "daemon/upload.h"
 
 static struct daemon d;
+
+/* The home of the daemon under test. */
+static void remove_tree(const char *path)
+{
+    DIR *directory = opendir(path);
+    struct dirent *e;
+    while (directory != NULL && (e = readdir(directory)) != NULL) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        char *child = home_path(path, e->d_name);
+        if (unlink(child) != 0)
+            remove_tree(child);
+        free(child);
+    }
+    if (directory != NULL)
+        closedir(directory);
+    rmdir(path);
+}
 
 void session_catalogue_at(struct session *s, const uint8_t generation[16], uint64_t seq)
 {

@@ -1,7 +1,6 @@
 /* A client of the local socket that says anything: a real local thread with a real store; session, download and upload
  * only answer. The input's first byte chooses p2pfs or p2pctl; then requests follow: type (1 byte), length (1), and the
  * message. Whatever it says, the daemon lives, and answers an honest request afterwards. */
-#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -144,23 +143,6 @@ void download_ask_status(struct download *w, const uint8_t *root, void *cookie)
 }
 
 /* --- the daemon -------------------------------------------------------------------------------------------- */
-
-static void remove_tree(const char *path)
-{
-    DIR *directory = opendir(path);
-    struct dirent *e;
-    while (directory != NULL && (e = readdir(directory)) != NULL) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
-        char *child = home_path(path, e->d_name);
-        if (unlink(child) != 0)
-            remove_tree(child);
-        free(child);
-    }
-    if (directory != NULL)
-        closedir(directory);
-    rmdir(path);
-}
 
 static void end(void)
 {

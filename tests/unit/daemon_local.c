@@ -1,7 +1,6 @@
 /* The local thread with a real store and real working files; session, download and upload are played by the test:
  * the tracker is the reference of catalogue_tracker.h, downloads end when the test says so. The client is a
  * blocking Unix socket. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -589,23 +588,6 @@ static int set_up(void **state)
     daemon_begin();
     say_state(SESSION_CONNECTED);
     return 0;
-}
-
-static void remove_tree(const char *path)
-{
-    DIR *directory = opendir(path);
-    struct dirent *e;
-    while (directory != NULL && (e = readdir(directory)) != NULL) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
-        char *child = home_path(path, e->d_name);
-        if (unlink(child) != 0)
-            remove_tree(child);
-        free(child);
-    }
-    if (directory != NULL)
-        closedir(directory);
-    rmdir(path);
 }
 
 static int tear_down(void **state)
