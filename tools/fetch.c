@@ -139,67 +139,61 @@ static bool wait_for_all(struct client *client, const struct client_request *req
     }
 }
 
-static int fetch(const struct ctl *ctl, bool pin, bool wait)
+/* Asks for what `message` names, and unless it says no_wait stays until it is here. */
+static bool ask_for(struct client *client, const Local__Get *message, struct fetch *f)
 {
-    Local__Get message = LOCAL__GET__INIT;
     const struct client_request request = {
         .type = LOCAL__LOCAL_TYPE__LOCAL_GET,
-        .message = &message.base,
+        .message = &message->base,
         .answer_type = LOCAL__LOCAL_TYPE__LOCAL_DONE,
         .answer = &local__done__descriptor,
         .timeout_ns = LIMIT_CTL_ANSWER_NS,
     };
-    struct fetch f = {.terminal = isatty(STDERR_FILENO), .began = clock_now()};
     struct client_fault fault;
-    struct client *client = ctl_open(ctl, false);
-    char **paths = client != NULL ? ctl_paths(ctl) : NULL;
     bool good = false;
 
-    f.said = f.began;
-    if (paths != NULL) {
-        message.paths = paths;
-        message.n_paths = (size_t)ctl->argument_count;
-        message.pin = pin;
-        message.no_wait = !wait;
-        if (!wait) {
-            good = ctl_ask(client, &request) != NULL;
-        } else if (client_send(client, &request, &fault)) {
-            good = wait_for_all(client, &request, &f);
-        } else {
-            log_error("%s", fault.text);
-        }
-    }
+    f->terminal = isatty(STDERR_FILENO);
+    f->began = f->said = clock_now();
+    if (message->no_wait)
+        good = ctl_ask(client, &request) != NULL;
+    else if (client_send(client, &request, &fault))
+        good = wait_for_all(client, &request, f);
+    else
+        log_error("%s", fault.text);
+    free(f->trouble);
+    return good;
+}
+
+static int fetch(const struct ctl *ctl, bool pin, bool wait)
+{
+    Local__Get message = LOCAL__GET__INIT;
+    struct fetch f = {0};
+    struct client *client = ctl_open(ctl, false);
+    bool good = false;
+
+    message.paths = client != NULL ? ctl_paths(ctl) : NULL;
+    message.n_paths = (size_t)ctl->argument_count;
+    message.pin = pin;
+    message.no_wait = !wait;
+    if (message.paths != NULL)
+        good = ask_for(client, &message, &f);
     if (good && wait)
         print_result(&f, ctl);
-    ctl_free_paths(ctl, paths);
+    ctl_free_paths(ctl, message.paths);
     client_free(client);
-    free(f.trouble);
     return good ? CTL_DONE : CTL_FAILED;
 }
 
 bool fetch_paths(const struct ctl *ctl, char **paths, size_t count)
 {
     Local__Get message = LOCAL__GET__INIT;
-    const struct client_request request = {
-        .type = LOCAL__LOCAL_TYPE__LOCAL_GET,
-        .message = &message.base,
-        .answer_type = LOCAL__LOCAL_TYPE__LOCAL_DONE,
-        .answer = &local__done__descriptor,
-        .timeout_ns = LIMIT_CTL_ANSWER_NS,
-    };
-    struct fetch f = {.terminal = isatty(STDERR_FILENO), .began = clock_now()};
+    struct fetch f = {0};
     struct client *client = ctl_open(ctl, false);
-    struct client_fault fault;
-    bool good = false;
 
     message.paths = paths;
     message.n_paths = count;
-    if (client != NULL && client_send(client, &request, &fault))
-        good = wait_for_all(client, &request, &f);
-    else if (client != NULL)
-        log_error("%s", fault.text);
+    bool good = client != NULL && ask_for(client, &message, &f);
     client_free(client);
-    free(f.trouble);
     return good;
 }
 
