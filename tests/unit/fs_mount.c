@@ -1150,6 +1150,7 @@ int main(int argc, char **argv)
         MOUNTED(times_and_modes_are_kept),
         MOUNTED(an_unlinked_file_is_read_on),
         MOUNTED(syncing_reaches_the_daemon),
+        MOUNTED(closing_a_file_that_was_only_made_or_emptied_waits_until_that_is_durable),
         MOUNTED(a_parked_read_gets_its_blocks_in_any_order),
         SHORT(a_read_that_nobody_serves_fails_in_time),
         MOUNTED(parked_readers_hurt_nobody),
