@@ -191,7 +191,7 @@ struct local {
     struct want *wants, *wants_by_reply;
     uint64_t next_want;
     struct working *workings;
-    bool recovered;      /* working files of the last run have been looked after */
+    bool recovered; /* working files of the last run have been looked after */
     struct deferred *waiting_recovery, **waiting_recovery_end;
     struct sealed *sealed; /* not committed yet */
     bool syncing;          /* a worker makes a commit durable */

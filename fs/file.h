@@ -70,7 +70,7 @@ struct file {
     unsigned writers;
     unsigned writable; /* handles that may write */
     bool dirty;        /* written since it was last sealed */
-    bool unsealed;     /* has a working file that was never sealed: to be sealed at the last close */
+    bool unsealed; /* has a working file that was never sealed: to be sealed at the last close */
     uint64_t wrote_from, wrote_to;
     struct stat st;
     char *name; /* for log lines */
