@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import sys
 import threading
 import time
@@ -283,9 +284,10 @@ class Torture(SwarmTest):
                 if not all_of_it and not name.maybe and name.known is not ... and self.random.random() < 0.5:
                     continue
                 found = self.look(self.ann, key)
-                # What an fsync kept of a file whose writer was killed gets its name when p2pd knows of the kill.
+                # What an fsync, or the close of an empty file, kept of a file whose p2pfs was killed gets its name when p2pd
+                # knows of the kill.
                 deadline = time.monotonic() + 10
-                while name.known is ... and not name.fits(found) and time.monotonic() < deadline:
+                while (name.known is ... or name.known == b"") and not name.fits(found) and time.monotonic() < deadline:
                     time.sleep(0.1)
                     found = self.look(self.ann, key)
                 if not name.fits(found):
@@ -293,6 +295,12 @@ class Torture(SwarmTest):
                 if found is not None and not any(found == data for data in name.versions):
                     name.versions.append(found)
                 Writer.settle(name, found)
+        if self.wrong and os.environ.get("P2P_KEEP"):
+            shutil.copytree(self.directory, os.path.join(os.environ["P2P_KEEP"], os.path.basename(self.directory)),
+                            ignore=lambda d, names: [n for n in names if n.endswith((".mnt", ".socket")) or n == "socket"])
+            for writer in self.writers:
+                for key, name in writer.names.items():
+                    print(key, name.describe(name.known), flush=True)
         self.assertEqual([], self.wrong)
 
     def compare_members(self):

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -1204,6 +1205,36 @@ static void a_seal_whose_answer_was_lost_is_answered_after_a_restart(void **stat
     wire_close(w);
 }
 
+static unsigned rows(const char *query)
+{
+    char *path = home_path(home, "state.db");
+    sqlite3 *db = NULL;
+    sqlite3_stmt *statement = NULL;
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, query, -1, &statement, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+    int count = sqlite3_column_int(statement, 0);
+    sqlite3_finalize(statement);
+    sqlite3_close(db);
+    free(path);
+    return (unsigned)count;
+}
+
+static void a_changed_name_is_on_disk_when_it_is_answered(void **state)
+{
+    struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    hold_lock();
+    tracker_answers = false;
+    drop_lock();
+    copy_in(w, 1, "f", 1, 3);
+    assert_int_equal(rows("SELECT count(*) FROM entry WHERE name = 'f' AND parent != 0"), 1);
+    assert_int_equal(make_dir(w, 1, "d"), 0);
+    assert_int_equal(rows("SELECT count(*) FROM entry WHERE name = 'd' AND parent != 0"), 1);
+    assert_int_equal(remove_name(w, TYPE(UNLINK), 1, "f"), 0);
+    assert_int_equal(rows("SELECT count(*) FROM entry WHERE name = 'f' AND parent != 0"), 0);
+    wire_close(w);
+}
+
 static void numbers_of_working_files_are_never_given_out_twice(void **state)
 {
     struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
@@ -1613,6 +1644,7 @@ int main(void)
         TEST(a_working_file_that_is_gone_is_not_called_sealed_for_what_had_its_name_before),
         TEST(a_working_file_that_nobody_got_is_made_again),
         TEST(a_seal_whose_answer_was_lost_is_answered_after_a_restart),
+        TEST(a_changed_name_is_on_disk_when_it_is_answered),
         TEST(numbers_of_working_files_are_never_given_out_twice),
         TEST(a_file_that_is_removed_while_written_goes_on_for_its_writer),
         TEST(a_file_is_renamed_while_it_is_written),
