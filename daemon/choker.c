@@ -267,6 +267,17 @@ void choker_cancel(struct choker_link *link, struct block_run run)
     choker_offer_cancelled(opened, run);
 }
 
+bool choker_withdraw(struct choker_link *link, struct block_run run, struct block_run *out)
+{
+    struct opened_file *opened = choker_file_of(link, run.file);
+
+    if (opened == NULL || !request_queue_take(link->queue, URGENT_BACKGROUND, run, run.count, out))
+        return false;
+    choker_list(link, 0);
+    choker_offer_cancelled(opened, *out);
+    return true;
+}
+
 uint32_t choker_queued(const struct choker_link *link)
 {
     return request_queue_blocks(link->queue);

@@ -66,6 +66,8 @@ void choker_close(struct choker_link *, uint32_t file);
 /* The run lies within a content that is open. False, and nothing changed: the queue is full. */
 bool choker_request(struct choker_link *, struct block_run, enum urgency, int64_t now);
 void choker_cancel(struct choker_link *, struct block_run);
+/* Takes the first background blocks out of the queue that lie within the run: *out. False: there are none. */
+bool choker_withdraw(struct choker_link *, struct block_run, struct block_run *out);
 uint32_t choker_queued(const struct choker_link *); /* blocks */
 
 struct choker_turn {

@@ -50,7 +50,14 @@ static void action_cancel(void *arg, void *owner, uint64_t block)
     fetch_cancel(owner, block);
 }
 
-static const struct picker_actions actions = {action_ask, action_raise, action_cancel};
+static void action_withdraw(void *arg, void *owner, uint64_t block)
+{
+    (void)arg;
+    fetch_withdraw(owner, block);
+}
+
+static const struct picker_actions actions = {action_ask, action_raise, action_cancel,
+                                              action_withdraw};
 
 struct file *file_of(struct download *download, const uint8_t root[HASH_SIZE])
 {

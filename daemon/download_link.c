@@ -59,12 +59,13 @@ static void run_send(struct link *link)
 
     if (run->fetch == NULL)
         return;
-    if (run->cancel) {
+    if (run->kind != RUN_REQUEST) {
         Peer__Cancel cancel = PEER__CANCEL__INIT;
 
         cancel.file = run->fetch->number;
         cancel.block = run->first;
         cancel.count = run->count;
+        cancel.tell = run->kind == RUN_WITHDRAW;
         link_say(link, PEER__PEER_TYPE__PEER_CANCEL, &cancel.base);
     } else {
         Peer__Request request = PEER__REQUEST__INIT;
@@ -79,12 +80,13 @@ static void run_send(struct link *link)
 }
 
 /* Adds a block to the run, sending what doesn't fit in front of it. */
-static void run_add(struct fetch *fetch, uint64_t block, enum picker_class class, bool cancel)
+static void run_add(struct fetch *fetch, uint64_t block, enum picker_class class,
+                    enum run_kind kind)
 {
     struct link *link = fetch->link;
     struct run *run = &link->run;
 
-    if (run->fetch == fetch && run->cancel == cancel && run->class == class &&
+    if (run->fetch == fetch && run->kind == kind && run->class == class &&
         run->count < LIMIT_REQUEST_BLOCKS) {
         if (block == run->first + run->count) {
             run->count++;
@@ -97,8 +99,7 @@ static void run_add(struct fetch *fetch, uint64_t block, enum picker_class class
         }
     }
     run_send(link);
-    *run =
-        (struct run){.fetch = fetch, .first = block, .count = 1, .class = class, .cancel = cancel};
+    *run = (struct run){.fetch = fetch, .first = block, .count = 1, .class = class, .kind = kind};
     link_dirty(link);
 }
 
@@ -109,18 +110,23 @@ void fetch_ask(struct fetch *fetch, uint64_t block, enum picker_class class)
     hashes_need(fetch->file, (uint32_t)(block / fetch->file->geometry->piece_blocks), fetch);
     if (class == PICKER_DEMAND)
         link->last_demand = clock_now();
-    run_add(fetch, block, class, false);
+    run_add(fetch, block, class, RUN_REQUEST);
 }
 
 void fetch_raise(struct fetch *fetch, uint64_t block)
 {
     fetch->link->last_demand = clock_now();
-    run_add(fetch, block, PICKER_DEMAND, false);
+    run_add(fetch, block, PICKER_DEMAND, RUN_REQUEST);
 }
 
 void fetch_cancel(struct fetch *fetch, uint64_t block)
 {
-    run_add(fetch, block, PICKER_BACKGROUND, true);
+    run_add(fetch, block, PICKER_BACKGROUND, RUN_CANCEL);
+}
+
+void fetch_withdraw(struct fetch *fetch, uint64_t block)
+{
+    run_add(fetch, block, PICKER_BACKGROUND, RUN_WITHDRAW);
 }
 
 void link_ask_hashes(struct fetch *fetch, Peer__Layer layer, uint64_t first, uint32_t count)

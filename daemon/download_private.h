@@ -46,7 +46,9 @@ struct device;
 /* --- blocks under way to the store ------------------------------------------------------------------------------- */
 #define PUT_BLOCKS    16 /* of one job: 256 KiB stay in a processor's cache */
 #define PUT_JOBS_BUSY 4  /* under way: two for each of two processors, so none is idle meanwhile */
+#define BUFFERS_MOST  4096 /* 64 MiB in all; above, links are not read */
 #define BUFFERS_AGAIN 3072 /* below, they are again */
+#define BUFFERS_HELD  1024 /* of which may wait for their hashes */
 #define BUFFERS_SPARE 512  /* kept for reuse when nothing happens */
 
 struct buffer {
@@ -161,12 +163,13 @@ struct fetch {
 enum link_state { LINK_DIALLING, LINK_UP, LINK_LEAVING };
 
 /* Requests or cancels of consecutive blocks, not sent yet. */
+enum run_kind { RUN_REQUEST, RUN_CANCEL, RUN_WITHDRAW };
 struct run {
     struct fetch *fetch; /* NULL: none */
     uint64_t first;
     uint32_t count;
     enum picker_class class;
-    bool cancel;
+    enum run_kind kind;
 };
 
 struct link {
@@ -350,6 +353,7 @@ void link_ask_hashes(struct fetch *, Peer__Layer, uint64_t first, uint32_t count
 void fetch_ask(struct fetch *, uint64_t block, enum picker_class);
 void fetch_raise(struct fetch *, uint64_t block);
 void fetch_cancel(struct fetch *, uint64_t block);
+void fetch_withdraw(struct fetch *, uint64_t block);
 void link_pause(struct link *, bool paused);
 
 void link_say(struct link *, Peer__PeerType, const ProtobufCMessage *);

@@ -168,6 +168,12 @@ static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
         break;
     case PEER__REASON__REASON_CORRUPT:
         break;
+    case PEER__REASON__REASON_WITHDRAWN:
+        bucket_refund(&fetch->link->download->bucket, (uint64_t)reject->count * BLOCK_SIZE);
+        bucket_refund(&fetch->file->bucket, (uint64_t)reject->count * BLOCK_SIZE);
+        picker_withdrawn(fetch->source, reject->block, reject->count, clock_now());
+        file_dirty(fetch->file);
+        return;
     default: /* busy, choked, something newer */
         fetch->busy_until = clock_now() + BUSY_PAUSE;
         picker_source_close(fetch->source, true);
@@ -361,7 +367,7 @@ static const char *block_arrived(struct link *link, size_t size)
     buffer->size = (uint32_t)size;
     memcpy(buffer->device, link->device->id, DEVICE_ID_SIZE);
     verify_block(file, buffer);
-    return download->held > LIMIT_BLOCKS_UNPROVEN ? "it sends blocks without their hashes" : NULL;
+    return download->held > BUFFERS_HELD ? "it sends blocks without their hashes" : NULL;
 }
 
 /* --- frames ---------------------------------------------------------------------------------------------------------- */

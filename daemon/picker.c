@@ -241,6 +241,8 @@ void picker_ask(struct picker *picker, struct picker_source *source, struct piec
     bool urgent = class == PICKER_DEMAND;
 
     request->source = source;
+    request->taker = NULL;
+    request->withdrawn = false;
     request->piece = piece;
     request->index = index;
     request->urgency = (uint8_t) class;
@@ -282,6 +284,8 @@ static void unlink_request(struct picker *picker, struct request *request)
     picker->in_flight--;
     if (request->second)
         picker->seconds--;
+    if (request->taker != NULL)
+        request->taker->taking--;
 }
 
 static void recycle(struct picker *picker, struct request *request)
@@ -462,6 +466,50 @@ void picker_rejected(struct picker_source *source, uint64_t first, uint32_t coun
         picker_settle(picker, piece);
     }
     picker->version++;
+}
+
+/* One withdrawn request. */
+static void pass_on(struct picker_source *from, struct piece *piece, uint32_t index, int64_t now)
+{
+    struct picker *picker = from->picker;
+    uint64_t version = picker->version;
+    struct request *request = piece->requests[index];
+    struct picker_source *taker;
+    bool urgent;
+
+    while (request != NULL && request->source != from)
+        request = request->next;
+    if (request == NULL || !request->withdrawn)
+        return;
+    taker = request->taker;
+    urgent = request->urgency == PICKER_DEMAND; /* it became so meanwhile: picker_run's matter */
+    picker_drop(picker, request, false);
+    if (taker == NULL || taker->closed || urgent || piece->state[index] != BLOCK_ABSENT ||
+        picker_block(picker, piece, index) != BLOCK_ABSENT ||
+        !picker_source_has(taker, piece->number))
+        return;
+    picker_ask(picker, taker, piece, index, PICKER_BACKGROUND, now);
+    picker->version = version; /* nothing has become askable */
+}
+
+void picker_withdrawn(struct picker_source *source, uint64_t first, uint32_t count, int64_t now)
+{
+    struct picker *picker = source->picker;
+    uint64_t end = first + count;
+
+    if (first >= picker->geometry.blocks)
+        return;
+    if (end > picker->geometry.blocks)
+        end = picker->geometry.blocks;
+    for (uint64_t block = first; block < end; block++) {
+        struct piece *piece =
+            picker_piece(picker, (uint32_t)(block / picker->geometry.piece_blocks));
+
+        if (piece == NULL)
+            continue;
+        pass_on(source, piece, (uint32_t)(block % picker->geometry.piece_blocks), now);
+        picker_settle(picker, piece);
+    }
 }
 
 bool picker_has_demands(const struct picker *picker)

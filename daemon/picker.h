@@ -37,6 +37,8 @@ struct picker_actions {
     void (*raise)(void *arg, void *owner, uint64_t block);
     /* Withdraw: it came from elsewhere, or nobody wants it any more. */
     void (*cancel)(void *arg, void *owner, uint64_t block);
+    /* Withdraw, and say so if it was in time: picker_withdrawn follows then, else the block comes. */
+    void (*withdraw)(void *arg, void *owner, uint64_t block);
 };
 
 /* `present`: the live bitmap of the content's blocks (base/bitmap.h), valid as long as the picker.
@@ -132,6 +134,8 @@ void picker_failed(struct picker *, uint64_t block);
 void picker_lost(struct picker *);
 /* The source will not send these; `lacks`: it has not got them. */
 void picker_rejected(struct picker_source *, uint64_t first, uint32_t count, bool lacks);
+/* The source will not send these, as it was told to by actions.withdraw: who offered to bring them sooner is asked. */
+void picker_withdrawn(struct picker_source *, uint64_t first, uint32_t count, int64_t now);
 
 struct picker_counts {
     uint32_t in_flight;      /* requests under way */

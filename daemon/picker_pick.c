@@ -14,6 +14,8 @@
 #define SECOND_LAST (5 * NS_PER_MS) /* … and when only the last blocks are left */
 #define SECONDS_MOST                                                                               \
     32 /* second requests in the background under way at once: what they may waste */
+#define SECOND_GRACE                                                                               \
+    (100 * NS_PER_MS) /* so much longer than usual a source that was asked back keeps silent */
 #define TAKE_EVERY   (20 * NS_PER_MS) /* how often such a source looks what it could take over … */
 #define TAKE_FASTER  2                /* … that it would bring so many times sooner */
 #define TAKE_QUIET   (250 * NS_PER_MS) /* … from one that has been silent for so long */
@@ -405,7 +407,9 @@ static bool worth_a_second(const struct piece *piece, uint32_t index,
         return false;
     if (now >= request->late)
         return true;
-    if (!last)
+    /* Before a block is asked for twice it is asked back. */
+    if (!last || !request->withdrawn ||
+        now - request->withdrawn_at < 2 * pipeline_delay(request->source->pipe) + SECOND_GRACE)
         return false;
     left = request->due - now;
     if (left < (now - request->stamp.asked) / 4)
@@ -413,13 +417,18 @@ static bool worth_a_second(const struct piece *piece, uint32_t index,
     return left > mine + mine / 2;
 }
 
-/* Second requests for what is late; and, when nothing else is left to ask for, for what this source
+/* Nothing is left to ask for that was not asked of somebody. */
+static bool all_is_asked(const struct picker *picker)
+{
+    return picker->want_all && rarity_listed(picker->rarity) == 0 && TAILQ_EMPTY(&picker->open);
+}
+
+/* Second requests for what is late; and, when nothing else is left to ask for, for what was asked back in vain and this source
  * would bring sooner. */
 static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t now)
 {
     struct picker *picker = source->picker;
-    bool last =
-        picker->want_all && rarity_listed(picker->rarity) == 0 && TAILQ_EMPTY(&picker->open);
+    bool last = all_is_asked(picker);
     int64_t mine;
     struct piece *piece;
     uint32_t asked = 0;
@@ -463,22 +472,45 @@ static bool answers(const struct picker_source *source, int64_t now)
     return now - source->pipe->last_heard < pipeline_delay(source->pipe) + TAKE_QUIET;
 }
 
+/* Whether the block would be here much sooner from a source that brings it in `mine`. At the very end a queue that moves is asked
+ * back as well, but nothing that was only just asked for: else two idle sources would hand it to and fro. */
+static bool worth_taking(const struct request *request, bool last, int64_t mine, int64_t now)
+{
+    const struct picker_source *other = request->source;
+
+    if (request->withdrawn || request->next != NULL || request->urgency == PICKER_DEMAND)
+        return false;
+    if (last ? now - request->stamp.asked < pipeline_delay(other->pipe) + TAKE_QUIET
+             : answers(other, now))
+        return false;
+    return owed(request, now) >= TAKE_FASTER * mine;
+}
+
+/* In how long the source would bring one block more than it was asked for and is to take over. */
+static int64_t would_take(const struct picker_source *source, int64_t now)
+{
+    double rate = pipeline_rate(source->pipe);
+    int64_t mine = pipeline_expect(source->pipe, now, false);
+
+    if (rate > 0)
+        mine += (int64_t)((double)source->taking * BLOCK_SIZE * 1e9 / rate);
+    return source->in_flight + source->taking > 0 && mine < source->pipe->usual
+               ? source->pipe->usual
+               : mine;
+}
+
 /* A source that has room and nothing of its own to give takes over what others owe and it would bring much sooner: the
- * queue of a slow member empties into the uplinks of fast ones. The other is told at once, so that next to nothing comes
- * twice. */
-static uint32_t fill_taken_over(struct picker_source *source, uint32_t most, int64_t now)
+ * queue of a slow member empties into the uplinks of fast ones. The other is asked back for it first, as it may have begun to
+ * send; so nothing comes twice. */
+static void take_over(struct picker_source *source, uint32_t most, int64_t now)
 {
     struct picker *picker = source->picker;
     struct piece_list *lists[] = {&picker->full, &picker->open};
-    int64_t mine = pipeline_expect(source->pipe, now, false);
-    uint64_t version = picker->version;
-    uint32_t asked = 0;
+    bool last = all_is_asked(picker);
 
     if (now < source->take_after || picker->source_count < 2)
-        return 0;
+        return;
     source->take_after = now + TAKE_EVERY;
-    if (source->in_flight > 0 && mine < source->pipe->usual)
-        mine = source->pipe->usual;
     for (unsigned list = 0; list < 2; list++) {
         struct piece *piece;
 
@@ -486,23 +518,22 @@ static uint32_t fill_taken_over(struct picker_source *source, uint32_t most, int
             if (piece->asked == 0 || !picker_source_has(source, piece->number) ||
                 spared(source, piece->number))
                 continue;
-            for (uint32_t i = 0; i < piece->count && asked < most; i++) {
+            for (uint32_t i = 0; i < piece->count; i++) {
                 struct request *request = piece->requests[i];
 
-                if (request == NULL || request->next != NULL || request->source == source ||
-                    request->urgency == PICKER_DEMAND || answers(request->source, now) ||
-                    owed(request, now) < TAKE_FASTER * mine)
+                if (source->taking >= most)
+                    return;
+                if (request == NULL || request->source == source ||
+                    !worth_taking(request, last, would_take(source, now), now))
                     continue;
-                picker_drop(picker, request, true);
-                picker_ask(picker, source, piece, i, PICKER_BACKGROUND, now);
-                asked++;
+                request->withdrawn = true;
+                request->withdrawn_at = now;
+                request->taker = source;
+                source->taking++;
+                picker->actions.withdraw(picker->arg, request->source->owner, piece->first + i);
             }
-            if (asked == most)
-                break;
         }
     }
-    picker->version = version; /* nothing has become askable */
-    return asked;
 }
 
 uint32_t picker_fill(struct picker_source *source, enum picker_class class, uint32_t most,
@@ -528,6 +559,6 @@ uint32_t picker_fill(struct picker_source *source, enum picker_class class, uint
             source->dry = picker->version;
     }
     if (asked < most)
-        asked += fill_taken_over(source, most - asked, now);
+        take_over(source, most - asked, now);
     return asked;
 }

@@ -23,12 +23,15 @@ struct request {
     struct request *next; /* the same block, another source */
     struct picker_source *source;
     struct piece *piece;
+    struct picker_source *taker; /* for whom it was withdrawn; NULL if that one has left */
     struct pipeline_stamp stamp;
     int64_t due;  /* when it was expected */
     int64_t late; /* from when on it may be asked for elsewhere */
     uint32_t index;
     uint8_t urgency;
-    bool second; /* others had been asked before */
+    bool second;    /* others had been asked before */
+    bool withdrawn; /* it is asked back, and may come none the less … */
+    int64_t withdrawn_at;
 };
 
 /* A piece with something under way, or begun and to be finished. */
@@ -58,6 +61,7 @@ struct picker_source {
     uint32_t *suggested; /* PICKER_SUGGESTED of them, in order; NULL: it never suggested any */
     uint32_t suggested_count;
     uint32_t in_flight;
+    uint32_t taking;    /* requests of which it is the taker */
     uint32_t cancelled; /* blocks that may still come though they were withdrawn */
     uint64_t dry; /* nothing to ask for in the background while the picker's version is this */
     int64_t second_after; /* when second requests may be looked for again */

@@ -42,6 +42,24 @@ static void release_requests(struct picker_source *source, bool cancel)
     }
 }
 
+/* What was withdrawn for this source is nobody's. */
+static void forget_taker(struct picker_source *taker)
+{
+    struct picker_source *source;
+    struct request *request;
+
+    if (taker->taking == 0)
+        return;
+    TAILQ_FOREACH(source, &taker->picker->sources, entry) {
+        LIST_FOREACH(request, &source->requests, of_source)
+        {
+            if (request->taker == taker)
+                request->taker = NULL;
+        }
+    }
+    taker->taking = 0;
+}
+
 static void count_neighbour(struct picker_source *source, int change)
 {
     struct picker *picker = source->picker;
@@ -62,6 +80,7 @@ void picker_source_free(struct picker_source *source)
         return;
     picker = source->picker;
     release_requests(source, false);
+    forget_taker(source);
     count_neighbour(source, -1);
     TAILQ_REMOVE(&picker->sources, source, entry);
     picker->source_count--;

@@ -8,7 +8,8 @@
 
 #include "base/mem.h"
 #include "daemon/local.h"
-#include "proto/limits.h"
+
+#define ASKS_MOST 64 /* of one daemon's clients, who wait for each */
 
 struct ask {
     struct mail mail;
@@ -108,7 +109,7 @@ static void deliver_ask(struct mail *raw, void *owner)
         finish(ask, ECANCELED, "p2pd is stopping", NULL);
     else if (s->credentials == NULL)
         finish(ask, EACCES, "not logged in", NULL);
-    else if (count >= LIMIT_LOCAL_ASKS)
+    else if (count >= ASKS_MOST)
         finish(ask, EAGAIN, "too much is asked at once", NULL);
     else if (tracker_link_is_up(s->link))
         send_ask(ask);

@@ -166,11 +166,11 @@ uint32_t serve_link_room(void *arg, bool urgent)
     const struct serve_link *link = arg;
 
     /* Hashes that were asked for go first: blocks without them are of no use to the fetcher, who holds only so many. */
-    if (link->leaving || link->reads >= LIMIT_LINK_READS || link->hashings > 0)
+    if (link->leaving || link->reads >= READS_MAX || link->hashings > 0)
         return 0;
     if (!urgent)
         return serve_link_pending(arg) >= READ_AHEAD ? 0 : UPLOAD_JOB_BLOCKS;
-    if (link->urgent_reading + link->urgent_queued >= LIMIT_URGENT_AHEAD)
+    if (link->urgent_reading + link->urgent_queued >= URGENT_AHEAD)
         return 0;
     return link->urgent_reading + link->urgent_queued == 0 ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS;
 }
@@ -252,6 +252,16 @@ const char *serve_on_request(struct serve_link *link, const uint8_t *bytes, size
     return fault;
 }
 
+/* One answer per run of blocks, each of which had been asked for: as many as the fetcher made necessary. What waits for its
+ * file to be opened will be answered. */
+static void withdraw(struct serve_link *link, struct block_run run)
+{
+    struct block_run taken;
+
+    while (choker_withdraw(link->choke, run, &taken))
+        serve_reject(link, taken, PEER__REASON__REASON_WITHDRAWN, false);
+}
+
 const char *serve_on_cancel(struct serve_link *link, const uint8_t *bytes, size_t size)
 {
     struct message_arena arena;
@@ -260,9 +270,13 @@ const char *serve_on_cancel(struct serve_link *link, const uint8_t *bytes, size_
     if (m != NULL && m->count > 0 && m->block <= UINT64_MAX - m->count) {
         struct block_run run = {m->file, m->block, m->count};
         struct served *f = serve_file_of(link, m->file);
-        choker_cancel(link->choke, run);
-        if (f != NULL)
-            early_cancel(f, run);
+        if (m->tell) {
+            withdraw(link, run);
+        } else {
+            choker_cancel(link->choke, run);
+            if (f != NULL)
+                early_cancel(f, run);
+        }
     }
     message_done(&arena);
     return m == NULL ? "a malformed Cancel" : NULL;

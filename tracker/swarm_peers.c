@@ -16,14 +16,17 @@
 
 #define NEWS_DELAY    (10 * NS_PER_MS)
 #define NEWS_INTERVAL (200 * NS_PER_MS)
+#define NEWS_MAX                                                                                   \
+    64 /* newcomers remembered for one content until it is told; more replace random ones */
+#define DRAW_MAX 1024 /* candidates looked at for one answer: bounds its cost in a large swarm */
 
 /* --- choosing
  * ---------------------------------------------------------------------------------------------- */
 
-/* Draws numbers below `count` in random order, at most LIMIT_CANDIDATES of them. */
+/* Draws numbers below `count` in random order, at most DRAW_MAX of them. */
 struct draw {
     uint32_t at, end;
-    uint32_t numbers[LIMIT_CANDIDATES];
+    uint32_t numbers[DRAW_MAX];
 };
 
 static void draw_start(struct swarm *s, struct draw *draw, uint32_t count)
@@ -32,9 +35,9 @@ static void draw_start(struct swarm *s, struct draw *draw, uint32_t count)
     uint32_t step = 1;
     draw->at = 0;
     draw->end = count;
-    if (count > LIMIT_CANDIDATES) {
-        draw->end = LIMIT_CANDIDATES;
-        step = count / LIMIT_CANDIDATES;
+    if (count > DRAW_MAX) {
+        draw->end = DRAW_MAX;
+        step = count / DRAW_MAX;
         start = (uint32_t)(swarm_random(s) % count);
     }
     for (uint32_t i = 0; i < draw->end; i++)
@@ -257,11 +260,11 @@ void swarm_is_news(struct swarm *s, struct content *c, struct swarm_device *d)
         if (c->news[i] == d)
             return;
     if (c->news == NULL)
-        c->news = xmalloc(LIMIT_NEWCOMERS * sizeof *c->news);
-    if (c->news_count < LIMIT_NEWCOMERS)
+        c->news = xmalloc(NEWS_MAX * sizeof *c->news);
+    if (c->news_count < NEWS_MAX)
         c->news[c->news_count++] = d;
     else
-        c->news[swarm_random(s) % LIMIT_NEWCOMERS] = d;
+        c->news[swarm_random(s) % NEWS_MAX] = d;
     if (c->at_pending != NOT_LISTED)
         return;
     c->due = s->now + NEWS_DELAY;

@@ -60,6 +60,7 @@ enum message_type {
 struct message {
     int64_t at;
     uint8_t type, class;
+    bool tell; /* of a cancel: it is asked back; of a reject: it was */
     uint32_t count;
     uint64_t first; /* block, or piece */
 };

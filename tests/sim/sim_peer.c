@@ -33,7 +33,14 @@ static void on_cancel(void *arg, void *owner, uint64_t block)
     sim_mail(owner, true, (struct message){.type = MESSAGE_CANCEL, .first = block, .count = 1});
 }
 
-static const struct picker_actions picker_actions = {on_ask, on_raise, on_cancel};
+static void on_withdraw(void *arg, void *owner, uint64_t block)
+{
+    (void)arg;
+    sim_mail(owner, true,
+             (struct message){.type = MESSAGE_CANCEL, .tell = true, .first = block, .count = 1});
+}
+
+static const struct picker_actions picker_actions = {on_ask, on_raise, on_cancel, on_withdraw};
 
 static void fill(struct link *link)
 {
@@ -411,6 +418,17 @@ static void to_server(struct link *link, const struct message *message)
 
     if (server->kind == KIND_STUCK && server->sent_blocks > 32)
         return;
+    if (message->type == MESSAGE_CANCEL && message->tell) {
+        struct block_run taken;
+
+        while (choker_withdraw(link->choke, run, &taken))
+            sim_mail(link, false,
+                     (struct message){.type = MESSAGE_REJECT,
+                                      .tell = true,
+                                      .first = taken.first,
+                                      .count = taken.count});
+        return;
+    }
     if (message->type == MESSAGE_CANCEL) {
         choker_cancel(link->choke, run);
         return;
@@ -432,6 +450,11 @@ static void to_fetcher(struct link *link, const struct message *message)
         picker_source_suggests(link->source, (uint32_t)message->first);
         break;
     default:
+        if (message->tell) {
+            picker_withdrawn(link->source, message->first, message->count,
+                             link->fetcher->swarm->now);
+            return;
+        }
         picker_rejected(link->source, message->first, message->count, true);
         if (++link->lies > LIMIT_BROKEN_CLAIMS) {
             uint8_t *nothing = xcalloc(1, bitmap_bytes(link->server->swarm->geometry.pieces) + 8);

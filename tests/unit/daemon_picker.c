@@ -27,7 +27,7 @@ struct peer {
     uint64_t *asked;
     enum picker_class *class;
     unsigned count, room;
-    unsigned raised, cancelled;
+    unsigned raised, cancelled, withdrawn;
     /* as a model */
     double rate;
     int64_t delay, free_at;
@@ -98,7 +98,16 @@ static void on_cancel(void *arg, void *owner, uint64_t block)
     fail_msg("a cancel of what was not asked for");
 }
 
-static const struct picker_actions actions = {on_ask, on_raise, on_cancel};
+static void on_withdraw(void *arg, void *owner, uint64_t block)
+{
+    struct peer *peer = owner;
+
+    (void)arg;
+    (void)block;
+    peer->withdrawn++;
+}
+
+static const struct picker_actions actions = {on_ask, on_raise, on_cancel, on_withdraw};
 
 static struct table *table_new(uint64_t size, uint64_t seed)
 {
@@ -713,6 +722,44 @@ static void the_last_blocks_of_a_slow_source_are_fetched_from_a_fast_one(void **
     table_free(table);
 }
 
+/* The fast one has nothing of its own to give while the slow one owes its blocks. */
+static void what_is_taken_over_is_asked_back_first(void **state)
+{
+    struct table *table = table_new(2 * MIB, 23);
+    struct picker_counts counts;
+    struct peer *slow, *fast;
+    uint64_t taken;
+
+    picker_want_all(table->picker, true);
+    slow = join(table, 0, NULL, 1e5, 10 * NS_PER_MS);
+    assert_int_equal(picker_fill(slow->source, PICKER_BACKGROUND, 128, table->now), 128);
+    fast = join(table, 1, NULL, 1e7, 10 * NS_PER_MS);
+    table->now += NS_PER_S;
+    picker_fill(fast->source, PICKER_BACKGROUND, 8, table->now);
+    assert_int_equal(slow->withdrawn, 8);
+    assert_int_equal(slow->cancelled, 0);
+    assert_int_equal(fast->count, 0); /* the slow one may be sending them */
+    table->now += 50 * NS_PER_MS;
+    picker_fill(fast->source, PICKER_BACKGROUND, 8, table->now);
+    assert_int_equal(slow->withdrawn, 8); /* that is all the fast one has room for */
+    taken = slow->asked[1];
+    assert_int_equal(deliver(slow, slow->asked[0]), PICKER_TAKE);
+    forget(slow, 0);
+    picker_withdrawn(slow->source, taken, 1, table->now);
+    assert_true(asks(fast, taken));
+    picker_withdrawn(slow->source, taken, 1, table->now);           /* once more is no harm */
+    picker_withdrawn(slow->source, slow->asked[20], 1, table->now); /* nor is a lie */
+    assert_int_equal(fast->count, 1);
+    taken = slow->asked[0];
+    leave(fast);
+    forget(slow, 0);
+    picker_withdrawn(slow->source, taken, 1, table->now); /* nobody takes it: absent */
+    picker_count(table->picker, &counts);
+    assert_int_equal(counts.in_flight, 125);
+    assert_int_equal(picker_fill(slow->source, PICKER_BACKGROUND, 8, table->now), 2);
+    table_free(table);
+}
+
 static void random_events_keep_the_invariants(void **state)
 {
     for (uint64_t round = 1; round <= 20; round++) {
@@ -871,6 +918,7 @@ int main(void)
         cmocka_unit_test(unequal_sources_finish_together),
         cmocka_unit_test(nothing_is_asked_twice_with_one_source),
         cmocka_unit_test(the_last_blocks_of_a_slow_source_are_fetched_from_a_fast_one),
+        cmocka_unit_test(what_is_taken_over_is_asked_back_first),
         cmocka_unit_test(random_events_keep_the_invariants),
         cmocka_unit_test(the_largest_file_costs_what_is_under_way),
     };

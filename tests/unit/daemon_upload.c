@@ -906,6 +906,40 @@ static void cancelled_blocks_do_not_come(void **state)
     wire_free(&w);
 }
 
+static void who_asks_back_is_told_which_blocks_will_not_come(void **state)
+{
+    Peer__Cancel cancel = PEER__CANCEL__INIT;
+    unsigned blocks = 0, told = 0;
+    struct wire w;
+
+    (void)state;
+    fetcher(&w);
+    open_file(&w, 1, &big, true);
+    request(&w, 1, 0, 1024, BACKGROUND);
+    cancel.file = 1;
+    cancel.count = 1024;
+    cancel.tell = true;
+    assert_true(wire_send(&w, PEER__PEER_TYPE__PEER_CANCEL, &cancel.base));
+    while (blocks + told < 1024) {
+        int type = wire_next(&w);
+
+        if (type == REJECT) {
+            Peer__Reject *reject = wire_message(&w, &peer__reject__descriptor);
+
+            assert_int_equal(reject->reason, PEER__REASON__REASON_WITHDRAWN);
+            told += reject->count;
+            peer__reject__free_unpacked(reject, NULL);
+        } else {
+            assert_int_equal(type, BLOCK);
+            blocks++;
+        }
+    }
+    assert_int_equal(blocks + told, 1024);
+    assert_in_range(told, 700, 1024);
+    expect_pong(&w); /* and that was all */
+    wire_free(&w);
+}
+
 /* --- hashes --- */
 
 static void expect_hashes(struct wire *w, const uint8_t *right, uint32_t count)
@@ -1500,6 +1534,7 @@ int main(void)
         TEST(demanded_blocks_overtake_the_rest),
         TEST(a_demand_does_not_wait_behind_hashes_that_are_not_read),
         TEST(cancelled_blocks_do_not_come),
+        TEST(who_asks_back_is_told_which_blocks_will_not_come),
         TEST(hashes_of_both_layers_are_the_trees),
         TEST(a_damaged_block_is_refused_alone_and_the_link_goes_on),
         TEST(more_than_a_full_queue_is_refused),
