@@ -7,7 +7,7 @@
  *
  * Handshakes run step by step on a worker pool, so that RSA (2.6 ms a side) never holds an event loop and
  * a slow stranger holds no worker; a handshake that has not ended within handshake_timeout_ns fails. On the
- * socket: TCP_NODELAY always, TCP_NOTSENT_LOWAT as set. */
+ * socket: TCP_NODELAY always, TCP_NOTSENT_LOWAT as set, BBR on links between daemons where it may be had. */
 #ifndef CRYPTO_TLS_H
 #define CRYPTO_TLS_H
 

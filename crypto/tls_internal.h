@@ -3,8 +3,9 @@
  *   tls.c            the stream: reading, writing, moving, ending
  *   tls_handshake.c  from a socket to `ready`
  *   tls_context.c    settings, which certificate is believed
- *   tls_socket.c     between OpenSSL and the socket: one recv for several records, one send for
- * several tls_fault.c      why a stream failed, in words */
+ *   tls_socket.c     between OpenSSL and the socket: one recv for several records, one send for several
+ *   tls_wake.c       how fast a link that idled begins again
+ *   tls_fault.c      why a stream failed, in words */
 #ifndef CRYPTO_TLS_INTERNAL_H
 #define CRYPTO_TLS_INTERNAL_H
 
@@ -98,6 +99,8 @@ struct tls {
     size_t ahead;
     uint64_t paced; /* bytes sent since paced_at */
     int64_t paced_at;
+    bool bbr;        /* that is the congestion control: see tls_wake.c */
+    int64_t sent_at; /* something was last given to the socket */
 
     uint64_t records; /* protected with the present sending key */
     uint64_t updates; /* of the sending key, so far */
@@ -115,6 +118,10 @@ static inline size_t tls_outbox_held(const struct tls *tls)
 {
     return tls->out_tail - tls->out_head;
 }
+
+/* --- tls_wake.c: the same thread ---- */
+void tls_wake_prepare(struct tls *); /* chooses the congestion control */
+void tls_wake(struct tls *);         /* before bytes are given to the socket */
 
 /* --- tls_fault.c: right after an OpenSSL call failed, on the same thread ---- */
 void tls_fault_describe(const struct tls *, bool ready, int ssl_error, char why[TLS_WHY_SIZE]);

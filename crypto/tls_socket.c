@@ -45,6 +45,7 @@ void tls_socket_prepare(struct tls *tls)
     (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (tls->context->notsent_lowat > 0)
         set_unsent_mark(tls, tls->context->notsent_lowat);
+    tls_wake_prepare(tls);
 }
 
 bool tls_socket_has_room(const struct tls *tls)
@@ -79,6 +80,8 @@ static void pace(struct tls *tls, size_t sent)
 
 int tls_socket_send(struct tls *tls)
 {
+    if (tls_outbox_held(tls) > 0)
+        tls_wake(tls);
     while (tls_outbox_held(tls) > 0) {
         ssize_t n = send(tls->fd, tls->out + tls->out_head, tls_outbox_held(tls),
                          MSG_DONTWAIT | MSG_NOSIGNAL);

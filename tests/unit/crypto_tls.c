@@ -1273,6 +1273,82 @@ static void settings_that_do_not_fit_make_no_context(void **state)
     }
 }
 
+/* --- beginning again after a pause ---- */
+
+static void act_wake(void *arg)
+{
+    struct tls *tls = (struct tls *)(void *)((struct end *)arg)->stream;
+
+    tls->sent_at = 0;
+    tls_wake(tls);
+}
+
+static bool control_is(const struct end *end, const char *name)
+{
+    char control[16] = "";
+    socklen_t size = sizeof control;
+
+    assert_int_equal(getsockopt(end->fd, IPPROTO_TCP, TCP_CONGESTION, control, &size), 0);
+    return strncmp(control, name, sizeof control) == 0;
+}
+
+static bool all_acknowledged(const struct end *end)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+
+    assert_int_equal(getsockopt(end->fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    return info.tcpi_unacked == 0;
+}
+
+static void limit_pace(const struct end *end, uint64_t rate)
+{
+    assert_int_equal(setsockopt(end->fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate), 0);
+}
+
+/* Bytes a second at which the kernel lets bytes leave, and what a window in each round trip is. */
+static uint64_t pace_of(const struct end *end, double *window_rate)
+{
+    struct linux_tcp_info {
+        struct tcp_info known;
+        uint64_t pacing_rate;
+    } info;
+    socklen_t size = sizeof info;
+
+    memset(&info, 0, sizeof info);
+    assert_int_equal(getsockopt(end->fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    *window_rate =
+        (double)info.known.tcpi_snd_cwnd * info.known.tcpi_snd_mss * 1e6 / info.known.tcpi_rtt;
+    return info.pacing_rate;
+}
+
+static void a_link_between_daemons_that_idled_begins_with_its_whole_window(void **state)
+{
+    struct pair p =
+        pair_new(context_of(TLS_PEER, anna, anna_key), context_of(TLS_PEER, bert, bert_key));
+    double window_rate;
+
+    p.client->to_send = p.server->to_send = 1000;
+    pair_start(&p);
+    expect_transfer(&p);
+    if (!control_is(p.server, "bbr")) { /* this machine has none, or does not allow it */
+        pair_free(&p);
+        skip();
+    }
+    WAIT_FOR(all_acknowledged(p.server));
+    limit_pace(p.server, 1000000);
+    limit_pace(p.server, UINT64_MAX);
+    assert_true(pace_of(p.server, &window_rate) <= 1000000);
+    on_loop(loop_b, act_wake, p.server);
+    assert_true(control_is(p.server, "bbr"));
+    assert_true((double)pace_of(p.server, &window_rate) > 2 * window_rate);
+    p.client->to_send = p.server->to_send = 100000;
+    on_loop(loop_b, act_pump, p.server);
+    on_loop(loop_a, act_pump, p.client);
+    expect_transfer(&p);
+    pair_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1310,6 +1386,7 @@ int main(void)
         cmocka_unit_test(a_peer_that_asks_for_key_updates_gets_them),
         cmocka_unit_test(a_stream_moves_to_another_loop_with_all_its_bytes),
         cmocka_unit_test(settings_that_do_not_fit_make_no_context),
+        cmocka_unit_test(a_link_between_daemons_that_idled_begins_with_its_whole_window),
     };
     return cmocka_run_group_tests_name("tls", tests, set_up, tear_down);
 }

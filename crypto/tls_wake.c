@@ -1,0 +1,76 @@
+/* Owns one question: how fast a link that idled begins to send again.
+ *
+ * Most congestion controls shrink the window of a connection that was idle for some 0.2 s to ten packets, so an answer
+ * of 64 KiB takes three round trips instead of one. BBR does not, and it keeps a link with some loss full; so links between
+ * daemons ask for it, and take what the machine has where it is not there or not allowed
+ * (net.ipv4.tcp_allowed_congestion_control).
+ *
+ * But BBR sends at a multiple of the best rate it has seen, and short answers show it little: a burst of B bytes that ends
+ * one round trip after it began looks like a path of B per round trip. Until it has once met the path's limit (it is in
+ * STARTUP) it therefore stretches every short answer by a third of a round trip. A new beginning of BBR's takes its rate from
+ * the window instead, which has grown with those answers. So before a burst, while nothing is under way, such a connection's
+ * BBR is begun anew if that makes it clearly faster. No more than the window ever leaves at once: less of a burst than the
+ * same window without any pacing. Once BBR knows the path it is left alone.
+ *
+ * Thread: whichever owns the SSL. */
+#include <linux/inet_diag.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "crypto/tls_internal.h"
+
+#define IDLE_NS (5 * NS_PER_MS) /* a pause that may be the end of an answer */
+
+/* BBR's gain of a beginning, 2/ln 2, and the unit of its gains (tcp_bbr.c). */
+#define BBR_BEGINNING 2.885
+#define BBR_UNIT      256
+#define WORTH_IT      1.25 /* times the rate it has */
+
+static bool choose(int fd, const char *name)
+{
+    return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) == 0;
+}
+
+void tls_wake_prepare(struct tls *tls)
+{
+    tls->bbr = tls->context->policy == TLS_PEER && choose(tls->fd, "bbr");
+}
+
+/* Whether BBR has not found the path's limit yet. */
+static bool is_beginning(int fd)
+{
+    union tcp_cc_info info;
+    socklen_t size = sizeof info;
+
+    memset(&info, 0, sizeof info);
+    return getsockopt(fd, IPPROTO_TCP, TCP_CC_INFO, &info, &size) == 0 && size >= sizeof info.bbr &&
+           info.bbr.bbr_pacing_gain > 2 * BBR_UNIT;
+}
+
+static bool is_slow(int fd)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+
+    memset(&info, 0, sizeof info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || info.tcpi_unacked > 0 ||
+        info.tcpi_rtt == 0)
+        return false;
+    double rate = BBR_BEGINNING * info.tcpi_snd_cwnd * info.tcpi_snd_mss * 1e6 / info.tcpi_rtt;
+    return rate > WORTH_IT * (double)info.tcpi_pacing_rate;
+}
+
+void tls_wake(struct tls *tls)
+{
+    int64_t now;
+
+    if (!tls->bbr)
+        return;
+    now = clock_now();
+    if (now - tls->sent_at >= IDLE_NS && is_slow(tls->fd) && is_beginning(tls->fd))
+        tls->bbr = choose(tls->fd, "reno") && choose(tls->fd, "bbr");
+    tls->sent_at = now;
+}
