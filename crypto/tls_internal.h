@@ -91,6 +91,7 @@ struct tls {
     int io_error; /* errno of a failed recv or send, 0 if none */
     char *out;    /* bytes [out_head, out_tail) wait for the socket */
     size_t out_room, out_head, out_tail;
+    bool corked; /* TCP may hold back what was sent last */
     bool has_peer;
     struct certificate_subject peer;
     struct certificate *peer_ca;

@@ -1,9 +1,10 @@
 /* Owns the bytes between OpenSSL and the socket, as an OpenSSL BIO.
  *
- * Writing: OpenSSL hands over record by record; they are gathered in the outbox and leave together,
- * by tls_socket_send. So OpenSSL never meets a socket error on its writing side, and a record is
- * either taken whole or not begun. The outbox is bounded: application records by
- * context->outbox_max (tls.c asks before it writes), what OpenSSL adds by TLS_OUTBOX_SPARE.
+ * Writing: OpenSSL hands over record by record. Small ones are gathered in the outbox and leave together, by
+ * tls_socket_send; a full one goes to the socket at once, behind what the outbox holds, with MSG_MORE (`corked`), and only
+ * what the socket does not take is copied to the outbox. OpenSSL never meets a socket error on its writing side (the
+ * outbox's next send meets it again), and a record is either taken whole or not begun. The outbox is bounded: application
+ * records by context->outbox_max (tls.c asks before it writes), what OpenSSL adds by TLS_OUTBOX_SPARE.
  *
  * Reading: a recv that got less than it had room for has emptied the socket, so the next one is not
  * tried before the next edge (`drained`), unless the peer is closing.
@@ -94,9 +95,15 @@ int tls_socket_send(struct tls *tls)
             return STREAM_FAILED;
         }
         tls->out_head += (size_t)n;
+        tls->corked = false;
         pace(tls, (size_t)n);
     }
     tls->out_head = tls->out_tail = 0;
+    if (tls->corked) { /* setting it pushes what TCP holds back */
+        int on = 1;
+        (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        tls->corked = false;
+    }
     if (tls->context->policy == TLS_TRACKER && tls->out_room > OUTBOX_FIRST) {
         /* ten thousand idle connections do not keep what a burst needed */
         free(tls->out);
@@ -129,6 +136,26 @@ static bool make_room(struct tls *tls, size_t size)
     return true;
 }
 
+/* A full record, and before it what waits: to the socket, as far as it takes them. How much of the record it took. */
+static size_t send_through(struct tls *tls, const char *from, size_t size)
+{
+    size_t held = tls_outbox_held(tls);
+    struct iovec parts[] = {{tls->out + tls->out_head, held}, {(void *)(uintptr_t)from, size}};
+    struct msghdr message = {.msg_iov = parts + (held == 0), .msg_iovlen = 1 + (held > 0)};
+
+    ssize_t n = sendmsg(tls->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE);
+    if (n <= 0)
+        return 0;
+    tls->corked = true;
+    pace(tls, (size_t)n);
+    if ((size_t)n < held) {
+        tls->out_head += (size_t)n;
+        return 0;
+    }
+    tls->out_head = tls->out_tail = 0;
+    return (size_t)n - held;
+}
+
 static int bio_write(BIO *bio, const char *from, size_t size, size_t *written)
 {
     struct tls *tls = BIO_get_data(bio);
@@ -138,8 +165,11 @@ static int bio_write(BIO *bio, const char *from, size_t size, size_t *written)
         BIO_set_retry_write(bio);
         return 0;
     }
-    memcpy(tls->out + tls->out_tail, from, size);
-    tls->out_tail += size;
+    size_t sent = 0;
+    if (tls->state == TLS_READY && size > TLS_RECORD_CONTENT)
+        sent = send_through(tls, from, size);
+    memcpy(tls->out + tls->out_tail, from + sent, size - sent);
+    tls->out_tail += size - sent;
     *written = size;
     return 1;
 }
