@@ -149,6 +149,7 @@ static void connected(struct tls *tls)
         tls_fail(tls);
         return;
     }
+    tls_socket_connected(tls);
     tls->state = TLS_SHAKING;
     CHECK(event_add(&tls->edge, NULL) == 0);
     begin_step(tls);
@@ -204,6 +205,8 @@ static struct stream *start(struct loop *loop, struct workers *handshakes,
     else
         SSL_set_connect_state(tls->ssl);
     tls_socket_prepare(tls);
+    if (server)
+        tls_socket_connected(tls);
     tls->timer = timer_new(loop, on_timeout, tls);
     timer_set(tls->timer, context->handshake_timeout_ns);
     tls_attach(tls);

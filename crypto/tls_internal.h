@@ -100,8 +100,12 @@ struct tls {
     size_t ahead;
     uint64_t paced; /* bytes sent since paced_at */
     int64_t paced_at;
-    bool bbr;        /* that is the congestion control: see tls_wake.c */
-    int64_t sent_at; /* something was last given to the socket */
+    bool bbr;         /* that is the congestion control: see tls_wake.c */
+    int64_t sent_at;  /* something was last given to the socket */
+    bool filled;      /* since then the socket took no more */
+    bool near;        /* on this machine or in this room, as TCP's handshake saw it */
+    bool unpaced;     /* it has the congestion control of near and fast links */
+    char control[16]; /* the one it had before that */
 
     uint64_t records; /* protected with the present sending key */
     uint64_t updates; /* of the sending key, so far */
@@ -110,6 +114,8 @@ struct tls {
 /* --- tls_socket.c: the thread that owns `ssl` ---- */
 /* The socket's options, and the first measure of what may wait. */
 void tls_socket_prepare(struct tls *);
+/* Once it is connected, before anything is sent: what TCP's own handshake says of the way to the peer. */
+void tls_socket_connected(struct tls *);
 /* Whether another record of the owner's has room in the outbox. */
 bool tls_socket_has_room(const struct tls *);
 BIO *tls_socket_bio(struct tls *);

@@ -230,6 +230,7 @@ struct working_row {
     uint64_t mount; /* who writes it */
     uint64_t inode; /* of the file in its file system: says where the store has put it */
     bool marked;    /* fsync was acknowledged */
+    bool sealed; /* published in the same commit; kept until who wrote it is known to know that */
 };
 /* Calls `each` for every file that is being written, by what the tree says. */
 void catalogue_each_writing(const struct catalogue *, void (*each)(void *arg, uint64_t ino),

@@ -67,7 +67,7 @@ static const char schema[] =
     "  number INTEGER PRIMARY KEY," /* of the file in store/incoming */
     "  ino INTEGER NOT NULL,"       /* whose new content it is */
     "  mount INTEGER NOT NULL,"     /* the mount that writes it */
-    "  marked INTEGER NOT NULL,"    /* 1: fsync was acknowledged */
+    "  marked INTEGER NOT NULL,"    /* 1: fsync was acknowledged; 2: sealed */
     "  inode INTEGER NOT NULL"      /* of that file, in its own file system */
     ");"
     "CREATE TABLE dropped ("
@@ -421,7 +421,7 @@ static bool write_working(struct catalogue *c)
         bind_number(s, 1, row->number);
         bind_number(s, 2, row->ino);
         bind_number(s, 3, row->mount);
-        sqlite3_bind_int(s, 4, row->marked);
+        sqlite3_bind_int(s, 4, row->marked + 2 * row->sealed);
         bind_number(s, 5, row->inode);
         if (!run(s))
             return false;

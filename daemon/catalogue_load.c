@@ -232,7 +232,8 @@ static void load_small_tables(struct catalogue *c)
         struct working_row row = {.number = column_number(s, 0),
                                   .ino = column_number(s, 1),
                                   .mount = column_number(s, 2),
-                                  .marked = sqlite3_column_int(s, 3) != 0,
+                                  .marked = (sqlite3_column_int(s, 3) & 1) != 0,
+                                  .sealed = (sqlite3_column_int(s, 3) & 2) != 0,
                                   .inode = column_number(s, 4)};
         catalogue_working_put(c, &row);
     }

@@ -24,8 +24,7 @@
 #include "base/mem.h"
 #include "proto/limits.h"
 
-#define BAD_LOGGED 8    /* bad entries that get a line of their own in one series */
-#define RETRY_MAX  4096 /* hidden entries looked at after one batch */
+#define RETRY_MAX 4096 /* hidden entries looked at after one batch */
 
 static const uint8_t zero_root[HASH_SIZE];
 
@@ -111,7 +110,7 @@ static const char *fault_of(const Tracker__Entry *r)
 static void report(struct catalogue *c, uint64_t id, const char *fault)
 {
     c->bad++;
-    if (c->bad <= BAD_LOGGED)
+    if (c->bad <= LIMIT_BAD_LOGGED)
         log_warning("catalogue: entry %" PRIu64 " is not shown: %s", id, fault);
 }
 

@@ -6,7 +6,7 @@
  *
  * A content of one block needs no hash file (its hash is the root), one of one piece no layer (likewise).
  *
- * Threads: any, on workers. Memory: LEAVES_MEMORY for all block hashes; 32 bytes a piece for the layer. */
+ * Threads: any, on workers. Memory: LIMIT_STORE_HASHES for all block hashes; 32 bytes a piece for the layer. */
 #include "daemon/store_private.h"
 
 #include <errno.h>
@@ -18,6 +18,7 @@
 #include "base/hex.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "proto/limits.h"
 
 uint64_t hash_file_size(const struct geometry *g)
 {
@@ -223,7 +224,7 @@ static void cache_add(struct content *content, struct leaves *leaves)
     content->leaves[leaves->piece] = leaves;
     store->leaves_memory += sizeof *leaves + HASHES(leaves->count);
     cache_to_front(store, leaves);
-    while (store->leaves_memory > LEAVES_MEMORY && store->oldest != leaves)
+    while (store->leaves_memory > LIMIT_STORE_HASHES && store->oldest != leaves)
         cache_remove(store, store->oldest);
     lock_drop(&store->leaves_lock);
 }

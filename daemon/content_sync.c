@@ -10,7 +10,7 @@
  *
  * If step 2 fails nobody knows what is on disk, and the kernel forgets the pages: all blocks not yet synced are lost.
  *
- * Descriptors are opened when needed and pinned while used; of those not pinned FDS_MAX stay open. So any number of
+ * Descriptors are opened when needed and pinned while used; of those not pinned LIMIT_STORE_DESCRIPTORS stay open. So any number of
  * contents can be in use at once, and synced.
  *
  * Threads: any worker. Memory: the copies, 1/131072 of the contents' size at most. */
@@ -25,6 +25,7 @@
 #include "base/hex.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "proto/limits.h"
 
 #define SYNC_MANY 16 /* from so many contents on the whole file system is synced at once */
 
@@ -188,7 +189,7 @@ void content_unpin(struct content *content, bool dirty)
         list_last(store, content);
     if (dirty)
         store_add_dirty(store, content);
-    while (store->fds > FDS_MAX && store->fds_first != NULL && count < 8)
+    while (store->fds > LIMIT_STORE_DESCRIPTORS && store->fds_first != NULL && count < 8)
         take_fds_away(store, store->fds_first, victims[count++]);
     lock_drop(&store->lock);
     while (count > 0)

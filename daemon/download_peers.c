@@ -24,10 +24,9 @@
 #include "daemon/store.h"
 #include "proto/bans.h"
 
-#define STAGGER      (250 * NS_PER_MS)
-#define RETRY_FIRST  NS_PER_S
-#define RETRY_MOST   (60 * NS_PER_S)
-#define DEVICES_MOST 65536 /* remembered; bans included */
+#define STAGGER     (250 * NS_PER_MS)
+#define RETRY_FIRST NS_PER_S
+#define RETRY_MOST  (60 * NS_PER_S)
 
 /* --- devices ------------------------------------------------------------------------------------------------------ */
 struct device *device_of(struct download *download, const uint8_t id[DEVICE_ID_SIZE])
@@ -349,7 +348,7 @@ static void peer_arrived(struct file *file, const Tracker__Peer *peer)
          memcmp(peer->device.data, download->credentials->device, DEVICE_ID_SIZE) == 0))
         return;
     if (device_of(download, peer->device.data) == NULL &&
-        HASH_COUNT(download->devices) >= DEVICES_MOST)
+        HASH_COUNT(download->devices) >= LIMIT_DEVICES_KNOWN)
         return;
     device = device_get(download, peer->device.data, peer->account);
     set_addresses(device, peer);

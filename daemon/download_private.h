@@ -46,9 +46,7 @@ struct device;
 /* --- blocks under way to the store ------------------------------------------------------------------------------- */
 #define PUT_BLOCKS    16 /* of one job: 256 KiB stay in a processor's cache */
 #define PUT_JOBS_BUSY 4  /* under way: two for each of two processors, so none is idle meanwhile */
-#define BUFFERS_MOST  4096 /* 64 MiB in all; above, links are not read */
 #define BUFFERS_AGAIN 3072 /* below, they are again */
-#define BUFFERS_HELD  1024 /* of which may wait for their hashes */
 #define BUFFERS_SPARE 512  /* kept for reuse when nothing happens */
 
 struct buffer {

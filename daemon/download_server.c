@@ -367,7 +367,7 @@ static const char *block_arrived(struct link *link, size_t size)
     buffer->size = (uint32_t)size;
     memcpy(buffer->device, link->device->id, DEVICE_ID_SIZE);
     verify_block(file, buffer);
-    return download->held > BUFFERS_HELD ? "it sends blocks without their hashes" : NULL;
+    return download->held > LIMIT_BLOCKS_UNPROVEN ? "it sends blocks without their hashes" : NULL;
 }
 
 /* --- frames ---------------------------------------------------------------------------------------------------------- */

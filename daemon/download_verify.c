@@ -1,6 +1,6 @@
 /* Blocks on their way from a link into the store.
  *
- * Owns the buffers (bounded: above BUFFERS_MOST links are not read until some are free again) and the jobs that verify and
+ * Owns the buffers (bounded: above LIMIT_BLOCKS_HELD links are not read until some are free again) and the jobs that verify and
  * write. Leaves verification itself to the store, and what a verdict means for the picker to picker.h. Thread: "download";
  * `put_run` alone runs on workers.
  *
@@ -59,7 +59,7 @@ struct buffer *buffer_new(struct download *download)
         CHECK(buffer != NULL); /* their number is bounded by us */
     }
     buffer->next = NULL;
-    if (++download->buffers >= BUFFERS_MOST)
+    if (++download->buffers >= LIMIT_BLOCKS_HELD)
         pause_links(download, true);
     return buffer;
 }

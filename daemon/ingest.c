@@ -300,6 +300,20 @@ uint64_t ingest_number(const struct ingest *ingest)
     return ingest->number;
 }
 
+void ingest_numbers_from(struct store *store, uint64_t number)
+{
+    if (number > store->next_number)
+        store->next_number = number;
+}
+
+bool ingest_is_held(const struct ingest *ingest)
+{
+    CHECK_OBJECT(ingest, INGEST_MAGIC);
+    bool held = flock(ingest->fd, LOCK_EX | LOCK_NB) < 0;
+    (void)flock(ingest->fd, LOCK_SH | LOCK_NB); /* a change that fails has lost the old lock */
+    return held;
+}
+
 int ingest_dup(const struct ingest *ingest)
 {
     CHECK_OBJECT(ingest, INGEST_MAGIC);

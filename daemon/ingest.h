@@ -45,8 +45,14 @@ bool ingest_hash_due(const struct ingest *);
 int ingest_hash(struct ingest *, uint64_t max_bytes);
 /* [worker] See above. The content (a new reference) has `size` bytes; the file is truncated or extended to that first.
  * NULL and *error; then the working file is still there and may be sealed again. An empty file gives the zero root: then
- * the result is NULL with *error 0, and nothing is kept in the store. On success the struct is freed. */
+ * the result is NULL with *error 0, and nothing is kept in the store. On success the working file stays too, if the store
+ * did not take the file itself: ingest_drop is called once what names the content is durable, so that a crash in between
+ * finds one of the two. */
 struct content *ingest_seal(struct ingest *, uint64_t size, int *error);
+/* Before the first ingest_new: numbers below `number` have had a meaning. */
+void ingest_numbers_from(struct store *, uint64_t number);
+/* After a restart: whether another process still has the file open. Two quick system calls. */
+bool ingest_is_held(const struct ingest *);
 /* [worker] Gives it up and deletes the file. NULL is fine. */
 void ingest_drop(struct ingest *);
 /* Closes and frees; the files stay, for ingest_reopen. Not while a worker has it. */

@@ -2,7 +2,8 @@
  *
  * Seal, in this order, so that a crash at any point leaves the working file or a whole content:
  *   1  set the length; hash what is not hashed or was written again; layer and root
- *   2  the store has the root: complete: the working file is dropped; incomplete: what it lacks is put in from here
+ *   2  the store has the root: complete: it is used, and the working file is dropped by the caller when that is durable;
+ *      incomplete: what it lacks is put in from here
  *   3  else fdatasync the data; write the hash file and fdatasync it
  *   4  rename both into the store, the data last; fsync the folder
  * Any failure before the last rename leaves the working file as it is, to be sealed again; but after a failed fdatasync
@@ -260,10 +261,8 @@ struct content *ingest_seal(struct ingest *ingest, uint64_t size, int *error)
         *error = set_length(&seal, size);
     if (*error < 0)
         return NULL;
-    if (size == 0) {
-        ingest_drop(ingest);
+    if (size == 0)
         return NULL;
-    }
     sync_file_range(ingest->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     seal.geometry = geometry_of(size);
     seal.buffer = malloc((size_t)STRETCH * BLOCK_SIZE);
@@ -277,8 +276,6 @@ struct content *ingest_seal(struct ingest *ingest, uint64_t size, int *error)
         content = enter(&seal, error);
     free(seal.buffer);
     free(seal.layer);
-    if (content != NULL)
-        ingest_drop(ingest);
     return content;
 }
 

@@ -48,14 +48,6 @@ void numbers_add(struct numbers *n, uint64_t item)
     n->items[n->count++] = item;
 }
 
-bool numbers_has(const struct numbers *n, uint64_t item)
-{
-    for (size_t i = 0; i < n->count; i++)
-        if (n->items[i] == item)
-            return true;
-    return false;
-}
-
 bool local_is_visible(const struct local *l)
 {
     return l->state != SESSION_LOGGED_OUT;
@@ -719,7 +711,6 @@ void local_free(struct local *l)
     for (size_t i = 0; i < l->changed_count; i++)
         content_release(l->changed[i]);
     free(l->changed);
-    free(l->lost.items);
     free(l->newly_pinned.items);
     free(l->trouble);
     free(l->swarm_name);

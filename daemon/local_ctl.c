@@ -20,15 +20,10 @@
 #include "proto/bans.h"
 #include "proto/limits.h"
 
-#define STATUS_FILES 1000 /* in one answer without paths */
-#define HEALTH_FILES 1024 /* asked of the tracker for one command */
-
 static char *text_of(const char *text)
 {
     return (char *)(uintptr_t)text;
 }
-
-#define BANS_SHOWN 256
 
 /* --- paths ------------------------------------------------------------------------------------ */
 
@@ -300,7 +295,7 @@ static void send_status(struct local *l, struct gather *g)
     Local__Mount **mount_pointers = xcalloc(mounts + 1, sizeof *mount_pointers);
     bool gone = false;
 
-    s.room = g->path_count > 0 ? g->path_count : STATUS_FILES;
+    s.room = g->path_count > 0 ? g->path_count : LIMIT_STATUS_FILES;
     s.files = xmalloc(s.room * sizeof *s.files);
     s.file_pointers = xmalloc(s.room * sizeof *s.file_pointers);
     s.attrs = xmalloc(s.room * sizeof *s.attrs);
@@ -339,8 +334,8 @@ static void keep_paths(struct gather *g, char **paths, size_t count)
 /* Whether all paths can be resolved, and are few enough for one answer. */
 static bool check_paths(struct local *l, struct reply reply, char **paths, size_t count)
 {
-    if (count > HEALTH_FILES) {
-        local_error(l, reply, E2BIG, "more than %d paths", HEALTH_FILES);
+    if (count > LIMIT_HEALTH_FILES) {
+        local_error(l, reply, E2BIG, "more than %d paths", LIMIT_HEALTH_FILES);
         return false;
     }
     for (size_t i = 0; i < count; i++)
@@ -380,8 +375,8 @@ static bool is_shown_as_banned(const struct download_status *down, const uint8_t
 static void send_peers(struct local *l, struct gather *g)
 {
     Local__Peers message = LOCAL__PEERS__INIT;
-    struct ban *bans = xcalloc(BANS_SHOWN, sizeof *bans);
-    size_t banned = bans_list(l->daemon->bans, clock_now(), bans, BANS_SHOWN);
+    struct ban *bans = xcalloc(LIMIT_BANS_SHOWN, sizeof *bans);
+    size_t banned = bans_list(l->daemon->bans, clock_now(), bans, LIMIT_BANS_SHOWN);
     char **states = xcalloc(banned + 1, sizeof *states);
     size_t most = g->down->link_count + g->up->link_count + banned;
     Local__Peer *peers = xcalloc(most + 1, sizeof *peers),
@@ -555,12 +550,12 @@ static void health_add(struct local *l, struct health *h, const struct node *nod
     const struct node *child;
     uint64_t cookie = 0;
 
-    if (h->count >= HEALTH_FILES)
+    if (h->count >= LIMIT_HEALTH_FILES)
         return;
     if (node->kind == NODE_DIRECTORY)
         while ((child = catalogue_next(l->catalogue, node, &cookie)) != NULL)
             health_add(l, h, child);
-    if (node->kind != NODE_FILE || node->working || h->count >= HEALTH_FILES)
+    if (node->kind != NODE_FILE || node->working || h->count >= LIMIT_HEALTH_FILES)
         return;
     h->files = xrealloc(h->files, (h->count + 1) * sizeof *h->files);
     struct health_file *f = &h->files[h->count++];

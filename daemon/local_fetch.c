@@ -3,9 +3,9 @@
  * Owns struct fetch (one for each root that is wanted whole) and struct get (a command, or what goes
  * on without one). Leaves picking and asking to download.h. Thread: local.
  *
- *   fetch_add --> QUEUED --(fewer than ACTIVE_MAX)--> OPENING --> ACTIVE --> DONE or FAILED
+ *   fetch_add --> QUEUED --(fewer than LIMIT_LOCAL_FETCHES)--> OPENING --> ACTIVE --> DONE or FAILED
  *
- * Only ACTIVE_MAX are under way at once, so that a tree of a hundred thousand files needs neither as
+ * Only LIMIT_LOCAL_FETCHES are under way at once, so that a tree of a hundred thousand files needs neither as
  * many descriptors nor as many pickers. A command that is interrupted stops what it asked for, but
  * for pins: these go on, also after a restart. */
 #include "daemon/local_private.h"
@@ -20,7 +20,6 @@
 #include "daemon/download.h"
 #include "proto/limits.h"
 
-#define ACTIVE_MAX  64
 #define PROGRESS_NS (NS_PER_S / 4)
 
 enum fetch_state { FETCH_QUEUED, FETCH_OPENING, FETCH_ACTIVE, FETCH_DONE, FETCH_FAILED };
@@ -138,7 +137,7 @@ static void start(struct local *l, struct fetch *f)
 
 static void start_queued(struct local *l)
 {
-    while (!l->stopped && l->fetching < ACTIVE_MAX && l->waiting_first != NULL) {
+    while (!l->stopped && l->fetching < LIMIT_LOCAL_FETCHES && l->waiting_first != NULL) {
         struct fetch *f = l->waiting_first;
         DL_DELETE(l->waiting_first, f);
         start(l, f);

@@ -4,13 +4,14 @@
  * fetching to download.h. Thread: local.
  *
  * A mount is known by the number that its p2pfs chose. When its connection ends (p2pfs crashed, or
- * one of the two was restarted) what it has open is kept for MOUNT_GRACE_NS, or until that process has ended. A content stays the one
+ * one of the two was restarted) what it has open is kept until that process has ended. A content stays the one
  * that was opened, whatever happens to its name; so the store keeps it. */
 #include "daemon/local_private.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -40,6 +41,7 @@ struct mount *io_mount(struct local *l, struct client *cl, const Local__Hello *h
     if (m == NULL) {
         m = xcalloc(1, sizeof *m);
         m->id = hello->mount;
+        m->process = -1;
         m->salt = random_u64();
         HASH_ADD(hh, l->mounts, id, sizeof m->id, m);
     }
@@ -47,6 +49,9 @@ struct mount *io_mount(struct local *l, struct client *cl, const Local__Hello *h
     m->mountpoint = xstrdup(hello->mountpoint);
     m->client = cl;
     m->pid = cl->pid;
+    if (m->process >= 0)
+        close(m->process);
+    m->process = (int)syscall(SYS_pidfd_open, (pid_t)m->pid, 0);
     return m;
 }
 
@@ -65,9 +70,13 @@ static void mount_free(struct local *l, struct mount *m)
     struct opened *o, *next;
 
     write_mount_gone(l, m);
+    if (!l->stopped)
+        write_forget_sealed(l, m->id, 0);
     HASH_ITER(hh, m->opened, o, next)
         opened_free(l, m, o);
     HASH_DEL(l->mounts, m);
+    if (m->process >= 0)
+        close(m->process);
     free(m->mountpoint);
     free(m);
 }
@@ -120,17 +129,16 @@ void io_client_gone(struct local *l, struct client *cl)
     cl->mount = NULL;
 }
 
-/* Whether the process has ended, reaped or not. */
-static bool has_ended(uint32_t pid)
+/* Whether the process has ended, reaped or not. As long as it lives it may be writing to what it has open, however long it
+ * says nothing; only where that cannot be told a time must do. */
+static bool has_ended(const struct mount *m, int64_t now)
 {
-    int fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
-    struct pollfd one = {.fd = fd, .events = POLLIN};
+    struct pollfd one = {.fd = m->process, .events = POLLIN};
 
-    if (fd < 0)
-        return errno == ESRCH;
-    bool ended = poll(&one, 1, 0) == 1;
-    close(fd);
-    return ended;
+    if (m->process < 0)
+        return now - m->away_since >= MOUNT_GRACE_NS ||
+               (kill((pid_t)m->pid, 0) < 0 && errno == ESRCH);
+    return poll(&one, 1, 0) == 1;
 }
 
 void io_tick(struct local *l, int64_t now)
@@ -138,7 +146,7 @@ void io_tick(struct local *l, int64_t now)
     struct mount *m, *next;
 
     HASH_ITER(hh, l->mounts, m, next)
-        if (m->client == NULL && (now - m->away_since >= MOUNT_GRACE_NS || has_ended(m->pid)))
+        if (m->client == NULL && has_ended(m, now))
             mount_free(l, m);
 }
 
@@ -252,6 +260,7 @@ void write_send_working(struct local *l, struct reply reply, const struct workin
     }
     fill_opened(l, &opened, &attr, w->ino);
     opened.working = true;
+    opened.number = w->number;
     send_with(l, reply, &opened, &fd, 1);
     close(fd);
 }
@@ -297,6 +306,8 @@ void io_open(struct local *l, struct client *cl, struct reply reply, const void 
     struct working *w = write_find(l, ino);
     bool visible = node != NULL && (local_is_visible(l) || opened_find(cl->mount, ino) != NULL);
 
+    if (node != NULL && node->working && write_await_recovery(l, reply))
+        return;
     if (!visible || node->kind != NODE_FILE) {
         local_error(l, reply,
                     !visible                       ? ENOENT
@@ -451,6 +462,7 @@ void io_release(struct local *l, struct client *cl, struct reply reply, const vo
     if (!m->last)
         return;
     write_released(l, cl->mount, m->ino);
+    write_forget_sealed(l, cl->mount->id, m->ino);
     if (o != NULL)
         opened_free(l, cl->mount, o);
 }
@@ -514,12 +526,8 @@ void io_reattach(struct local *l, struct client *cl, struct reply reply, const v
 {
     const Local__Reattach *m = message;
 
-    if (!l->recovered) { /* it is not known yet which working files there are */
-        struct deferred *d = local_defer(l, reply);
-        *l->waiting_recovery_end = d;
-        l->waiting_recovery_end = &d->next;
+    if (write_await_recovery(l, reply))
         return;
-    }
     struct attach_task *attach = xcalloc(1, sizeof *attach + m->n_nodes * sizeof attach->items[0]);
     attach->reply = reply;
     for (size_t i = 0; i < m->n_nodes; i++) {
@@ -529,12 +537,13 @@ void io_reattach(struct local *l, struct client *cl, struct reply reply, const v
                      (node->size == 0) == (memcmp(node->root.data, zero_root, HASH_SIZE) == 0);
         if (HASH_COUNT(cl->mount->opened) + attach->count >= LIMIT_HANDLES) {
             attach->failed = true;
-        } else if (node->working && write_attach(l, cl->mount, node->ino)) {
+        } else if (node->working && write_attach(l, cl->mount, node->ino, node->number)) {
             io_opened(l, cl->mount, node->ino, NULL);
         } else if (node->working) {
             /* Perhaps it was sealed, and the answer lost. */
             const struct node *here = catalogue_node(l->catalogue, node->ino);
-            if (here == NULL || here->kind != NODE_FILE || here->working) {
+            if (here == NULL || here->kind != NODE_FILE || here->working ||
+                !write_was_sealed(l, node->ino, node->number)) {
                 attach->failed = true;
                 continue;
             }

@@ -212,9 +212,18 @@ void names_statfs(struct local *l, struct client *cl, struct reply reply, const 
 
 /* --- changes ---------------------------------------------------------------------------------- */
 
+/* What is answered survives a kill of p2pd: p2pfs goes on over it, and an fsync of the directory, answered by the next p2pd,
+ * is about this change, too. If it cannot be written now it is kept in memory and tried again; fsync says so. */
+static void keep(struct local *l, int error)
+{
+    if (error == 0 && catalogue_is_dirty(l->catalogue))
+        (void)catalogue_commit(l->catalogue, false);
+}
+
 /* Answers with the new entry's attributes, or the error. */
 static void made(struct local *l, struct reply reply, int error, uint64_t ino)
 {
+    keep(l, error);
     if (error != 0)
         local_error(l, reply, error, "%s", "");
     else
@@ -245,6 +254,7 @@ void names_symlink(struct local *l, struct client *cl, struct reply reply, const
 
 static void finish(struct local *l, struct reply reply, int error)
 {
+    keep(l, error);
     if (error != 0)
         local_error(l, reply, error, "%s", "");
     else

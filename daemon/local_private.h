@@ -92,6 +92,7 @@ struct mount {
     char *mountpoint;
     struct client *client; /* NULL: away */
     uint32_t pid;
+    int process; /* a pidfd, or -1 */
     int64_t away_since;
     struct opened *opened;
     uint32_t wants;
@@ -138,6 +139,7 @@ struct sealed {
     struct sealed *next;
     uint64_t ino;
     bool seal;
+    struct ingest *ingest;
     struct reply reply;
 };
 
@@ -189,8 +191,7 @@ struct local {
     struct want *wants, *wants_by_reply;
     uint64_t next_want;
     struct working *workings;
-    struct numbers lost; /* inos whose working file was lost */
-    bool recovered;      /* working files of the last run have been looked after */
+    bool recovered; /* working files of the last run have been looked after */
     struct deferred *waiting_recovery, **waiting_recovery_end;
     struct sealed *sealed; /* not committed yet */
     bool syncing;          /* a worker makes a commit durable */
@@ -233,7 +234,6 @@ struct local {
 
 /* --- local.c --- */
 void numbers_add(struct numbers *, uint64_t);
-bool numbers_has(const struct numbers *, uint64_t);
 struct client *local_client(const struct local *, uint64_t number);
 void local_send(struct local *, struct reply, uint16_t type, const ProtobufCMessage *);
 void local_done(struct local *, struct reply);
@@ -306,7 +306,7 @@ void write_send_working(struct local *, struct reply, const struct working *);
 bool write_defer(struct local *, struct working *, struct reply); /* true: it is not ready */
 void write_mount_gone(struct local *, struct mount *);
 void write_released(struct local *, struct mount *, uint64_t ino);
-bool write_attach(struct local *, struct mount *, uint64_t ino);
+bool write_attach(struct local *, struct mount *, uint64_t ino, uint64_t number);
 #define WRITE_ATTACH_NS (60 * NS_PER_S) /* what a working file waits for its p2pfs after a start */
 struct working *write_new(struct local *, uint64_t ino, struct mount *);
 /* Nobody writes it any more: seals it under its name if it was marked, else drops it. */
@@ -319,14 +319,20 @@ void write_free(struct local *);
 
 /* --- local_sealed.c --- */
 /* What has been done to the ino up to now is answered as soon as it is durable; `seal`: with its
- * attributes. */
-void sealed_answer(struct local *, struct reply, uint64_t ino, bool seal);
+ * attributes. From then on the ingest is not needed any more (NULL is fine). */
+void sealed_answer(struct local *, struct reply, uint64_t ino, bool seal, struct ingest *);
 /* At the end of a round: begins to make durable what waits for it. */
 void sealed_sync(struct local *);
 void sealed_forget(struct local *);
 
 /* --- local_recover.c --- */
 void write_recover(struct local *);
+/* True: it is not known yet which working files there are, and the request is carried out again when it is. */
+bool write_await_recovery(struct local *, struct reply);
+/* The mount's working file was sealed and published, though the answer may have been lost. */
+bool write_was_sealed(struct local *, uint64_t ino, uint64_t number);
+/* The mount knows of its sealed files (of this one; ino 0: of all, or is gone). */
+void write_forget_sealed(struct local *, uint64_t mount, uint64_t ino);
 
 /* --- local_fetch.c --- */
 /* Somebody wants all of it; each needs a fetch_drop. */

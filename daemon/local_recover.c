@@ -5,7 +5,8 @@
  * and then only a marked file counts, whose row is committed safely. After a start, files that p2pfs
  * still holds are opened again and wait for Reattach; marked ones that nobody holds are sealed under
  * their name; the rest is gone. Killed after the store took a content and before the commit that
- * publishes it, we know the file by its inode, look where the store has put it, and publish it.
+ * publishes it, we know the file by its inode, look where the store has put it, and publish it. Until all that is known,
+ * requests about working files wait. The whole picture: local_write.c.
  *
  * Owns nothing that lasts; leaves struct working to local_write.c. Thread: local; files are looked for on a worker. */
 #include "daemon/local_private.h"
@@ -39,18 +40,11 @@ struct recover_task {
     struct task task;
     struct recover_one *items;
     size_t count;
+    uint64_t next; /* number that no row has, nor any before it */
 };
 
 static void found_orphan(void *arg, uint64_t number, uint64_t size)
 {
-    struct recover_task *recover = arg;
-
-    for (size_t i = 0; i < recover->count; i++) {
-        if (recover->items[i].row.number == number) {
-            recover->items[i].orphan = true;
-            return;
-        }
-    }
     log_warning("store/incoming/%" PRIu64 ".kept (%" PRIu64
                 " bytes) was being written, but nobody knows its name",
                 number, size);
@@ -70,7 +64,8 @@ static void look_for_stored(struct recover_task *recover, int directory, const s
     digits[2 * HASH_SIZE] = '\0';
     for (size_t i = 0; i < recover->count; i++) {
         struct recover_one *one = &recover->items[i];
-        if (one->ingest != NULL || one->row.inode != (uint64_t)entry->d_ino || one->row.inode == 0)
+        if (one->ingest != NULL || one->row.sealed || one->row.inode != (uint64_t)entry->d_ino ||
+            one->row.inode == 0)
             continue;
         one->stored = hex_decode(one->root, HASH_SIZE, digits) &&
                       fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0;
@@ -95,6 +90,18 @@ static void search_store(struct recover_task *recover, const char *home)
     free(path);
 }
 
+/* What nobody holds is sealed under its name if it was marked, else given up; what was sealed has its bytes in the store. */
+static void look_after(struct recover_one *one)
+{
+    bool held = one->ingest != NULL && ingest_is_held(one->ingest);
+
+    one->orphan = one->ingest != NULL && !held && one->row.marked && !one->row.sealed;
+    if (one->ingest == NULL || (!one->row.sealed && (held || one->orphan)))
+        return;
+    ingest_drop(one->ingest);
+    one->ingest = NULL;
+}
+
 static void recover_work(struct task *task)
 {
     bool missing = false;
@@ -102,23 +109,30 @@ static void recover_work(struct task *task)
     struct recover_task *recover = (struct recover_task *)(void *)task;
     struct store *store = task->local->daemon->store;
 
-    ingest_recover(store, found_orphan, recover);
     for (size_t i = 0; i < recover->count; i++) {
         int error;
         recover->items[i].ingest = ingest_reopen(store, recover->items[i].row.number, &error);
         missing |= recover->items[i].ingest == NULL;
     }
+    /* Before anything is deleted: a number that becomes free is given to the next file that anybody makes. */
     if (missing)
         search_store(recover, task->local->daemon->home);
+    for (size_t i = 0; i < recover->count; i++)
+        look_after(&recover->items[i]);
+    ingest_recover(store, found_orphan, NULL); /* the rest has no row */
 }
 
 static void recover_row(struct local *l, const struct recover_one *one)
 {
+    if (one->row.sealed)
+        return;
     const struct node *node = catalogue_node(l->catalogue, one->row.ino);
     bool taken = node == NULL || node->kind != NODE_FILE || write_find(l, one->row.ino) != NULL;
 
     if (one->stored && !taken) {
-        catalogue_working_remove(l->catalogue, one->row.number);
+        struct working_row row = one->row;
+        row.sealed = true;
+        catalogue_working_put(l->catalogue, &row);
         if (catalogue_publish(l->catalogue, one->row.ino, one->root, one->size, node->mtime,
                               clock_wall()) != 0)
             local_unused(l, one->root);
@@ -127,8 +141,6 @@ static void recover_row(struct local *l, const struct recover_one *one)
     if (one->ingest == NULL || taken) {
         write_drop_ingest(l, one->ingest);
         catalogue_working_remove(l->catalogue, one->row.number);
-        if (!taken)
-            numbers_add(&l->lost, one->row.ino);
         return; /* the node goes with `abandon_stray` */
     }
     struct working *w = write_new(l, one->row.ino, NULL);
@@ -175,10 +187,58 @@ static void recover_done(struct local *l, struct task *task)
     local_resume(l, waiting);
 }
 
+struct search {
+    uint64_t mount, ino, number;
+    struct numbers found;
+};
+
+static void add_sealed(void *arg, const struct working_row *row)
+{
+    struct search *search = arg;
+
+    if (row->sealed && (search->mount == 0 || row->mount == search->mount) &&
+        (search->ino == 0 || row->ino == search->ino) &&
+        (search->number == 0 || row->number == search->number))
+        numbers_add(&search->found, row->number);
+}
+
+bool write_was_sealed(struct local *l, uint64_t ino, uint64_t number)
+{
+    struct search search = {.ino = ino, .number = number};
+
+    if (number != 0)
+        catalogue_working_each(l->catalogue, add_sealed, &search);
+    bool found = search.found.count > 0;
+    free(search.found.items);
+    return found;
+}
+
+void write_forget_sealed(struct local *l, uint64_t mount, uint64_t ino)
+{
+    struct search search = {.mount = mount, .ino = ino};
+
+    catalogue_working_each(l->catalogue, add_sealed, &search);
+    for (size_t i = 0; i < search.found.count; i++)
+        catalogue_working_remove(l->catalogue, search.found.items[i]);
+    free(search.found.items);
+}
+
+bool write_await_recovery(struct local *l, struct reply reply)
+{
+    if (l->recovered)
+        return false;
+    struct deferred *d = local_defer(l, reply);
+    *l->waiting_recovery_end = d;
+    l->waiting_recovery_end = &d->next;
+    return true;
+}
+
 static void add_row(void *arg, const struct working_row *row)
 {
     struct recover_task *recover = arg;
 
+    if (row->number >= recover->next)
+        recover->next = row->number + 1;
     recover->items = xrealloc(recover->items, (recover->count + 1) * sizeof *recover->items);
     recover->items[recover->count++] = (struct recover_one){.row = *row};
 }
@@ -188,5 +248,6 @@ void write_recover(struct local *l)
     struct recover_task *recover = xcalloc(1, sizeof *recover);
 
     catalogue_working_each(l->catalogue, add_row, recover);
+    ingest_numbers_from(l->daemon->store, recover->next);
     local_post(l, &recover->task, recover_work, recover_done);
 }

@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "base/mem.h"
+#include "daemon/ingest.h"
 
 struct sync_task {
     struct task task;
@@ -17,12 +18,14 @@ struct sync_task {
     int error;
 };
 
-void sealed_answer(struct local *l, struct reply reply, uint64_t ino, bool seal)
+void sealed_answer(struct local *l, struct reply reply, uint64_t ino, bool seal,
+                   struct ingest *ingest)
 {
     struct sealed *s = xcalloc(1, sizeof *s), **end = &l->sealed;
 
     s->ino = ino;
     s->seal = seal;
+    s->ingest = ingest;
     s->reply = reply;
     while (*end != NULL)
         end = &(*end)->next;
@@ -41,6 +44,12 @@ static void answer(struct local *l, struct sealed *list, int error)
             names_send_attr(l, s->reply, s->ino);
         else
             local_done(l, s->reply);
+        if (error == 0 && s->ingest != NULL) {
+            if (s->reply.client == 0) /* nobody will come for it */
+                catalogue_working_remove(l->catalogue, ingest_number(s->ingest));
+            write_drop_ingest(l, s->ingest);
+        } else if (s->ingest != NULL)
+            ingest_free(s->ingest); /* the next start knows what has become of it */
         free(s);
     }
 }
@@ -81,6 +90,8 @@ void sealed_forget(struct local *l)
     while (l->sealed != NULL) {
         struct sealed *s = l->sealed;
         l->sealed = s->next;
+        if (s->ingest != NULL)
+            ingest_free(s->ingest);
         free(s);
     }
 }

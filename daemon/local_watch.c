@@ -16,8 +16,6 @@
 #include "base/mem.h"
 #include "proto/limits.h"
 
-#define WATCH_QUEUE (1u << 20) /* bytes waiting for one who does not read */
-
 struct watch {
     uint32_t id; /* of the request */
     char *path;  /* "" for all, else without a slash at the end */
@@ -95,7 +93,7 @@ static void tell(struct local *l, Local__Change *change)
             (!is_below(change->path, cl->watch->path) &&
              !(change->from[0] != '\0' && is_below(change->from, cl->watch->path))))
             continue;
-        if (channel_queued(cl->channel, CHANNEL_BULK) > WATCH_QUEUE) {
+        if (channel_queued(cl->channel, CHANNEL_BULK) > LIMIT_WATCH_QUEUE) {
             cl->watch->lost = true;
             continue;
         }

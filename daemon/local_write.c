@@ -11,7 +11,23 @@
  * A request for an ino whose worker is busy waits in its queue and is carried out again when the
  * worker is done.
  *
- * After a restart: local_recover.c. */
+ * p2pfs has the descriptor and goes on when we are killed, as we do when it is; then it asks again for what was not
+ * answered. Every working file has a number that is never given out twice, which Opened tells p2pfs, and which Reattach,
+ * Sync and Seal tell us: so nobody seals, or calls sealed, another file than the one that was meant.
+ *
+ *   we were killed             p2pfs believes it is   the next p2pd finds (local_recover.c)    and so
+ *   before it was answered     BEGINNING              no row, or one whose file nobody holds   deletes it, makes another
+ *   while it was written       WORKING                row, file held                           waits for Reattach
+ *   before the store had it    SEALING                row, file held                           seals again when asked
+ *   before it was published    SEALING                row, and the file or its inode in the    seals again; or publishes
+ *                                                     store
+ *   before that was answered   SEALING                row `sealed`                             answers that it is done
+ *
+ *   W1  A row is committed before p2pfs gets the descriptor; if it cannot be, p2pfs gets an error.
+ *   W2  Publication and the row `sealed` are one commit. The row goes when p2pfs shows that it knows (Release, another
+ *       WriteBegin) or has ended. The file itself goes when that commit is durable, or that of giving it up is.
+ *   W3  As long as another process holds the file, it is not sealed or given up without being asked: it may be written
+ *       to at any moment. */
 #include "daemon/local_private.h"
 
 #include <errno.h>
@@ -93,18 +109,18 @@ bool write_defer(struct local *l, struct working *w, struct reply reply)
     return true;
 }
 
-static bool commit_now(struct local *l, bool safe)
+static struct working_row row_of(const struct working *w)
 {
-    return catalogue_commit(l->catalogue, safe) == 0;
+    return (struct working_row){.number = w->number,
+                                .ino = w->ino,
+                                .mount = w->mount == NULL ? 0 : w->mount->id,
+                                .inode = w->inode,
+                                .marked = w->marked};
 }
 
 static void put_row(struct local *l, const struct working *w)
 {
-    const struct working_row row = {.number = w->number,
-                                    .ino = w->ino,
-                                    .mount = w->mount == NULL ? 0 : w->mount->id,
-                                    .inode = w->inode,
-                                    .marked = w->marked};
+    const struct working_row row = row_of(w);
 
     catalogue_working_put(l->catalogue, &row);
 }
@@ -139,7 +155,9 @@ static void give_up(struct local *l, struct working *w, int error)
 {
     uint64_t ino = w->ino;
 
-    write_drop_ingest(l, w->ingest);
+    /* Its row goes before the file: else the file's inode number, used again, would be taken for it. */
+    if (w->ingest != NULL)
+        sealed_answer(l, (struct reply){0}, ino, false, w->ingest);
     catalogue_write_abandon(l->catalogue, ino);
     local_fail_deferred(l, working_free(l, w), error);
 }
@@ -215,14 +233,19 @@ static void make_done(struct local *l, struct task *task)
     }
     w->number = ingest_number(w->ingest);
     w->inode = make->inode;
-    w->phase = WORKING_READY;
+    free(make);
     put_row(l, w);
+    int error = catalogue_commit(l->catalogue, false);
+    if (error != 0) { /* W1: a p2pd that is killed would not find it again */
+        local_error(l, w->reply, error, "state.db cannot be written");
+        give_up(l, w, error);
+        return;
+    }
+    w->phase = WORKING_READY;
     struct client *cl = local_client(l, w->reply.client);
     if (cl != NULL && cl->mount != NULL)
         io_opened(l, cl->mount, w->ino, NULL);
-    (void)commit_now(l, false);
     write_send_working(l, w->reply, w);
-    free(make);
     local_resume(l, take_queue(w));
 }
 
@@ -252,6 +275,8 @@ void write_create(struct local *l, struct client *cl, struct reply reply, const 
     uint64_t ino;
     int error;
 
+    if (write_await_recovery(l, reply))
+        return;
     if (!local_is_visible(l)) {
         local_error(l, reply, EACCES, "nobody is logged in");
         return;
@@ -271,6 +296,7 @@ void write_create(struct local *l, struct client *cl, struct reply reply, const 
             return;
         }
         ino = there->ino;
+        write_forget_sealed(l, cl->mount->id, ino);
         error = catalogue_write_begin(l->catalogue, ino);
     } else {
         error = catalogue_create(l->catalogue, m->parent, m->name, m->mode, clock_wall(), &ino);
@@ -290,8 +316,10 @@ void write_begin(struct local *l, struct client *cl, struct reply reply, const v
     const struct node *node = catalogue_node(l->catalogue, m->ino);
     struct working *w = write_find(l, m->ino);
 
-    if (node == NULL || numbers_has(&l->lost, m->ino)) {
-        local_error(l, reply, node == NULL ? ENOENT : EIO, "%s", "");
+    if (write_await_recovery(l, reply))
+        return;
+    if (node == NULL) {
+        local_error(l, reply, ENOENT, "%s", "");
         return;
     }
     if (w != NULL && w->mount != cl->mount) {
@@ -309,6 +337,7 @@ void write_begin(struct local *l, struct client *cl, struct reply reply, const v
         local_error(l, reply, error, "%s", "");
         return;
     }
+    write_forget_sealed(l, cl->mount->id, m->ino);
     w = write_new(l, m->ino, cl->mount);
     w->reply = reply;
     w->keep = keep;
@@ -435,7 +464,7 @@ static void mark_done(struct local *l, struct task *task)
     if (mark->error == 0) {
         w->marked = true;
         put_row(l, w);
-        sealed_answer(l, mark->reply, w->ino, false);
+        sealed_answer(l, mark->reply, w->ino, false, NULL);
     } else {
         local_error(l, mark->reply, mark->error, "it cannot be made durable");
     }
@@ -445,10 +474,18 @@ static void mark_done(struct local *l, struct task *task)
 
 void write_sync(struct local *l, struct client *cl, struct reply reply, const void *message)
 {
-    struct working *w = write_find(l, ((const Local__Node *)message)->ino);
+    const Local__Node *m = message;
+    struct working *w = write_find(l, m->ino);
 
+    if (write_await_recovery(l, reply))
+        return;
+    if (m->number != 0 && (w == NULL || w->number != m->number) &&
+        !write_was_sealed(l, m->ino, m->number) && catalogue_node(l->catalogue, m->ino) != NULL) {
+        local_error(l, reply, EIO, "what was written is lost");
+        return;
+    }
     if (w == NULL || w->marked) {
-        sealed_answer(l, reply, 0, false); /* it may be under way */
+        sealed_answer(l, reply, 0, false, NULL); /* it may be under way */
         return;
     }
     if (w->busy || w->phase != WORKING_READY) {
@@ -514,6 +551,7 @@ static void seal_done(struct local *l, struct task *task)
     struct mount *m = w->mount;
     uint64_t ino = w->ino;
     bool end = w->end;
+    struct working_row row = row_of(w);
     struct deferred *queue = working_free(l, w);
     l->origin = seal->reply.client; /* its kernel learns it from the answer */
     int error = catalogue_publish(l->catalogue, ino, root, seal->size, seal->mtime, clock_wall());
@@ -525,10 +563,14 @@ static void seal_done(struct local *l, struct task *task)
             local_unused(l, root);
         content_release(seal->content);
     }
-    if (error == 0)
-        sealed_answer(l, seal->reply, ino, true);
-    else
+    if (error == 0) {
+        row.sealed = true;
+        catalogue_working_put(l->catalogue, &row); /* W2 */
+        sealed_answer(l, seal->reply, ino, true, seal->ingest);
+    } else {
         local_error(l, seal->reply, error, "it was removed while it was written");
+        sealed_answer(l, (struct reply){0}, ino, false, seal->ingest);
+    }
     free(seal);
     local_resume(l, queue);
 }
@@ -559,16 +601,18 @@ void write_seal(struct local *l, struct client *cl, struct reply reply, const vo
     struct working *w = write_find(l, m->ino);
     const struct node *node = catalogue_node(l->catalogue, m->ino);
 
-    if (w == NULL) {
+    if (write_await_recovery(l, reply))
+        return;
+    if (w == NULL || w->number != m->number) {
         /* Sent again after a restart: it was sealed before, or it is lost. */
-        if (numbers_has(&l->lost, m->ino) || (node != NULL && node->working)) {
-            local_error(l, reply, EIO, "what was written is lost");
-        } else if (node == NULL) {
+        if (node == NULL) {
             local_error(l, reply, ENOENT, "%s", "");
+        } else if (!write_was_sealed(l, m->ino, m->number)) {
+            local_error(l, reply, EIO, "what was written is lost");
         } else {
             if (m->set_mtime)
                 (void)catalogue_attr(l->catalogue, m->ino, NULL, &m->mtime);
-            names_send_attr(l, reply, m->ino);
+            sealed_answer(l, reply, m->ino, true, NULL);
         }
         return;
     }
@@ -617,11 +661,11 @@ void write_released(struct local *l, struct mount *m, uint64_t ino)
         write_end(l, w);
 }
 
-bool write_attach(struct local *l, struct mount *m, uint64_t ino)
+bool write_attach(struct local *l, struct mount *m, uint64_t ino, uint64_t number)
 {
     struct working *w = write_find(l, ino);
 
-    if (w == NULL || (w->mount != NULL && w->mount != m))
+    if (w == NULL || w->number != number || (w->mount != NULL && w->mount != m))
         return false;
     w->mount = m;
     w->deadline = 0;
@@ -643,8 +687,12 @@ void write_tick(struct local *l, int64_t now)
         } else if (w->phase == WORKING_FETCHING && now >= w->deadline) {
             local_error(l, w->reply, EIO, "what is there of the file cannot be fetched");
             give_up(l, w, EIO);
-        } else if (w->mount == NULL && w->phase == WORKING_READY && !w->end && now >= w->deadline) {
-            write_end(l, w);
+        } else if (w->mount == NULL && w->phase == WORKING_READY && !w->end && !w->busy &&
+                   now >= w->deadline) {
+            if (ingest_is_held(w->ingest)) /* W3 */
+                w->deadline = now + WRITE_ATTACH_NS;
+            else
+                write_end(l, w);
         }
     }
 }

@@ -44,9 +44,9 @@
 #include "daemon/store.h"
 #include "daemon/upload.h"
 #include "proto/bans.h"
+#include "proto/limits.h"
 
 #define SYNC_NS         (5 * NS_PER_S) /* how much of a download a power cut may cost */
-#define HANDSHAKE_POOL  2
 #define EXIT_WRONG_CALL 2
 
 static const char usage[] =
@@ -505,7 +505,7 @@ static const char *set_up(struct program *p)
     d->workers = workers_new("worker", 0);
     p->syncer = workers_new("sync", 1);
     d->bans = bans_new();
-    d->handshakes = workers_new("handshake", HANDSHAKE_POOL);
+    d->handshakes = workers_new("handshake", LIMIT_HANDSHAKE_THREADS);
     if ((d->local = local_new(d, &fault)) == NULL || (d->upload = upload_new(d, &fault)) == NULL)
         return fault;
     d->download = download_new(d);

@@ -8,8 +8,7 @@
 
 #include "base/mem.h"
 #include "daemon/local.h"
-
-#define ASKS_MOST 64 /* of one daemon's clients, who wait for each */
+#include "proto/limits.h"
 
 struct ask {
     struct mail mail;
@@ -109,7 +108,7 @@ static void deliver_ask(struct mail *raw, void *owner)
         finish(ask, ECANCELED, "p2pd is stopping", NULL);
     else if (s->credentials == NULL)
         finish(ask, EACCES, "not logged in", NULL);
-    else if (count >= ASKS_MOST)
+    else if (count >= LIMIT_LOCAL_ASKS)
         finish(ask, EAGAIN, "too much is asked at once", NULL);
     else if (tracker_link_is_up(s->link))
         send_ask(ask);

@@ -32,10 +32,6 @@
 #include "daemon/local.h"
 #include "proto/limits.h"
 
-#define HISTORY_BYTES  (4u << 20) /* of HOME/keys */
-#define KNOWN_MOST     65536      /* claims, and lines of the history */
-#define REFUSED_LOGGED 8          /* refused entries that get a line of their own */
-
 /* A claim that was checked. */
 struct known {
     uint8_t id[SIGNER_ID_SIZE];
@@ -97,7 +93,7 @@ static void history_add(struct signatures *g, const char *account, const char *d
 
     snprintf(name, sizeof name, "%s %s", account, device);
     HASH_FIND_STR(g->history, name, line);
-    if (line != NULL || HASH_COUNT(g->history) >= KNOWN_MOST)
+    if (line != NULL || HASH_COUNT(g->history) >= LIMIT_CLAIMS)
         return;
     line = xcalloc(1, sizeof *line);
     memcpy(line->name, name, sizeof name);
@@ -117,7 +113,7 @@ static void history_load(struct signatures *g)
     char *data = NULL, *rest, *line;
     size_t size;
 
-    if (file_read(g->history_path, HISTORY_BYTES, false, &data, &size) != 0) {
+    if (file_read(g->history_path, LIMIT_KEY_HISTORY, false, &data, &size) != 0) {
         g->trusting = true;
         return;
     }
@@ -195,7 +191,7 @@ static void take_claim(struct signatures *g, const Tracker__Signer *m)
         return;
     signer_id(m->key.data, id);
     HASH_FIND(hh, g->known, id, sizeof id, known);
-    if (known != NULL || HASH_COUNT(g->known) >= KNOWN_MOST)
+    if (known != NULL || HASH_COUNT(g->known) >= LIMIT_CLAIMS)
         return;
     claim = xcalloc(1, sizeof *claim);
     memcpy(claim->key, m->key.data, SIGNER_KEY_SIZE);
@@ -264,7 +260,7 @@ static void judge(struct signatures *g, Tracker__Entry *e)
 {
     if (e == NULL || e->gone || e->kind == TRACKER__KIND__KIND_DIRECTORY || is_signed(g, e))
         return;
-    if (++g->refused <= REFUSED_LOGGED)
+    if (++g->refused <= LIMIT_BAD_LOGGED)
         log_warning(
             "the tracker shows an entry that is not what its publisher signed: '%s' (number "
             "%" PRIu64 ", by %s) is not shown here",

@@ -9,7 +9,7 @@
  *
  * While busy one worker works on the files without the lock; others who want the record wait.
  *
- * Threads: any; see store.h. Memory: what is idle is bounded by IDLE_MAX and IDLE_MEMORY. */
+ * Threads: any; see store.h. Memory: what is idle is bounded by LIMIT_STORE_IDLE and LIMIT_STORE_IDLE_BYTES. */
 #include "daemon/store_private.h"
 
 #include <errno.h>
@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "crypto/random.h"
+#include "proto/limits.h"
 
 #define IDLE_NS (60 * NS_PER_S) /* then an idle content is closed at the next round */
 
@@ -188,8 +189,9 @@ static struct content *next_victim(struct store *store, int64_t since)
 {
     struct content *content = store->idle_first;
 
-    if (content != NULL && (content->record->dropped || store->idle_count > IDLE_MAX ||
-                            store->idle_memory > IDLE_MEMORY || content->idle_since < since))
+    if (content != NULL &&
+        (content->record->dropped || store->idle_count > LIMIT_STORE_IDLE ||
+         store->idle_memory > LIMIT_STORE_IDLE_BYTES || content->idle_since < since))
         return content;
     return NULL;
 }

@@ -35,14 +35,10 @@
 
 #define STORE_HEADER  4096
 #define STORE_PAGE    4096
-#define STRETCH       16  /* blocks that are read and hashed in one go: 256 KiB stay in the cache */
-#define FDS_MAX       512 /* descriptors of contents that are not in use at the moment */
-#define IDLE_MAX      2048        /* contents kept open without a reference */
-#define IDLE_MEMORY   (64u << 20) /* bytes they may take */
-#define LEAVES_MEMORY (64u << 20) /* bytes of block hashes in memory, all contents together */
-#define LEAVES_AHEAD  1024        /* block hashes that are read beyond what was asked for */
-#define SYNC_BATCH    4096        /* contents synced together */
-#define NAME_SIZE     80          /* "HH/", 64 digits, a suffix */
+#define STRETCH       16 /* blocks that are read and hashed in one go: 256 KiB stay in the cache */
+#define LEAVES_AHEAD  1024 /* block hashes that are read beyond what was asked for */
+#define SYNC_BATCH    4096 /* contents synced together */
+#define NAME_SIZE     80   /* "HH/", 64 digits, a suffix */
 #define HASHES(n)     ((size_t)HASH_SIZE * (n))
 
 #define STORE_MAGIC   0x53544f52u

@@ -32,9 +32,6 @@
 
 #define TRACKER_LINK_MAGIC 0x746c6e6bu
 #define PROTOCOL_VERSION   1
-#define ADDRESSES_MAX      8
-#define REQUEST_TIMEOUT_NS                                                                         \
-    (60 * NS_PER_S) /* a tracker that is alive answers within seconds, a log in included */
 
 const char tracker_link_unknown_push[] = "the tracker sent an unknown message";
 
@@ -54,7 +51,7 @@ struct resolution {
     struct tracker_link *link;
     char host[SWARM_HOST_MAX + 1];
     char port[8];
-    struct address addresses[ADDRESSES_MAX];
+    struct address addresses[LIMIT_TRACKER_ADDRESSES];
     size_t count;
     const char *fault;
 };
@@ -76,7 +73,7 @@ struct tracker_link {
     const struct tracker_link_events *events;
     void *arg;
     struct resolution *resolution;
-    struct address addresses[ADDRESSES_MAX];
+    struct address addresses[LIMIT_TRACKER_ADDRESSES];
     size_t count, tried;
     struct channel *channel;
     struct timer *timer;
@@ -273,7 +270,7 @@ static void on_timer(void *arg)
         fail(link, "the tracker does not answer");
         return;
     }
-    if ((link->first != NULL && now - link->first->sent > REQUEST_TIMEOUT_NS) ||
+    if ((link->first != NULL && now - link->first->sent > LIMIT_ANSWER_NS) ||
         now - channel_last_heard(link->channel) > LIMIT_TRACKER_IDLE_NS) {
         fail(link, "the tracker does not answer any more");
         return;
@@ -350,7 +347,8 @@ static void resolve(struct job *job)
     int error = getaddrinfo(r->host, r->port, &hints, &list);
     if (error != 0)
         r->fault = gai_strerror(error);
-    for (struct addrinfo *at = list; at != NULL && r->count < ADDRESSES_MAX; at = at->ai_next) {
+    for (struct addrinfo *at = list; at != NULL && r->count < LIMIT_TRACKER_ADDRESSES;
+         at = at->ai_next) {
         struct address *address = &r->addresses[r->count++];
         memcpy(&address->storage, at->ai_addr, at->ai_addrlen);
         address->size = at->ai_addrlen;

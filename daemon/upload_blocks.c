@@ -166,11 +166,11 @@ uint32_t serve_link_room(void *arg, bool urgent)
     const struct serve_link *link = arg;
 
     /* Hashes that were asked for go first: blocks without them are of no use to the fetcher, who holds only so many. */
-    if (link->leaving || link->reads >= READS_MAX || link->hashings > 0)
+    if (link->leaving || link->reads >= LIMIT_LINK_READS || link->hashings > 0)
         return 0;
     if (!urgent)
         return serve_link_pending(arg) >= READ_AHEAD ? 0 : UPLOAD_JOB_BLOCKS;
-    if (link->urgent_reading + link->urgent_queued >= URGENT_AHEAD)
+    if (link->urgent_reading + link->urgent_queued >= LIMIT_URGENT_AHEAD)
         return 0;
     return link->urgent_reading + link->urgent_queued == 0 ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS;
 }

@@ -2,7 +2,7 @@
  * one round trip and not two.
  *
  * Owns a file's early requests; leaves answering to upload_blocks.c and upload_files.c. Thread: "upload". Memory: on one link
- * LIMIT_QUEUED_BLOCKS blocks and HASHES_MAX hash requests in all; what is more is refused as before an Open, and asked for again
+ * LIMIT_QUEUED_BLOCKS blocks and LIMIT_LINK_HASHES hash requests in all; what is more is refused as before an Open, and asked for again
  * by the fetcher once it has its Opened. */
 #include "daemon/upload_link_private.h"
 
@@ -17,7 +17,7 @@ struct early_hashes {
 
 struct early {
     struct request_queue *blocks;
-    struct early_hashes hashes[HASHES_MAX];
+    struct early_hashes hashes[LIMIT_LINK_HASHES];
     uint32_t hash_count;
 };
 
@@ -52,7 +52,7 @@ void early_hash_request(struct served *f, struct block_run run, Peer__Layer laye
     struct serve_link *link = f->link;
     struct early *early;
 
-    if (link->early_hashes >= HASHES_MAX) {
+    if (link->early_hashes >= LIMIT_LINK_HASHES) {
         serve_reject(link, run, PEER__REASON__REASON_NO_FILE, true);
         return;
     }

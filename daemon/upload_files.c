@@ -162,8 +162,8 @@ const char *serve_hashes(struct served *f, struct block_run run, Peer__Layer lay
 
     if (!hash_range_is_good(content_geometry(f->content), layer, run.first, run.count))
         return "a HashRequest outside the file";
-    if (link->hashings >= HASHES_MAX ||
-        channel_queued(link->channel, CHANNEL_URGENT) >= HASHES_AHEAD) {
+    if (link->hashings >= LIMIT_LINK_HASHES ||
+        channel_queued(link->channel, CHANNEL_URGENT) >= LIMIT_HASHES_AHEAD) {
         serve_reject(link, run, PEER__REASON__REASON_BUSY, true);
     } else {
         uint8_t *hashes = xmalloc((size_t)run.count * HASH_SIZE);
@@ -305,7 +305,7 @@ static void open_run(struct job *raw)
 /* A few at a time, whatever the fetcher opens and closes: jobs outlive their file. */
 static void open_next(struct serve_link *link)
 {
-    while (link->waiting != NULL && link->openings < OPENS_MAX && !link->leaving) {
+    while (link->waiting != NULL && link->openings < LIMIT_LINK_OPENS && !link->leaving) {
         struct served *f = link->waiting;
         struct open_job *job = xcalloc(1, sizeof *job);
 

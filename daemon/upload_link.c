@@ -300,7 +300,7 @@ void serve_link_tick(struct serve_link *link, int64_t now)
     if (answers(link) < LIMIT_ANSWERS_AHEAD / 2)
         hold_back(link, false);
     int64_t silent = now - channel_last_heard(link->channel);
-    if (clock_wall() / NS_PER_S > link->remote.valid_until + CERTIFICATE_GRACE_S) {
+    if (clock_wall() / NS_PER_S > link->remote.valid_until + LIMIT_CERTIFICATE_GRACE_S) {
         /* A revocation may have been missed; whoever is still a member comes again with a new one. */
         serve_link_close(link, PEER__FAREWELL__FAREWELL_IDLE, "the certificate has ended");
     } else if (is_stalled(link, now)) {

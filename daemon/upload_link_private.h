@@ -6,7 +6,7 @@
  *   upload_rights.c  who may open what
  *   upload_early.c   what is asked for before the file is open
  *
- * L1  what is read or queued of a class is less than READ_AHEAD or URGENT_AHEAD, plus one job.
+ * L1  what is read or queued of a class is less than READ_AHEAD or LIMIT_URGENT_AHEAD, plus one job.
  * L2  whatever keeps the pump from going on ends in a call of it: a job (of hashes too) in its `done`, a full bulk queue in
  *     `drained`, sent frames in frame_sent, a rate limit in upload.c's refill.
  * L3  a file may be closed while jobs for it are under way: they hold a reference on the content and name the file by number
@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "daemon/choker.h"
 #include "daemon/request_queue.h"
+#include "proto/limits.h"
 #include "proto/peer.pb-c.h"
 
 #define SERVE_LINK_MAGIC 0x73726c6bu
@@ -27,18 +28,12 @@
  * sent. */
 #define READ_AHEAD (2 * UPLOAD_JOB_BLOCKS * BLOCK_SIZE)
 /* The same for demanded blocks: more, as they are not sent in turns with others, but bounded. */
-#define URGENT_AHEAD (1u << 20)
 /* Jobs under way for one link. Opening waits in a list beyond that, hash requests are refused. */
-#define READS_MAX  64
-#define HASHES_MAX 32
-#define OPENS_MAX  8
 /* Answers to hash requests that wait for a fetcher who does not read. */
-#define HASHES_AHEAD (2u << 20)
 /* The first of several urgent jobs is small, so that the first block of a demand does not wait for the reading of the last; the
  * others are read while it is sent. */
 #define URGENT_JOB_BLOCKS 4
 /* Clocks differ. */
-#define CERTIFICATE_GRACE_S 300
 /* Have messages about one file: gathered for so long. */
 #define HAVE_DELAY_NS (20 * NS_PER_MS)
 

@@ -17,7 +17,6 @@
 #include "crypto/random.h"
 #include "proto/message.h"
 
-#define BARRED_MOST 65536 /* accounts remembered */
 /* Longer than any ticket lives: after that nobody has one from before. */
 #define BARRED_KEPT_NS (24 * 3600 * NS_PER_S)
 
@@ -158,7 +157,7 @@ static void barred_prune(struct upload *u)
     int64_t before = clock_now() - BARRED_KEPT_NS;
 
     HASH_ITER(hh, u->barred, barred, next) {
-        if (barred->at < before || HASH_COUNT(u->barred) > BARRED_MOST) {
+        if (barred->at < before || HASH_COUNT(u->barred) > LIMIT_BARRED) {
             HASH_DEL(u->barred, barred);
             free(barred);
         }
@@ -205,7 +204,7 @@ static void deliver_barred(struct mail *raw, void *owner)
     struct rights_mail *mail = (struct rights_mail *)raw;
 
     bar(u, mail->account, mail->epoch);
-    if (HASH_COUNT(u->barred) > BARRED_MOST)
+    if (HASH_COUNT(u->barred) > LIMIT_BARRED)
         barred_prune(u);
     for (size_t i = 0; i < mail->count && !u->stopping; i++)
         end_content(u, mail, mail->roots[i]);

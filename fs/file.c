@@ -194,7 +194,8 @@ static int take_opened(struct file *f, struct answer *a)
     }
     file_install(f, content);
     f->state = opened->working ? FILE_WORKING : FILE_SEALED;
-    f->unsealed = opened->working;
+    f->number = opened->number;
+    file_set_unsealed(f, opened->working);
     return 0;
 }
 
@@ -463,6 +464,7 @@ static void add_node(struct batch *batch, const struct file *f)
     node->ino = f->ino;
     node->working = f->state == FILE_WORKING || f->state == FILE_SEALING;
     node->size = size > 0 ? (uint64_t)size : 0;
+    node->number = node->working ? f->number : 0;
     if (!node->working && f->has_root) {
         node->root.data = xmemdup(f->root, sizeof(f->root));
         node->root.len = sizeof(f->root);

@@ -53,7 +53,8 @@ struct file {
     bool refreshing;           /* one of them brings a new bitmap */
     uint64_t
         closed; /* id of the last handle, while the daemon does not know that it is closed; else 0 */
-    bool unsealed;    /* has a working file that was never sealed: to be sealed at the last close */
+    uint64_t number;  /* of the working file, or of the last one */
+    bool doubt;       /* a Seal was sent and no answer came: the file may be the store's by now */
     bool edited;      /* was written while it was in the table: its readers may be in for more */
     bool seal_failed; /* the last try; not tried again by itself */
     bool gone;        /* the daemon does not have it open: no Release */
@@ -69,6 +70,7 @@ struct file {
     unsigned writers;
     unsigned writable; /* handles that may write */
     bool dirty;        /* written since it was last sealed */
+    bool unsealed; /* has a working file that was never sealed: to be sealed at the last close */
     uint64_t wrote_from, wrote_to;
     struct stat st;
     char *name; /* for log lines */
@@ -100,6 +102,7 @@ void file_end_write(struct file *, struct content *, uint64_t offset, uint64_t s
 bool file_is_calm(struct file *); /* nobody has it open for writing */
 bool file_is_dirty(
     struct file *); /* or about to be, or being sealed: a FLUSH has something to wait for */
+bool file_is_unsealed(struct file *); /* made or emptied, and nothing written yet */
 /* A reader got present bytes: tells the daemon now and then. */
 void file_was_read(struct handle *, struct content *, uint64_t offset, size_t size);
 void handle_close(struct handle *); /* RELEASE */

@@ -9,6 +9,7 @@ struct content *file_content_of(struct answer *, int *error);
 void file_set_attr(struct file *, const Local__Attr *); /* NULL is fine */
 void file_install(struct file *, struct content *);     /* takes the reference over */
 void handle_unpass(struct handle *);                    /* it goes */
+void file_set_unsealed(struct file *, bool);
 /* Under the lock: bytes or size changed just now. */
 void file_touch(struct file *);
 /* Lets go of the file if nothing needs it. */

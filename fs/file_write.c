@@ -16,7 +16,9 @@
  *       nobody may ever write to it again.
  *   W3  `dirty` is set before the bytes are written and cleared when Seal is sent; set again if sealing failed.
  *   W4  Of every byte that changed, by a write, a hole or a new size, the daemon is told before Seal: it hashes behind the
- *       writer, keeps the hashes of what a new version begins with, and would seal those of the old bytes. */
+ *       writer, keeps the hashes of what a new version begins with, and would seal those of the old bytes.
+ *   W5  Where a Seal was sent and no answer came (p2pd is gone for longer than we wait) the file may be the store's: the
+ *       gate stays closed, and whatever wants to change it has to wait until a Seal is answered. */
 #include "fs/file_internal.h"
 
 #include "base/check.h"
@@ -121,6 +123,23 @@ bool file_is_calm(struct file *f)
     return calm;
 }
 
+bool file_is_unsealed(struct file *f)
+{
+    bool unsealed;
+
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    unsealed = f->unsealed;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+    return unsealed;
+}
+
+void file_set_unsealed(struct file *f, bool unsealed)
+{
+    CHECK(pthread_mutex_lock(&f->lock) == 0);
+    f->unsealed = unsealed;
+    CHECK(pthread_mutex_unlock(&f->lock) == 0);
+}
+
 bool file_is_dirty(struct file *f)
 {
     bool dirty;
@@ -176,8 +195,9 @@ static void on_begun(struct request *r, struct answer *a)
 
         file_install(f, file_content_of(a, &error));
         f->state = FILE_WORKING;
-        f->unsealed = true;
-        f->seal_failed = false;
+        f->number = opened->number;
+        file_set_unsealed(f, true);
+        f->seal_failed = f->doubt = false;
     } else {
         fail_turn(f, a->error);
     }
@@ -218,7 +238,8 @@ static void on_sealed(struct request *r, struct answer *a)
         a->error = 0;
     if (a->error == 0) {
         f->state = FILE_SEALED;
-        f->unsealed = false;
+        file_set_unsealed(f, false);
+        f->doubt = false;
         f->set_mtime = false;
         file_set_attr(f, a->message);
         times_changed(f->fs->times, f->ino);
@@ -226,6 +247,7 @@ static void on_sealed(struct request *r, struct answer *a)
     } else {
         f->state = FILE_WORKING;
         f->seal_failed = true;
+        f->doubt = a->packed == NULL && (r->again || f->doubt);
         CHECK(pthread_mutex_lock(&f->lock) == 0);
         f->dirty = true;
         CHECK(pthread_mutex_unlock(&f->lock) == 0);
@@ -264,6 +286,7 @@ static void seal(struct file *f)
     set_dirty(f, false);
     r->message.seal = (Local__Seal)LOCAL__SEAL__INIT;
     r->message.seal.ino = f->ino;
+    r->message.seal.number = f->number;
     r->message.seal.size = size > 0 ? (uint64_t)size : 0;
     r->message.seal.set_mtime = f->set_mtime;
     if (f->set_mtime)
@@ -358,6 +381,10 @@ static bool take_turn(struct file *f, struct request *r)
         begin(f, r);
         return false;
     }
+    if (f->doubt) { /* W5 */
+        seal(f);
+        return false;
+    }
     if (r->turn == TURN_TRUNCATE && wait_for_writers(f))
         return false;
     {
@@ -409,7 +436,7 @@ void file_advance(struct file *f)
         if (!take_turn(f, r))
             break;
     if (is_settled(f) && TAILQ_EMPTY(&f->turns))
-        set_gate(f, f->state == FILE_WORKING, true);
+        set_gate(f, f->state == FILE_WORKING && !f->doubt, true);
     if (--f->busy == 0)
         file_settle(f);
 }

@@ -11,7 +11,9 @@
  * nobody and not up to date, and whoever else waits for them asks for them again, in his own name. What FLUSH misses (a
  * killed reader of a mapping, a FLUSH that was quicker than its READ) the client's sweep finds.
  *
- * FLUSH of a file that was written makes it a content: it is answered when that is done, or with why not. Only if the
+ * FLUSH of a file that was made or emptied, and not written, makes that durable and publishes nothing: a program that gets the
+ * descriptor from who opened it may be about to write. FLUSH of a file that was written makes it a content: it is answered when
+ * that is done, or with why not. Only if the
  * closing process is the one that opened it and has it open for writing no more: in `{ a >&2; b; } >file` the children
  * and the shell itself close copies all the time, and each would publish a version. What is never sealed so is sealed
  * at the last close. */
@@ -328,15 +330,28 @@ static bool closes_what_it_opened(const struct request *r)
     return !reader_writes(r->tid, r->fs->mount_id, r->file->ino);
 }
 
+/* The working file as it is now survives a kill of all of us. */
+static void send_sync(struct request *r)
+{
+    r->type = LOCAL__LOCAL_TYPE__LOCAL_SYNC;
+    r->message.node = (Local__Node)LOCAL__NODE__INIT;
+    r->message.node.ino = r->file->ino;
+    r->message.node.number = r->file->number;
+    request_send(r);
+}
+
 static void start_flush(struct request *r)
 {
     struct file *f = r->file;
 
     let_readers_go(f, r->handle, r->tid);
-    if (r->handle->writable && file_is_dirty(f) && closes_what_it_opened(r))
+    if (!r->handle->writable || !(file_is_dirty(f) || file_is_unsealed(f)) ||
+        !closes_what_it_opened(r))
+        request_finish(r, 0);
+    else if (file_is_dirty(f))
         file_take_turn(f, r, TURN_SEAL);
     else
-        request_finish(r, 0);
+        send_sync(r);
 }
 
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -344,7 +359,7 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     struct handle *h = handle_of(fi);
     struct request *r;
 
-    if (!(h->writable && file_is_dirty(h->file)) &&
+    if (!(h->writable && (file_is_dirty(h->file) || file_is_unsealed(h->file))) &&
         __atomic_load_n(&h->file->parked, __ATOMIC_RELAXED) == 0) {
         fuse_reply_err(req, 0);
         return;
@@ -376,10 +391,7 @@ static void deliver_synced(struct mail *mail, void *owner)
     if (r != NULL && s->error != 0) {
         request_finish(r, s->error);
     } else if (r != NULL) {
-        r->type = LOCAL__LOCAL_TYPE__LOCAL_SYNC;
-        r->message.node = (Local__Node)LOCAL__NODE__INIT;
-        r->message.node.ino = r->ino;
-        request_send(r);
+        send_sync(r);
     }
     content_release(s->content);
     free(s);

@@ -27,16 +27,11 @@
 #define WINDOW       8192
 #define WINDOW_BULK  256
 #define BULK_PAYLOAD 4096 /* a payload from here on makes the next window small */
-#define FIRST_ROOM   4096 /* of a message's memory */
 
 /* What is read before the other streams of this loop get their turn: bytes, frames without payload (bytes alone
  * would let somebody put 60,000 requests into one turn), and with a budget time. */
-#define BURST        (1u << 20)
-#define BURST_FRAMES 512
-#define SLICE        (2 * NS_PER_MS)
 
 /* The longest wait for a budget: an owner's time limits must not run out over it. */
-#define DEBT_WAIT_MAX (5 * NS_PER_S)
 
 static bool is_open(const struct channel *channel)
 {
@@ -114,7 +109,7 @@ static void deliver(struct channel *channel)
     if (fault != NULL && !channel->finishing)
         end_input(channel, false, fault);
     drop_message(channel);
-    if (frame.payload_size == 0 && ++channel->frames >= BURST_FRAMES)
+    if (frame.payload_size == 0 && ++channel->frames >= LIMIT_TURN_FRAMES)
         channel->yields = true;
     if (channel->budget > 0 && clock_now() >= channel->slice_end)
         channel->yields = true;
@@ -173,7 +168,7 @@ static uint8_t *message_room(struct channel *channel, size_t *room)
         return channel->small + channel->have;
     }
     if (channel->have == channel->large_size) {
-        size_t grown = channel->have == 0 ? FIRST_ROOM : 2 * channel->have;
+        size_t grown = channel->have == 0 ? LIMIT_FIRST_ROOM : 2 * channel->have;
         grown = smaller(grown, size);
         uint8_t *large = realloc(channel->large, grown);
         if (large == NULL) {
@@ -334,7 +329,7 @@ static void other_end_closed(struct channel *channel)
 void channel_input_discard(struct channel *channel)
 {
     uint8_t window[WINDOW];
-    for (size_t left = BURST; left >= sizeof window; left -= sizeof window) {
+    for (size_t left = LIMIT_TURN_BYTES; left >= sizeof window; left -= sizeof window) {
         ssize_t n = stream_read(channel->stream, window, sizeof window);
         if (n == 0)
             channel_end(channel, true, channel->why);
@@ -360,7 +355,7 @@ static void charge(struct channel *channel, int64_t cost)
     double debt = (double)(channel->burst / 4 - channel->credit);
     double wait = debt * (double)NS_PER_S / (double)channel->budget;
     channel->overdrawn = true;
-    timer_set(channel->budget_timer, wait < (double)DEBT_WAIT_MAX ? (int64_t)wait : DEBT_WAIT_MAX);
+    timer_set(channel->budget_timer, wait < (double)LIMIT_DEBT_NS ? (int64_t)wait : LIMIT_DEBT_NS);
 }
 
 void channel_input_again(void *arg)
@@ -378,7 +373,7 @@ static void read_round(struct channel *channel)
     if (is_open(channel) && channel->held != NULL)
         feed_held(channel);
     while (is_open(channel)) {
-        if (read >= BURST) {
+        if (read >= LIMIT_TURN_BYTES) {
             stream_resume(channel->stream);
             break;
         }
@@ -396,7 +391,7 @@ void channel_input(struct channel *channel)
     int64_t began = channel->budget > 0 ? clock_thread() : 0;
     channel->frames = 0;
     if (channel->budget > 0)
-        channel->slice_end = clock_now() + SLICE;
+        channel->slice_end = clock_now() + LIMIT_TURN_NS;
     read_round(channel);
     if (channel->freed)
         return;

@@ -1,5 +1,9 @@
 /* Every maximum and timeout that a wire can meet, with its reason. Nothing else may invent one.
  *
+ * Three places that do not know this header name what belongs to their formats: base/name.h (lengths of names, depth),
+ * base/swarm_url.h, and crypto/ (identity.h, key.c, tls_context.c, password.c: sizes of certificates, requests, chains, keys and
+ * exponents; merkle.h: the largest content).
+ *
  * Sizes are bytes unless named otherwise; times are nanoseconds on the monotonic clock. */
 #ifndef PROTO_LIMITS_H
 #define PROTO_LIMITS_H
@@ -16,6 +20,18 @@
 #define LIMIT_SEND_QUEUE                                                                           \
     (8u << 20) /* bytes queued to one receiver who does not read: then the channel ends */
 #define LIMIT_FRAME_FDS 2 /* file descriptors beside one local message: data file and bitmap */
+#define LIMIT_FIRST_ROOM                                                                           \
+    4096 /* memory that a claimed length gets at once; more follows the bytes */
+#define LIMIT_ARENA_FLOOR                                                                          \
+    (192u << 10) /* memory that unpacking a message may take, however short ... */
+#define LIMIT_ARENA_FACTOR                                                                         \
+    16u /* ... and for each of its bytes: fields of 2 bytes make pointers of 8 */
+#define LIMIT_TURN_BYTES                                                                           \
+    (1u << 20)                /* read from one link before the others of its loop get their turn */
+#define LIMIT_TURN_FRAMES 512 /* the same, in frames: a megabyte holds 60000 empty ones */
+#define LIMIT_TURN_NS     (2 * NS_PER_MS) /* the same, in time, where a link has a budget */
+#define LIMIT_DEBT_NS                                                                              \
+    (5 * NS_PER_S) /* the longest wait for a budget: time limits must not run out over it */
 
 /* --- connections -------------------------------------------------------------------------------------- */
 #define LIMIT_HANDSHAKE_NS (10 * NS_PER_S)  /* TLS; 100 times what a slow machine far away needs */
@@ -32,6 +48,8 @@
 #define LIMIT_HALF_OPEN_SOURCE      8        /* of which from one address */
 #define LIMIT_HANDSHAKE_FAIR_NS     NS_PER_S /* a handshake may take so long although others wait */
 #define LIMIT_WAITING               1024 /* accepted by the tracker, and waiting for one of those places */
+#define LIMIT_ACCEPT_BURST          64 /* connections that the tracker takes in one round of its loop */
+#define LIMIT_HANDSHAKE_THREADS     2 /* of a daemon: strangers' RSA stays off the threads that serve */
 #define LIMIT_KNOCKS                256 /* handshakes that one address may begin at once: 0.7 s of RSA */
 #define LIMIT_KNOCK_NS              (NS_PER_S / 16) /* and one more each: 4 % of a core */
 #define LIMIT_KNOCK_FINE            3    /* handshakes that one without a good end costs besides */
@@ -47,6 +65,7 @@
     64 /* descriptors that strangers' connections leave for files, databases, local clients */
 #define LIMIT_STALL_NS                                                                             \
     (60 * NS_PER_S) /* bytes are queued for a receiver and it takes none: the link ends */
+#define LIMIT_CERTIFICATE_GRACE_S 300 /* a link outlives its certificate by this: clocks differ */
 
 /* --- what handling their input may cost: of each second of a loop's thread, and at once ------------------ */
 #define LIMIT_PEER_INPUT_NS                                                                        \
@@ -70,9 +89,29 @@
 #define LIMIT_HAVE_PIECES 4096 /* pieces in one Have */
 #define LIMIT_HELLO       1024 /* bytes of a packed Hello, the first frame of a link */
 #define LIMIT_DIAL_BACKS  32   /* that one daemon has under way for others */
-#define LIMIT_GAPS_TOLD   16 /* Rejects for one Request; what is behind them is refused in one go */
-#define LIMIT_AGENT       64 /* bytes of a program's name and version in a Hello */
-#define LIMIT_REASON      256 /* bytes of a reason for people */
+#define LIMIT_LINK_READS  64   /* reads from disk under way for one link: 16 MiB at most */
+#define LIMIT_LINK_HASHES 32   /* requests for hashes under way on one link; more are rejected */
+#define LIMIT_LINK_OPENS                                                                           \
+    8 /* contents being opened for one link; more wait in a list of LIMIT_OPEN_FILES */
+#define LIMIT_URGENT_AHEAD                                                                         \
+    (1u << 20) /* bytes of demanded blocks that are read, or wait in one link's channel */
+#define LIMIT_HASHES_AHEAD                                                                         \
+    (2u << 20) /* answers with hashes that wait for a fetcher who does not read */
+#define LIMIT_BLOCKS_HELD                                                                          \
+    4096 /* blocks on their way to the store: 64 MiB; above, links are not read */
+#define LIMIT_BLOCKS_UNPROVEN                                                                      \
+    1024 /* of which may wait for their hashes: a server may send those late, or never */
+#define LIMIT_DEVICES_KNOWN                                                                        \
+    65536 /* devices that a fetcher remembers: 200 bytes each; bans included */
+#define LIMIT_BARRED            65536 /* accounts of which a server remembers when their rights changed */
+#define LIMIT_STORE_DESCRIPTORS 512 /* of contents that nobody reads at the moment */
+#define LIMIT_STORE_IDLE                                                                           \
+    2048 /* contents that stay open without a user: who opens many takes no more */
+#define LIMIT_STORE_IDLE_BYTES (64u << 20) /* memory that these may take */
+#define LIMIT_STORE_HASHES     (64u << 20) /* block hashes in memory, of all contents together */
+#define LIMIT_GAPS_TOLD        16 /* Rejects for one Request; what is behind them is refused in one go */
+#define LIMIT_AGENT            64  /* bytes of a program's name and version in a Hello */
+#define LIMIT_REASON           256 /* bytes of a reason for people */
 #define LIMIT_REQUEST_NS                                                                           \
     (20 * NS_PER_S) /* a requested block that has not come: asked for elsewhere */
 #define LIMIT_BROKEN_CLAIMS                                                                        \
@@ -82,6 +121,41 @@
     3 /* breaches of the protocol by one device, any of which could be a mistake, within ... */
 #define LIMIT_STRIKES_NS (600 * NS_PER_S) /* ... this, and it counts as on purpose */
 #define LIMIT_BANS       4096             /* devices of which that is remembered */
+
+/* --- accounts: what who has no certificate can ask for ------------------------------------------------------ */
+#define LIMIT_ACCOUNTS                                                                             \
+    100000 /* in one swarm: an open registration is not endless; 200 bytes each */
+#define LIMIT_ACCOUNT_DEVICES 128 /* of one account: twice what may be connected; 300 bytes each */
+#define LIMIT_ACCOUNT_INVITES 256 /* of one account that are good at one time */
+#define LIMIT_INVITE_USES     100000        /* of one invite */
+#define LIMIT_INVITE_S        (366 * 86400) /* the longest life of one */
+#define LIMIT_UNVERIFIED_S    (7 * 86400) /* an account whose address is not verified by then goes */
+#define LIMIT_ATTEMPTS                                                                             \
+    512 /* registrations, log ins and the like under way: each holds up to 10 KiB */
+#define LIMIT_ATTEMPTS_MEMBER 8   /* of which of one member; a stranger has one */
+#define LIMIT_PASSWORD_JOBS   128 /* passwords waiting for Argon2: about 1.5 s of work on two cores */
+#define LIMIT_TRIES_FREE                                                                           \
+    3 /* wrong passwords for a name from one source: typing errors cost nothing; */
+#define LIMIT_TRY_FIRST_NS (1 * NS_PER_S) /* then one second, two, four ... */
+#define LIMIT_TRY_LONGEST_NS                                                                       \
+    (60 * NS_PER_S) /* longer would lock out the owner in the same office */
+#define LIMIT_TRY_FORGET_NS (3600 * NS_PER_S) /* a name that was left alone starts anew */
+#define LIMIT_TRIES_SOURCE  256 /* tries that a source has in hand: an office behind one address */
+#define LIMIT_TRY_NS        (250 * NS_PER_MS) /* and one more each */
+#define LIMIT_TRIES_KEPT    65536 /* names and sources of which that is remembered, each */
+#define LIMIT_COST_WRONG                                                                           \
+    3 /* tries that a wrong guess costs its source on top: one a second in the long run */
+#define LIMIT_COST_REGISTER 2                /* tries that registering costs: it writes */
+#define LIMIT_COST_VERIFY   2                /* a code from a mail: it can be guessed at */
+#define LIMIT_COST_RESET    4                /* a mail to somebody */
+#define LIMIT_MAILS_BURST   8                /* mails to one account in a burst ... */
+#define LIMIT_MAIL_AGAIN_NS (600 * NS_PER_S) /* ... then one each */
+#define LIMIT_MAILS         10000            /* mails in the queue; more are not taken in */
+#define LIMIT_MAIL_CODE     64               /* bytes of a code from a mail, as it may come back */
+#define LIMIT_SECOND_FACTOR 32               /* bytes of a second factor's code, with blanks */
+#define LIMIT_AUDIT_KEPT    100000           /* rows of the audit log ... */
+#define LIMIT_AUDIT_REFUSED                                                                        \
+    20000 /* ... and of refusals, so that who guesses does not push out the rest */
 
 /* --- the tracker protocol ------------------------------------------------------------------------------ */
 #define LIMIT_ANNOUNCE_FILES 1024   /* files in one Announce */
@@ -93,29 +167,57 @@
 #define LIMIT_DIALS_ASKED 64 /* dial-backs that one member may ask for in a second */
 #define LIMIT_PEERS                                                                                \
     30 /* peers in one answer: 16 to 30 neighbours spread a file as well as all would */
-#define LIMIT_WANTED         4096       /* files for which one device waits for peers */
-#define LIMIT_OPS            256        /* catalogue operations in one message */
-#define LIMIT_CHANGES        512        /* catalogue entries in one message */
-#define LIMIT_ENTRIES        (4u << 20) /* entries in one swarm's catalogue */
-#define LIMIT_PASSWORD       1024       /* bytes; longer ones only cost time */
-#define LIMIT_PASSWORD_MIN   8          /* bytes; length is all that is asked of a password */
-#define LIMIT_EMAIL          254        /* RFC 5321 */
-#define LIMIT_SYMLINK        4095 /* bytes of a symbolic link's target: PATH_MAX less the NUL */
-#define LIMIT_AUDIT_ROWS     500  /* rows of the audit log in one answer: up to 700 bytes each */
-#define LIMIT_REQUESTS       1024 /* unanswered requests of one member */
+#define LIMIT_WANTED       4096       /* files for which one device waits for peers */
+#define LIMIT_OPS          256        /* catalogue operations in one message */
+#define LIMIT_CHANGES      512        /* catalogue entries in one message */
+#define LIMIT_ENTRIES      (4u << 20) /* entries in one swarm's catalogue */
+#define LIMIT_PASSWORD     1024       /* bytes; longer ones only cost time */
+#define LIMIT_PASSWORD_MIN 8          /* bytes; length is all that is asked of a password */
+#define LIMIT_EMAIL        254        /* RFC 5321 */
+#define LIMIT_SYMLINK      4095       /* bytes of a symbolic link's target: PATH_MAX less the NUL */
+#define LIMIT_AUDIT_ROWS   500  /* rows of the audit log in one answer: up to 700 bytes each */
+#define LIMIT_REQUESTS     1024 /* unanswered requests of one member */
+#define LIMIT_OPS_KEPT     4096 /* answers kept for each device, for operations that are sent again */
+#define LIMIT_SIGNERS      64 /* signing keys of one device: it has one, unless its file was lost */
+#define LIMIT_FEED_BEHIND                                                                          \
+    (1u << 20) /* changes waiting for one who does not read: falls behind, and reads on later */
+#define LIMIT_COPIES_TOLD 65536 /* pieces for which Peers says how many copies there are */
+#define LIMIT_NEWCOMERS   64 /* of one content until they are told of; more replace random ones */
+#define LIMIT_CANDIDATES                                                                           \
+    1024 /* devices looked at for one answer: bounds its cost in a large swarm */
 
 #define LIMIT_GROUPS         4096 /* in one swarm */
 #define LIMIT_ACCOUNT_GROUPS 64   /* of one account: looked at for every folder it is judged in */
 #define LIMIT_RULES_SHOWN    4096 /* rules in one answer */
+#define LIMIT_FOLDER_RULES                                                                         \
+    1024 /* rules of one folder: in memory, and looked at whenever somebody looks into it */
+#define LIMIT_GONE_FOLDERS  65536  /* removed folders whose place is remembered */
+#define LIMIT_LATE_CONTENTS 262144 /* contents that lost their file and may still be seen */
+#define LIMIT_GROUP_LINES   8000   /* groups and memberships in one answer: half a frame */
+#define LIMIT_USERS_PAGE    200    /* accounts in one answer */
+#define LIMIT_ANSWER_NS                                                                            \
+    (60 * NS_PER_S) /* a tracker that is alive answers within seconds, a log in included */
+#define LIMIT_TRACKER_ADDRESSES 8 /* addresses of a tracker's name that are tried */
+#define LIMIT_CLAIMS                                                                               \
+    65536 /* signers' claims that a member remembers, and lines of its history of keys */
+#define LIMIT_KEY_HISTORY (4u << 20) /* bytes of that history */
+#define LIMIT_BAD_LOGGED                                                                           \
+    8 /* entries refused by a member that get a line of the log each, in one series */
 #define LIMIT_TICKET_GRACE_NS                                                                      \
     (2 *                                                                                           \
      NS_PER_S) /* after rights changed, for a new ticket of who still may: several round trips */
 
 /* --- the local protocol -------------------------------------------------------------------------------- */
-#define LIMIT_LIST_ENTRIES 1024  /* entries in one page of a directory */
-#define LIMIT_HANDLES      65536 /* open files of one mount */
-#define LIMIT_WANTS        65536 /* parked reads of one mount */
-#define LIMIT_PATH         16384 /* bytes of a path inside the swarm: 64 levels of 255 */
+#define LIMIT_LIST_ENTRIES  1024  /* entries in one page of a directory */
+#define LIMIT_HANDLES       65536 /* open files of one mount */
+#define LIMIT_WANTS         65536 /* parked reads of one mount */
+#define LIMIT_PATH          16384 /* bytes of a path inside the swarm: 64 levels of 255 */
+#define LIMIT_LOCAL_ASKS    64    /* requests of local clients that wait for the tracker, each */
+#define LIMIT_LOCAL_FETCHES 64    /* contents of one `get` fetched at the same time */
+#define LIMIT_WATCH_QUEUE   (1u << 20) /* bytes waiting for a client that watches and does not read */
+#define LIMIT_STATUS_FILES  1000       /* contents in one answer without paths */
+#define LIMIT_HEALTH_FILES  1024       /* contents that one command asks the tracker about */
+#define LIMIT_BANS_SHOWN    256        /* bans in one answer */
 #define LIMIT_CTL_ANSWER_NS                                                                        \
     (30 * NS_PER_S) /* p2pctl waits for an answer out of p2pd's own memory no longer */
 #define LIMIT_CTL_TRACKER_NS                                                                       \

@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "proto/limits.h"
+
 #define ALIGNMENT   16
 #define CHUNK_FIRST 4096
 
@@ -73,7 +75,7 @@ const void *message_unpack(struct message_arena *arena,
     arena->chunks = NULL;
     arena->at = arena->small;
     arena->room = sizeof arena->small;
-    arena->left = MESSAGE_ARENA_FLOOR + MESSAGE_ARENA_FACTOR * size;
+    arena->left = LIMIT_ARENA_FLOOR + LIMIT_ARENA_FACTOR * size;
     return protobuf_c_message_unpack(descriptor, &arena->allocator, size, bytes);
 }
 

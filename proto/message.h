@@ -11,7 +11,7 @@
  *
  * The bound: protobuf-c makes a structure of 150 bytes out of two bytes on the wire (an empty
  * submessage). So all memory of one unpacking, with protobuf-c's own bookkeeping, is at most
- * MESSAGE_ARENA_FLOOR plus MESSAGE_ARENA_FACTOR times the message's size; a message that needs more
+ * LIMIT_ARENA_FLOOR plus LIMIT_ARENA_FACTOR times the message's size; a message that needs more
  * is as good as malformed. The floor lets through what honest senders pack tightest: LIMIT_CHANGES
  * deletions or LIMIT_OPS removals in one message. How many elements a repeated field may have is a
  * limit that the owner still checks.
@@ -28,9 +28,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MESSAGE_ARENA_SMALL  1024
-#define MESSAGE_ARENA_FLOOR  (192u << 10)
-#define MESSAGE_ARENA_FACTOR 16u
+#define MESSAGE_ARENA_SMALL 1024
 
 struct message_chunk;
 

@@ -18,9 +18,6 @@
 #include "base/mem.h"
 #include "tracker/table.h"
 
-#define GONE_KEPT   65536  /* removed folders whose place is remembered */
-#define LATELY_KEPT 262144 /* contents that lost their file and may still be seen */
-
 struct folder;
 
 struct principal {
@@ -48,7 +45,7 @@ struct folder {
 struct access_account {
     struct table_node node; /* access.accounts */
     struct principal *self;
-    struct principal *groups[ACCESS_GROUPS_MAX];
+    struct principal *groups[LIMIT_ACCOUNT_GROUPS];
     unsigned groups_count;
     uint64_t version; /* of its own rules and groups */
     uint64_t shown_version, shown_own;
@@ -284,7 +281,7 @@ void access_group_join(struct access *a, const char *group, const char *name)
     for (unsigned i = 0; i < account->groups_count; i++)
         if (account->groups[i] == p)
             return;
-    if (account->groups_count < ACCESS_GROUPS_MAX)
+    if (account->groups_count < LIMIT_ACCOUNT_GROUPS)
         account->groups[account->groups_count++] = p;
     account->version++;
 }
@@ -340,7 +337,7 @@ bool access_is_plain(const struct access *a)
 /* Removed folders are remembered up to a bound; the oldest are forgotten. */
 static void gone_trim(struct access *a)
 {
-    while (a->gone_count > GONE_KEPT) {
+    while (a->gone_count > LIMIT_GONE_FOLDERS) {
         struct folder *f = a->gone;
         a->gone = f->next_gone;
         if (a->gone == NULL)
@@ -421,7 +418,7 @@ static void place_free(struct access *a, struct content_place *place)
 /* In the list of those that went lately exactly while `lately` is set. */
 static void lately_trim(struct access *a)
 {
-    while (a->lately_count > LATELY_KEPT) {
+    while (a->lately_count > LIMIT_LATE_CONTENTS) {
         struct content_place *place = a->lately;
         a->lately = place->next_lately;
         if (a->lately == NULL)
@@ -459,7 +456,7 @@ enum access_level access_end(const struct access_walk *walk)
     uint8_t best = walk->own > walk->everyone ? walk->own : walk->everyone;
     if (walk->own == ACCESS_NONE + 1)
         return ACCESS_NONE;
-    for (unsigned i = 0; i < ACCESS_GROUPS_MAX; i++)
+    for (unsigned i = 0; i < LIMIT_ACCOUNT_GROUPS; i++)
         best = walk->groups[i] > best ? walk->groups[i] : best;
     return best == 0 ? ACCESS_NONE : (enum access_level)(best - 1);
 }

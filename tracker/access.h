@@ -22,17 +22,17 @@
 
 #include "base/name.h"
 #include "crypto/merkle.h"
+#include "proto/limits.h"
 
 enum access_level { ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_MANAGE };
 enum access_kind { ACCESS_ACCOUNT = 1, ACCESS_GROUP = 2, ACCESS_EVERYONE = 3 };
 #define ACCESS_ROOT_FOLDER 1
 
 /* Judging one account in one folder: begin, step through the folders' rules from the folder up to the root, end.
- * Groups are numbered by whoever steps, below ACCESS_GROUPS_MAX; further ones are not heard. */
-#define ACCESS_GROUPS_MAX 64 /* of one account */
+ * Groups are numbered by whoever steps, below LIMIT_ACCOUNT_GROUPS; further ones are not heard. */
 struct access_walk {
     uint8_t own, everyone; /* level + 1; 0: no rule met yet */
-    uint8_t groups[ACCESS_GROUPS_MAX];
+    uint8_t groups[LIMIT_ACCOUNT_GROUPS];
 };
 static inline void access_step(uint8_t *met, enum access_level level)
 {

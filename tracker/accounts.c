@@ -14,8 +14,6 @@
 #include "tracker/attempt.h"
 #include "tracker/mail.h"
 
-#define REGISTER_COST 2 /* of a source's tries */
-
 /* --- register --------------------------------------------------------------------------------------------------------- */
 
 /* Is the invite good, is the name free? Looked at before Argon2 is run for it, and again when it is used. */
@@ -131,7 +129,13 @@ const char *accounts_register(struct session *s, uint32_t id, const void *messag
                       0);
         return NULL;
     }
-    int64_t wait = throttle_spend(server->throttle, s->source_key, REGISTER_COST, clock_now());
+    if (members_accounts(server->members) >= LIMIT_ACCOUNTS) {
+        session_fault(s, id, TRACKER__FAULT_CODE__FAULT_LIMIT,
+                      "there are as many accounts as there may be", 0);
+        return NULL;
+    }
+    int64_t wait =
+        throttle_spend(server->throttle, s->source_key, LIMIT_COST_REGISTER, clock_now());
     if (wait > 0) {
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BUSY, "too many tries from there", wait);
         return NULL;
@@ -239,7 +243,7 @@ const char *accounts_login(struct session *s, uint32_t id, const void *message)
 {
     const Tracker__Login *request = message;
     struct server *server = s->server;
-    if (account_name_fault(request->name) != NULL || strlen(request->code) > ATTEMPT_SECOND_MAX ||
+    if (account_name_fault(request->name) != NULL || strlen(request->code) > LIMIT_SECOND_FACTOR ||
         !attempt_password_is_sound(&request->password)) {
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_WRONG_PASSWORD, "wrong name or password",
                       0);

@@ -10,8 +10,6 @@ _Static_assert(ACCOUNTS_INVITE_CODE <= SWARM_INVITE_MAX,
                "an invite's code must fit into an address");
 
 #define ACCOUNTS_INVITE_LIFETIME (7 * 86400)
-#define ACCOUNTS_INVITE_LONGEST  (366 * 86400)
-#define ACCOUNTS_INVITE_USES_MAX 100000
 
 /* Makes a new code, and the hash of it in the invite; the other fields are the caller's. */
 void accounts_make_invite(struct storage_invite *, char code[ACCOUNTS_INVITE_CODE + 1]);

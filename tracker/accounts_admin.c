@@ -13,7 +13,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-#define USERS_PAGE     200
 #define TRANSFER_BATCH 256 /* entries in one transaction: others' operations come in between */
 
 /* --- listing --------------------------------------------------------------------------------------- */
@@ -21,12 +20,13 @@
 static void users_run(struct storage_job *job, struct storage *storage)
 {
     struct attempt *a = attempt_of_storage(job);
-    a->users = xcalloc(USERS_PAGE + 1, sizeof *a->users);
+    a->users = xcalloc(LIMIT_USERS_PAGE + 1, sizeof *a->users);
     if (a->target[0] == '\0') {
-        a->users_count = storage_accounts_after(storage, a->target_to, a->users, USERS_PAGE + 1);
-        a->more = a->users_count > USERS_PAGE;
+        a->users_count =
+            storage_accounts_after(storage, a->target_to, a->users, LIMIT_USERS_PAGE + 1);
+        a->more = a->users_count > LIMIT_USERS_PAGE;
         if (a->more)
-            a->users_count = USERS_PAGE;
+            a->users_count = LIMIT_USERS_PAGE;
         return;
     }
     if (!storage_account_get(storage, a->target, a->users)) {

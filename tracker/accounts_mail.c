@@ -18,16 +18,12 @@
 #include "crypto/password.h"
 #include "tracker/mail.h"
 
-#define VERIFY_COST 2 /* of a source's tries */
-#define RESET_COST  4
-#define CODE_MAX    64
-
 static const char bad_code[] = "the code is unknown, expired or used already";
 
 /* Blanks that came with copying do not count. */
 static void token_hash(uint8_t hash[32], const char *code)
 {
-    char bare[CODE_MAX];
+    char bare[LIMIT_MAIL_CODE];
     size_t size = 0;
     for (; *code != '\0' && size < sizeof bare; code++)
         if (*code != ' ' && *code != '\t' && *code != '\r' && *code != '\n')
@@ -168,7 +164,7 @@ static void verify_done(struct attempt *a)
 const char *accounts_verify(struct session *s, uint32_t id, const void *message)
 {
     const Tracker__Verify *request = message;
-    if (is_too_much(s, id, VERIFY_COST))
+    if (is_too_much(s, id, LIMIT_COST_VERIFY))
         return NULL;
     struct attempt *a = attempt_new(s, id, false);
     if (a == NULL)
@@ -224,9 +220,9 @@ const char *accounts_reset(struct session *s, uint32_t id, const void *message)
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BAD_NAME, "that is no account's name", 0);
         return NULL;
     }
-    if (is_too_much(s, id, RESET_COST))
+    if (is_too_much(s, id, LIMIT_COST_RESET))
         return NULL;
-    if (server->attempts >= ATTEMPTS_MAX || server->stopping) {
+    if (server->attempts >= LIMIT_ATTEMPTS || server->stopping) {
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BUSY, "too many requests at once",
                       NS_PER_S);
         return NULL;
@@ -316,7 +312,7 @@ const char *accounts_reset_set(struct session *s, uint32_t id, const void *messa
                       "the password must have 8 to 1024 bytes", 0);
         return NULL;
     }
-    if (is_too_much(s, id, VERIFY_COST))
+    if (is_too_much(s, id, LIMIT_COST_VERIFY))
         return NULL;
     struct attempt *a = attempt_new(s, id, true);
     if (a == NULL)

@@ -145,6 +145,11 @@ const char *accounts_password(struct session *s, uint32_t id, const void *messag
 static void invite_run(struct storage_job *job, struct storage *storage)
 {
     struct attempt *a = attempt_of_storage(job);
+    if (storage_invite_count(storage, a->name, wall_seconds()) >= LIMIT_ACCOUNT_INVITES) {
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_LIMIT,
+                     "the account has made as many invites as may be open at a time");
+        return;
+    }
     storage_invite_add(storage, &a->invite);
     attempt_audit(storage, a, "invite");
 }
@@ -175,7 +180,7 @@ const char *accounts_invite(struct session *s, uint32_t id, const void *message)
                       0);
         return NULL;
     }
-    if (request->uses > ACCOUNTS_INVITE_USES_MAX || request->lifetime > ACCOUNTS_INVITE_LONGEST) {
+    if (request->uses > LIMIT_INVITE_USES || request->lifetime > LIMIT_INVITE_S) {
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_MALFORMED,
                       "an invite has at most 100000 uses and lives for a year at most", 0);
         return NULL;

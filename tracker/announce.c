@@ -12,8 +12,7 @@
 #define PIECES_AT_ONCE  1000
 #define PIECES_INTERVAL NS_PER_S
 #define SETTLE_AFTER                                                                               \
-    (60 * NS_PER_S)      /* after an announce from scratch: what was not said again is dropped */
-#define COPIES_MAX 65536 /* pieces for which Peers says how many copies there are */
+    (60 * NS_PER_S) /* after an announce from scratch: what was not said again is dropped */
 
 /* --- peers ------------------------------------------------------------------------------------------------ */
 
@@ -115,7 +114,7 @@ const char *announce_want(struct session *s, uint32_t id, const void *message)
     }
     fill_peers(&answer, s, &key, peers, count);
     uint32_t pieces = geometry_of(key.size).pieces;
-    uint8_t *copies = pieces == 0 || pieces > COPIES_MAX ? NULL : calloc(1, pieces);
+    uint8_t *copies = pieces == 0 || pieces > LIMIT_COPIES_TOLD ? NULL : calloc(1, pieces);
     if (copies != NULL && !rights_sees_root(s, key.root)) {
         answer.message.copies = (ProtobufCBinaryData){.len = pieces, .data = copies};
     } else if (copies != NULL) {

@@ -10,10 +10,8 @@
 #include "crypto/password.h"
 #include "crypto/random.h"
 
-#define PASSWORDS_MAX 128 /* jobs on the password pool: about 1.5 s of work on two cores */
-#define BUSY_MEMBER   8   /* of which of one member; a stranger has one */
-#define BUSY_RETRY    (2 * NS_PER_S)
-#define WAIT_LONGEST  2 /* seconds; if more is to wait, the clock has been set back */
+#define BUSY_RETRY   (2 * NS_PER_S)
+#define WAIT_LONGEST 2 /* seconds; if more is to wait, the clock has been set back */
 
 /* --- life --------------------------------------------------------------------------------- */
 
@@ -50,8 +48,9 @@ void attempt_free(struct attempt *a)
 struct attempt *attempt_new(struct session *s, uint32_t id, bool password)
 {
     struct server *server = s->server;
-    if (s->busy >= (session_is_member(s) ? BUSY_MEMBER : 1) || server->attempts >= ATTEMPTS_MAX ||
-        (password && workers_backlog(server->passwords) >= PASSWORDS_MAX)) {
+    if (s->busy >= (session_is_member(s) ? LIMIT_ATTEMPTS_MEMBER : 1) ||
+        server->attempts >= LIMIT_ATTEMPTS ||
+        (password && workers_backlog(server->passwords) >= LIMIT_PASSWORD_JOBS)) {
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_BUSY, "too many log ins at once",
                       BUSY_RETRY);
         return NULL;
@@ -273,7 +272,7 @@ bool attempt_take_password(struct attempt *a, const ProtobufCBinaryData *passwor
         attempt_fault(a, TRACKER__FAULT_CODE__FAULT_WRONG_PASSWORD, "wrong password");
         return false;
     }
-    if (strlen(code) > ATTEMPT_SECOND_MAX) {
+    if (strlen(code) > LIMIT_SECOND_FACTOR) {
         attempt_fault(a, TRACKER__FAULT_CODE__FAULT_WRONG_CODE, "wrong code");
         return false;
     }
@@ -386,6 +385,8 @@ void attempt_issue(struct attempt *a)
     if (connected != NULL && connected != a->session && strcmp(connected->account, a->name) != 0)
         session_end(connected, "the device is another account's now");
     members_set_account(server->members, &a->account);
+    if (a->forgot)
+        members_drop_device(server->members, a->forgotten);
     members_set_device(server->members, &a->row);
     attempt_good(a);
     int64_t wait = a->row.void_before * NS_PER_S - clock_wall();
@@ -397,6 +398,20 @@ void attempt_issue(struct attempt *a)
         return;
     }
     sign(a);
+}
+
+/* Room for one more. A device that is logged out, and whose certificates have all ended, needs no row to be kept out. */
+static bool make_room(struct storage *storage, struct attempt *a, int64_t now)
+{
+    if (storage_device_count(storage, a->name) < LIMIT_ACCOUNT_DEVICES)
+        return true;
+    a->forgot = storage_device_forget(
+        storage, a->name,
+        now - a->session->server->certificate_lifetime - LIMIT_CERTIFICATE_GRACE_S, a->forgotten);
+    if (!a->forgot)
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_LIMIT,
+                     "the account has as many devices as it may: log some out");
+    return a->forgot;
 }
 
 bool attempt_row_make(struct storage *storage, struct attempt *a)
@@ -411,6 +426,8 @@ bool attempt_row_make(struct storage *storage, struct attempt *a)
         attempt_fail(a, TRACKER__FAULT_CODE__FAULT_DISABLED, "this device has been disabled");
         return false;
     }
+    if (strcmp(row->account, a->name) != 0 && !make_room(storage, a, now))
+        return false;
     if (row->account[0] != '\0' && strcmp(row->account, a->name) != 0)
         row->void_before = now + 1;
     if (row->void_before > now + WAIT_LONGEST)

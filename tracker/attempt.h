@@ -12,9 +12,7 @@
 #include "tracker/server_private.h"
 
 #define ATTEMPT_OK           0 /* no fault */
-#define ATTEMPT_SECOND_MAX   32
 #define ATTEMPT_RECOVERY_MAX 10
-#define ATTEMPTS_MAX         512 /* under way in the whole tracker: each holds up to 10 KiB */
 
 struct attempt {
     struct storage_job storage;
@@ -43,6 +41,8 @@ struct attempt {
     bool known; /* there is such an account */
     struct storage_account account;
     struct storage_device row;
+    bool forgot; /* a device had to go for `row` ... */
+    uint8_t forgotten[DEVICE_ID_SIZE];
     bool upgrade;
     char verified[PASSWORD_RECORD_MAX]; /* the one that the password was held against */
     char record[PASSWORD_RECORD_MAX];   /* a new one, or "" */
@@ -61,8 +61,8 @@ struct attempt {
     char recovery[ATTEMPT_RECOVERY_MAX][16];
     size_t recovery_made;
     int64_t wait; /* what a log in would have to wait, unless its device is known */
-    char second[ATTEMPT_SECOND_MAX + 1]; /* code of a second factor, as it came */
-    uint8_t token[32];                   /* hash of a code from a mail */
+    char second[LIMIT_SECOND_FACTOR + 1]; /* code of a second factor, as it came */
+    uint8_t token[32];                    /* hash of a code from a mail */
     bool with_token;
     struct storage_account *users;
     size_t users_count;
@@ -124,7 +124,8 @@ void attempt_log_out_run(struct storage *, struct attempt *, const char *account
 /* Storage: is the code right? It is used up then, the account's row is written. */
 bool attempt_second_factor(struct storage *, struct storage_account *, const char *code);
 /* Storage: makes the device's row as a log in leaves it, for the caller to put; the device moves to this account if it
- * was another's. False: it is disabled, the fault has been left. */
+ * was another's. False: it is disabled, or the account has LIMIT_ACCOUNT_DEVICES of which none can be forgotten; the fault
+ * has been left. */
 bool attempt_row_make(struct storage *, struct attempt *);
 
 /* --- whole steps ------------------------------------------------------------------------------------ */

@@ -23,7 +23,6 @@
 /* Of entries in one message: with a signature for each, and a claim of 1 KiB for each of LIMIT_CHANGES signers, it stays
  * below LIMIT_FRAME_MESSAGE. */
 #define CHUNK_BYTES   (224u << 10)
-#define QUEUE_BEHIND  (1u << 20)   /* bytes waiting for one who does not read: falls behind */
 #define QUEUE_NEXT    (256u << 10) /* below this the next chunk is read */
 #define RESULTS_BYTES (512u << 10) /* entries in one Results; the rest is told by the feed alone */
 
@@ -243,7 +242,8 @@ const char *feed_subscribe(struct session *s, uint32_t id, const void *message)
 
 static void push_to(struct session *s, const struct catalogue_changes *changes)
 {
-    if (s->feed_cursor < changes->from || channel_queued(s->channel, CHANNEL_BULK) > QUEUE_BEHIND) {
+    if (s->feed_cursor < changes->from ||
+        channel_queued(s->channel, CHANNEL_BULK) > LIMIT_FEED_BEHIND) {
         s->feed = FEED_BEHIND;
         feed_drained(s);
         return;

@@ -11,8 +11,7 @@
 #include "base/mem.h"
 #include "tracker/server_private.h"
 
-#define EVERYONE        "everyone"
-#define GROUP_LINES_MAX 8000 /* groups and memberships in one answer: half a frame */
+#define EVERYONE "everyone"
 
 struct ask {
     struct storage_job job;
@@ -164,6 +163,12 @@ static void grant_run(struct storage_job *job, struct storage *storage)
         a->rule.kind = ACCESS_GROUP;
     } else {
         fail(a, TRACKER__FAULT_CODE__FAULT_NOT_FOUND, "there is no such account or group");
+        return;
+    }
+    struct storage_rule old = a->rule;
+    if (!storage_rule_get(storage, &old) &&
+        storage_rule_count(storage, a->rule.folder) >= LIMIT_FOLDER_RULES) {
+        fail(a, TRACKER__FAULT_CODE__FAULT_LIMIT, "the folder has too many rules: use groups");
         return;
     }
     storage_rule_drop(storage, &a->rule);
@@ -362,7 +367,7 @@ const char *grants_group(struct session *s, uint32_t id, const void *message)
 static void add_name(const char *group, const char *account, void *arg)
 {
     struct ask *a = arg;
-    if (a->names_count >= GROUP_LINES_MAX)
+    if (a->names_count >= LIMIT_GROUP_LINES)
         return;
     if (a->names_count % 64 == 0)
         a->names = xrealloc(a->names, (a->names_count + 64) * sizeof *a->names);

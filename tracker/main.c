@@ -188,7 +188,7 @@ static const char *take_text(void *to, const char *value)
 static const char *take_expires(void *to, const char *value)
 {
     uint64_t *expires = to;
-    if (!duration_parse(value, expires) || *expires == 0 || *expires > ACCOUNTS_INVITE_LONGEST)
+    if (!duration_parse(value, expires) || *expires == 0 || *expires > LIMIT_INVITE_S)
         return "must be a time of 366d at most, such as 7d";
     return NULL;
 }
@@ -251,7 +251,7 @@ static const char *take_option(struct settings *s, int option, char *value)
         s->admin = true;
         return NULL;
     case USES:
-        return number_parse(value, 1, ACCOUNTS_INVITE_USES_MAX, &s->uses)
+        return number_parse(value, 1, LIMIT_INVITE_USES, &s->uses)
                    ? NULL
                    : "must be a number from 1 to 100000";
     case EXPIRES:

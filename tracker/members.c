@@ -83,6 +83,20 @@ void members_set_device(struct members *m, const struct storage_device *row)
     d->is.disabled = row->disabled;
 }
 
+void members_drop_device(struct members *m, const uint8_t id[DEVICE_ID_SIZE])
+{
+    struct device *d = find_device(m, id);
+    if (d == NULL)
+        return;
+    table_remove(&m->devices, &d->node);
+    free(d);
+}
+
+size_t members_accounts(const struct members *m)
+{
+    return m->accounts.count;
+}
+
 static void load_account(const struct storage_account *row, void *arg)
 {
     members_set_account(arg, row);

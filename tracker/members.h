@@ -34,12 +34,14 @@ enum members_verdict {
 struct members *members_load(struct storage *, uint64_t seed);
 void members_free(struct members *); /* NULL is fine */
 
-/* Pointers live until members_free; NULL if there is none. */
+/* Pointers live until members_free, a device's until it is dropped; NULL if there is none. */
 const struct member_account *members_account(const struct members *, const char *name);
 const struct member_device *members_device(const struct members *,
                                            const uint8_t id[DEVICE_ID_SIZE]);
 void members_set_account(struct members *, const struct storage_account *);
 void members_set_device(struct members *, const struct storage_device *);
+void members_drop_device(struct members *, const uint8_t id[DEVICE_ID_SIZE]);
+size_t members_accounts(const struct members *); /* how many */
 
 /* May whoever shows this certificate act as a member? */
 enum members_verdict members_judge(const struct members *, const struct certificate_subject *);

@@ -32,13 +32,10 @@
 #include "tracker/server_private.h"
 
 #define LISTEN_BACKLOG 1024
-#define ACCEPT_BURST   64                /* connections taken in one round of the loop */
 #define ACCEPT_RETRY   (100 * NS_PER_MS) /* without descriptors */
 #define REFUSALS_PER_S 5                 /* log lines; the rest is counted */
 #define TOMBSTONE_LIFETIME                                                                         \
     (30 * 86400) /* a member that was away longer gets the catalogue from scratch */
-
-#define WAITING_LIFETIME (7 * 86400) /* an account whose address is not verified by then goes */
 
 struct waiting {
     struct waiting *next;
@@ -336,7 +333,7 @@ static void accept_again(void *arg)
 static void on_accept(evutil_socket_t listener, short what, void *arg)
 {
     struct server *server = arg;
-    for (int i = 0; i < ACCEPT_BURST; i++) {
+    for (int i = 0; i < LIMIT_ACCEPT_BURST; i++) {
         struct sockaddr_storage address;
         socklen_t size = sizeof address;
         int fd =
@@ -432,7 +429,7 @@ static void prune_run(struct storage_job *job, struct storage *storage)
     storage_prune(storage, prune->now - TOMBSTONE_LIFETIME);
     storage_invite_prune(storage, prune->now);
     storage_token_prune(storage, prune->now);
-    storage_account_prune(storage, prune->now - WAITING_LIFETIME);
+    storage_account_prune(storage, prune->now - LIMIT_UNVERIFIED_S);
     storage_audit_prune(storage);
 }
 

@@ -7,8 +7,6 @@
 #include "base/mem.h"
 #include "tracker/server_private.h"
 
-#define SIGNERS_OF_DEVICE 64 /* claims of one device: it has one key, unless its file was lost */
-
 struct signer {
     struct table_node node;
     uint8_t id[SIGNER_ID_SIZE];
@@ -116,7 +114,7 @@ struct claim_job {
 static void claim_run(struct storage_job *job, struct storage *storage)
 {
     struct claim_job *c = (struct claim_job *)(void *)job;
-    storage_signer_put(storage, c->name, c->device, c->packed, c->size, SIGNERS_OF_DEVICE);
+    storage_signer_put(storage, c->name, c->device, c->packed, c->size, LIMIT_SIGNERS);
 }
 
 static void claim_done(struct storage_job *job)

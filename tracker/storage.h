@@ -108,6 +108,11 @@ void storage_account_prune(struct storage *, int64_t before);
 bool storage_device_get(struct storage *, const uint8_t id[DEVICE_ID_SIZE],
                         struct storage_device *out);
 void storage_device_put(struct storage *, const struct storage_device *);
+uint64_t storage_device_count(struct storage *, const char *account);
+/* Forgets the device of the account that is logged out, not disabled, has no certificate that could still be good
+ * (void_before < `before`) and was not seen longest. False: there is none; else its id is in `out`. */
+bool storage_device_forget(struct storage *, const char *account, int64_t before,
+                           uint8_t out[DEVICE_ID_SIZE]);
 void storage_device_seen(struct storage *, const uint8_t id[DEVICE_ID_SIZE], int64_t when);
 /* Call `each` for all of them; with `account` not NULL for that account's. */
 void storage_account_each(struct storage *, void (*each)(const struct storage_account *, void *),
@@ -129,6 +134,8 @@ void storage_invite_add(struct storage *, const struct storage_invite *);
 bool storage_invite_get(struct storage *, const uint8_t hash[32], int64_t now,
                         struct storage_invite *out);
 void storage_invite_use(struct storage *, const uint8_t hash[32]);
+/* Those by that account that are good at that time. */
+uint64_t storage_invite_count(struct storage *, const char *by, int64_t now);
 void storage_invite_prune(struct storage *, int64_t now);
 
 /* --- codes that were sent by mail, codes for a lost second factor
@@ -166,7 +173,6 @@ struct storage_mail {
     int64_t made, due;
     uint32_t tries;
 };
-#define STORAGE_MAILS_MAX 10000 /* more are not taken in */
 /* Queues one, due at once; an earlier one of that kind for that account goes. */
 void storage_mail_add(struct storage *, enum storage_token_kind, const char *account,
                       const char *email, int64_t now);
@@ -191,8 +197,6 @@ struct storage_event {
     const char *detail;    /* may be NULL */
 };
 /* Failed log ins ("refused") are kept apart, so that whoever guesses does not push out the rest. */
-#define STORAGE_AUDIT_KEPT         100000
-#define STORAGE_AUDIT_REFUSED_KEPT 20000
 void storage_audit(struct storage *, const struct storage_event *);
 void storage_audit_prune(struct storage *);
 struct storage_audit_row {
@@ -275,8 +279,6 @@ struct storage_op {
     uint32_t status; /* Tracker__OpStatus */
     uint64_t entry;  /* 0: none */
 };
-#define STORAGE_OPS_KEPT                                                                           \
-    4096 /* of each device; a device has at most LIMIT_OPS unanswered in one message */
 bool storage_op_get(struct storage *, const uint8_t device[DEVICE_ID_SIZE], uint64_t op,
                     struct storage_op *out);
 void storage_op_put(struct storage *, const uint8_t device[DEVICE_ID_SIZE],
@@ -292,7 +294,8 @@ struct storage_rule {
 };
 void storage_rule_put(struct storage *, const struct storage_rule *);
 void storage_rule_drop(struct storage *, const struct storage_rule *); /* `level` means nothing */
-bool storage_rule_get(struct storage *, struct storage_rule *);        /* fills in `level` */
+uint64_t storage_rule_count(struct storage *, uint64_t folder);
+bool storage_rule_get(struct storage *, struct storage_rule *); /* fills in `level` */
 void storage_rules_each(struct storage *, void (*each)(const struct storage_rule *, void *),
                         void *arg);
 /* Those of the folder and of all above it, the folder's first. */

@@ -38,6 +38,15 @@ bool storage_rule_get(struct storage *s, struct storage_rule *rule)
     return found;
 }
 
+uint64_t storage_rule_count(struct storage *s, uint64_t folder)
+{
+    sqlite3_stmt *count = storage_statement(s, SQL_RULE_COUNT);
+    storage_bind_number(count, 1, (int64_t)folder);
+    uint64_t rules = storage_step(s, count) ? (uint64_t)sqlite3_column_int64(count, 0) : 0;
+    storage_done(count);
+    return rules;
+}
+
 static void each_rule(struct storage *s, sqlite3_stmt *rows,
                       void (*each)(const struct storage_rule *, void *), void *arg)
 {
@@ -77,21 +86,21 @@ bool storage_rules_narrow(struct storage *s)
 }
 
 /* The number of a group in this walk. */
-static unsigned group_number(char names[ACCESS_GROUPS_MAX][ACCOUNT_BYTES_MAX + 1], unsigned *count,
-                             const char *name)
+static unsigned group_number(char names[LIMIT_ACCOUNT_GROUPS][ACCOUNT_BYTES_MAX + 1],
+                             unsigned *count, const char *name)
 {
     for (unsigned i = 0; i < *count; i++)
         if (strcmp(names[i], name) == 0)
             return i;
-    if (*count < ACCESS_GROUPS_MAX)
+    if (*count < LIMIT_ACCOUNT_GROUPS)
         memcpy(names[*count], name, strlen(name) + 1);
-    return *count < ACCESS_GROUPS_MAX ? (*count)++ : ACCESS_GROUPS_MAX;
+    return *count < LIMIT_ACCOUNT_GROUPS ? (*count)++ : LIMIT_ACCOUNT_GROUPS;
 }
 
 unsigned storage_access(struct storage *s, const char *account, uint64_t folder)
 {
     struct access_walk walk = {0};
-    char names[ACCESS_GROUPS_MAX][ACCOUNT_BYTES_MAX + 1], who[ACCOUNT_BYTES_MAX + 1];
+    char names[LIMIT_ACCOUNT_GROUPS][ACCOUNT_BYTES_MAX + 1], who[ACCOUNT_BYTES_MAX + 1];
     unsigned count = 0;
     sqlite3_stmt *rows = storage_statement(s, SQL_RULE_FOR);
     storage_bind_number(rows, 1, (int64_t)folder);
@@ -106,7 +115,7 @@ unsigned storage_access(struct storage *s, const char *account, uint64_t folder)
             access_step(&walk.everyone, level);
         } else {
             unsigned group = group_number(names, &count, who);
-            if (group < ACCESS_GROUPS_MAX)
+            if (group < LIMIT_ACCOUNT_GROUPS)
                 access_step(&walk.groups[group], level);
         }
     }

@@ -159,6 +159,30 @@ void storage_device_put(struct storage *s, const struct storage_device *device)
     storage_run(s, put);
 }
 
+uint64_t storage_device_count(struct storage *s, const char *account)
+{
+    sqlite3_stmt *count = storage_statement(s, SQL_DEVICE_COUNT);
+    storage_bind_text(count, 1, account);
+    uint64_t devices = storage_step(s, count) ? (uint64_t)sqlite3_column_int64(count, 0) : 0;
+    storage_done(count);
+    return devices;
+}
+
+bool storage_device_forget(struct storage *s, const char *account, int64_t before,
+                           uint8_t out[DEVICE_ID_SIZE])
+{
+    sqlite3_stmt *stale = storage_statement(s, SQL_DEVICE_STALE);
+    storage_bind_text(stale, 1, account);
+    storage_bind_number(stale, 2, before);
+    bool found = storage_step(s, stale) && storage_column_bytes(stale, 0, out, DEVICE_ID_SIZE);
+    storage_done(stale);
+    if (!found)
+        return false;
+    sqlite3_stmt *drop = storage_statement(s, SQL_DEVICE_DROP);
+    storage_bind_bytes(drop, 1, out, DEVICE_ID_SIZE);
+    return storage_run(s, drop);
+}
+
 void storage_device_seen(struct storage *s, const uint8_t id[DEVICE_ID_SIZE], int64_t when)
 {
     sqlite3_stmt *seen = storage_statement(s, SQL_DEVICE_SEEN);
@@ -226,6 +250,16 @@ void storage_invite_use(struct storage *s, const uint8_t hash[32])
     sqlite3_stmt *use = storage_statement(s, SQL_INVITE_USE);
     storage_bind_bytes(use, 1, hash, 32);
     storage_run(s, use);
+}
+
+uint64_t storage_invite_count(struct storage *s, const char *by, int64_t now)
+{
+    sqlite3_stmt *count = storage_statement(s, SQL_INVITE_COUNT);
+    storage_bind_text(count, 1, by);
+    storage_bind_number(count, 2, now);
+    uint64_t invites = storage_step(s, count) ? (uint64_t)sqlite3_column_int64(count, 0) : 0;
+    storage_done(count);
+    return invites;
 }
 
 void storage_invite_prune(struct storage *s, int64_t now)

@@ -32,7 +32,7 @@ uint64_t storage_audit_count(struct storage *s, const char *what)
 
 void storage_audit_prune(struct storage *s)
 {
-    static const int64_t kept[] = {STORAGE_AUDIT_KEPT, STORAGE_AUDIT_REFUSED_KEPT};
+    static const int64_t kept[] = {LIMIT_AUDIT_KEPT, LIMIT_AUDIT_REFUSED};
     for (int refused = 0; refused <= 1; refused++) {
         sqlite3_stmt *prune = storage_statement(s, SQL_AUDIT_PRUNE);
         storage_bind_number(prune, 1, refused);

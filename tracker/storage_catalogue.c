@@ -282,7 +282,7 @@ void storage_op_put(struct storage *s, const uint8_t device[DEVICE_ID_SIZE],
     if (storage_run(s, put) && sqlite3_last_insert_rowid(s->main) % 256 == 0) {
         sqlite3_stmt *trim = storage_statement(s, SQL_OP_TRIM);
         storage_bind_bytes(trim, 1, device, DEVICE_ID_SIZE);
-        storage_bind_number(trim, 2, STORAGE_OPS_KEPT);
+        storage_bind_number(trim, 2, LIMIT_OPS_KEPT);
         storage_run(s, trim);
     }
 }

@@ -91,7 +91,7 @@ void storage_mail_add(struct storage *s, enum storage_token_kind kind, const cha
 {
     storage_mail_drop_of(s, account, kind);
     sqlite3_stmt *count = storage_statement(s, SQL_MAIL_COUNT);
-    bool full = storage_step(s, count) && sqlite3_column_int64(count, 0) >= STORAGE_MAILS_MAX;
+    bool full = storage_step(s, count) && sqlite3_column_int64(count, 0) >= LIMIT_MAILS;
     storage_done(count);
     if (full)
         return;

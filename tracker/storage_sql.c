@@ -258,12 +258,19 @@ const char *const storage_sql[SQL_END] = {
     [SQL_DEVICE_ALL] = "SELECT " DEVICE_COLUMNS " FROM device",
     [SQL_DEVICE_OF] =
         "SELECT " DEVICE_COLUMNS " FROM device WHERE account = ?1 ORDER BY last_seen DESC",
+    [SQL_DEVICE_COUNT] = "SELECT count(*) FROM device WHERE account = ?1",
+    [SQL_DEVICE_STALE] =
+        "SELECT id FROM device WHERE account = ?1 AND logged_out = 1 AND disabled = 0"
+        " AND void_before < ?2 ORDER BY last_seen LIMIT 1",
+    [SQL_DEVICE_DROP] = "DELETE FROM device WHERE id = ?1",
 
     [SQL_INVITE_ADD] = "INSERT INTO invite(hash, admin, uses, expires, made_by, made)"
                        " VALUES(?1, ?2, ?3, ?4, ?5, unixepoch())",
     [SQL_INVITE_GET] = "SELECT admin, uses, expires, made_by FROM invite"
                        " WHERE hash = ?1 AND uses > 0 AND expires > ?2",
     [SQL_INVITE_USE] = "UPDATE invite SET uses = uses - 1 WHERE hash = ?1 AND uses > 0",
+    [SQL_INVITE_COUNT] =
+        "SELECT count(*) FROM invite WHERE made_by = ?1 AND uses > 0 AND expires > ?2",
     [SQL_INVITE_PRUNE] = "DELETE FROM invite WHERE uses = 0 OR expires <= ?1",
     [SQL_AUDIT_ADD] = "INSERT INTO audit(at, what, account, device, source, actor, detail)"
                       " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -312,6 +319,7 @@ const char *const storage_sql[SQL_END] = {
                      " ON CONFLICT(folder, kind, who) DO UPDATE SET level = ?4",
     [SQL_RULE_DROP] = "DELETE FROM rule WHERE folder = ?1 AND kind = ?2 AND who = ?3",
     [SQL_RULE_GET] = "SELECT level FROM rule WHERE folder = ?1 AND kind = ?2 AND who = ?3",
+    [SQL_RULE_COUNT] = "SELECT count(*) FROM rule WHERE folder = ?1",
     [SQL_RULE_ALL] = "SELECT folder, kind, who, level FROM rule",
     [SQL_RULE_ABOVE] =
         "WITH RECURSIVE up(id, depth) AS (SELECT ?1, 0 UNION ALL SELECT e.parent, depth + 1"

@@ -16,17 +16,14 @@
 
 #define NEWS_DELAY    (10 * NS_PER_MS)
 #define NEWS_INTERVAL (200 * NS_PER_MS)
-#define NEWS_MAX                                                                                   \
-    64 /* newcomers remembered for one content until it is told; more replace random ones */
-#define DRAW_MAX 1024 /* candidates looked at for one answer: bounds its cost in a large swarm */
 
 /* --- choosing
  * ---------------------------------------------------------------------------------------------- */
 
-/* Draws numbers below `count` in random order, at most DRAW_MAX of them. */
+/* Draws numbers below `count` in random order, at most LIMIT_CANDIDATES of them. */
 struct draw {
     uint32_t at, end;
-    uint32_t numbers[DRAW_MAX];
+    uint32_t numbers[LIMIT_CANDIDATES];
 };
 
 static void draw_start(struct swarm *s, struct draw *draw, uint32_t count)
@@ -35,9 +32,9 @@ static void draw_start(struct swarm *s, struct draw *draw, uint32_t count)
     uint32_t step = 1;
     draw->at = 0;
     draw->end = count;
-    if (count > DRAW_MAX) {
-        draw->end = DRAW_MAX;
-        step = count / DRAW_MAX;
+    if (count > LIMIT_CANDIDATES) {
+        draw->end = LIMIT_CANDIDATES;
+        step = count / LIMIT_CANDIDATES;
         start = (uint32_t)(swarm_random(s) % count);
     }
     for (uint32_t i = 0; i < draw->end; i++)
@@ -260,11 +257,11 @@ void swarm_is_news(struct swarm *s, struct content *c, struct swarm_device *d)
         if (c->news[i] == d)
             return;
     if (c->news == NULL)
-        c->news = xmalloc(NEWS_MAX * sizeof *c->news);
-    if (c->news_count < NEWS_MAX)
+        c->news = xmalloc(LIMIT_NEWCOMERS * sizeof *c->news);
+    if (c->news_count < LIMIT_NEWCOMERS)
         c->news[c->news_count++] = d;
     else
-        c->news[swarm_random(s) % NEWS_MAX] = d;
+        c->news[swarm_random(s) % LIMIT_NEWCOMERS] = d;
     if (c->at_pending != NOT_LISTED)
         return;
     c->due = s->now + NEWS_DELAY;

@@ -8,10 +8,8 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "proto/limits.h"
 #include "tracker/table.h"
-
-#define BAD_COST                                                                                   \
-    3 /* tries that a wrong guess costs its source on top: one guess a second in the long run */
 
 struct record {
     struct table_node node;
@@ -79,9 +77,9 @@ static struct record *find_or_make(struct table *table, const uint64_t key[2], i
     struct record *r = find(table, key);
     if (r != NULL)
         return r;
-    if (table->count >= THROTTLE_TABLE)
+    if (table->count >= LIMIT_TRIES_KEPT)
         sweep(table, old, false);
-    if (table->count >= THROTTLE_TABLE)
+    if (table->count >= LIMIT_TRIES_KEPT)
         sweep(table, old, true);
     r = xcalloc(1, sizeof *r);
     r->key[0] = key[0];
@@ -109,13 +107,13 @@ static void pair_key(const struct throttle *t, const char *name, const uint8_t w
 
 static int64_t wait_of(unsigned tries)
 {
-    if (tries < THROTTLE_FREE_TRIES)
+    if (tries < LIMIT_TRIES_FREE)
         return 0;
-    unsigned doublings = tries - THROTTLE_FREE_TRIES;
+    unsigned doublings = tries - LIMIT_TRIES_FREE;
     if (doublings > 6)
-        return THROTTLE_LONGEST;
-    int64_t wait = THROTTLE_FIRST << doublings;
-    return wait > THROTTLE_LONGEST ? THROTTLE_LONGEST : wait;
+        return LIMIT_TRY_LONGEST_NS;
+    int64_t wait = LIMIT_TRY_FIRST_NS << doublings;
+    return wait > LIMIT_TRY_LONGEST_NS ? LIMIT_TRY_LONGEST_NS : wait;
 }
 
 /* Takes `cost` out of a bucket that holds `burst` and gets one more each `refill`, if it is there. */
@@ -129,8 +127,8 @@ static int64_t spend(struct table *table, const uint64_t key[2], int64_t cost, i
     int64_t over = full_at - now - burst * refill;
     if (over > 0 && !force)
         return over;
-    if (over > THROTTLE_LONGEST)
-        full_at -= over - THROTTLE_LONGEST;
+    if (over > LIMIT_TRY_LONGEST_NS)
+        full_at -= over - LIMIT_TRY_LONGEST_NS;
     r->at = full_at;
     return 0;
 }
@@ -140,14 +138,14 @@ static int64_t spend_source(struct throttle *t, const uint8_t source[16], unsign
 {
     uint64_t key[2];
     hash_key(t, source, 16, key);
-    return spend(&t->sources, key, cost, THROTTLE_BURST, THROTTLE_REFILL, now, force);
+    return spend(&t->sources, key, cost, LIMIT_TRIES_SOURCE, LIMIT_TRY_NS, now, force);
 }
 
 bool throttle_mail(struct throttle *t, const char *name, int64_t now)
 {
     uint64_t key[2];
     hash_key(t, name, strlen(name), key);
-    return spend(&t->mails, key, 1, THROTTLE_MAILS, THROTTLE_MAIL_AGAIN, now, false) == 0;
+    return spend(&t->mails, key, 1, LIMIT_MAILS_BURST, LIMIT_MAIL_AGAIN_NS, now, false) == 0;
 }
 
 int64_t throttle_spend(struct throttle *t, const uint8_t source[16], unsigned cost, int64_t now)
@@ -161,8 +159,8 @@ static struct record *pair_at(struct throttle *t, const char *name, const uint8_
 {
     uint64_t key[2];
     pair_key(t, name, with, key);
-    struct record *r = find_or_make(&t->pairs, key, now - THROTTLE_FORGET);
-    if (now - r->at >= THROTTLE_FORGET)
+    struct record *r = find_or_make(&t->pairs, key, now - LIMIT_TRY_FORGET_NS);
+    if (now - r->at >= LIMIT_TRY_FORGET_NS)
         r->tries = 0;
     *left = r->tries == 0 ? 0 : r->at + wait_of(r->tries) - now;
     return r;
@@ -210,5 +208,5 @@ void throttle_good(struct throttle *t, const char *name, const uint8_t source[16
 
 void throttle_bad(struct throttle *t, const uint8_t source[16], int64_t now)
 {
-    (void)spend_source(t, source, BAD_COST, now, true);
+    (void)spend_source(t, source, LIMIT_COST_WRONG, now, true);
 }

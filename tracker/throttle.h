@@ -15,16 +15,6 @@
 
 struct throttle;
 
-#define THROTTLE_FREE_TRIES 3               /* typing errors cost nothing */
-#define THROTTLE_FIRST      (1 * NS_PER_S)  /* then one second, two, four … */
-#define THROTTLE_LONGEST    (60 * NS_PER_S) /* longer would lock out the owner in the same office */
-#define THROTTLE_FORGET     (3600 * NS_PER_S) /* a name that was left alone starts anew */
-#define THROTTLE_BURST      256 /* tries that a source has in hand: an office behind one address */
-#define THROTTLE_REFILL     (250 * NS_PER_MS) /* one more each */
-#define THROTTLE_MAILS      8                 /* mails to one account in a burst */
-#define THROTTLE_MAIL_AGAIN (600 * NS_PER_S)  /* then one each */
-#define THROTTLE_TABLE      65536             /* names and sources remembered, each */
-
 /* A source is 16 bytes of address, see source_key (base/source.h). */
 struct throttle *throttle_new(uint64_t seed);
 void throttle_free(struct throttle *); /* NULL is fine */

@@ -210,6 +210,7 @@ static double bench_ingest(struct store *store)
     printf("  of which written %.2f s, sealed %.2f s\n", written,
            (double)(clock_now() - sealing) / 1e9);
     close(fd);
+    ingest_drop(along.ingest);
     content_release(content);
     store_drop(store, root);
     return seconds;

@@ -67,6 +67,7 @@ static void make_content(void)
     ingest_wrote(ingest, 0, CONTENT_SIZE);
     content = ingest_seal(ingest, CONTENT_SIZE, &error);
     CHECK(content != NULL);
+    ingest_drop(ingest);
 }
 
 static char home[] = "/tmp/fuzz-serve-XXXXXX";

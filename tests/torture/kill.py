@@ -9,10 +9,12 @@ whole or not at all. What another member reads must be some version that was wri
 files and the same victims; moments depend on the machine.
 """
 import argparse
+import collections
 import contextlib
 import json
 import os
 import random
+import shutil
 import sys
 import threading
 import time
@@ -25,7 +27,7 @@ VICTIMS = ["ann.p2pd", "ann.p2pfs", "tracker", "ben.p2pd", "ben.p2pfs"]
 NAMES = 6       # of each writer
 WRITERS = 3
 LOAD = 0.6      # seconds of load in a round
-PATIENCE = 60   # seconds for a program to be of use again
+PATIENCE = 200  # seconds for a program to be of use again
 
 
 class Name:
@@ -35,6 +37,10 @@ class Name:
         self.known = None       # acknowledged bytes; None: no such file
         self.maybe = []         # (bytes, least): under way; at least that many of them, if less than all then by fsync
         self.versions = []      # all that another member may find
+        self.history = collections.deque(maxlen=16)
+
+    def note(self, what):
+        self.history.append(f"{time.strftime('%H:%M:%S')}.{int(time.time() * 1000) % 1000:03} {what}")
 
     def fits(self, found):
         if found == self.known:
@@ -50,7 +56,8 @@ class Name:
             if data is ...:
                 return "an fsync"
             return "none" if data is None else f"{len(data)} bytes {data[:8].hex()}"
-        return (f"found {say(found)}, acknowledged {say(self.known)}, under way "
+        known = [i for i, data in enumerate(self.versions) if data == found]
+        return (f"found {say(found)} (version {known} of {len(self.versions)}; {'; '.join(self.history)}), acknowledged {say(self.known)}, under way "
                 + ", ".join(f"{say(d)} least {n}" for d, n in self.maybe))
 
 
@@ -69,6 +76,7 @@ class Writer:
     def write(self, directory, key, name):
         r = self.random
         data, fsync = self.data(), r.random() < 0.3
+        name.note(f"writes {len(data)} bytes, version {len(name.versions)}")
         name.versions.append(data)
         entry = [data, None]
         name.maybe.append(entry)
@@ -85,11 +93,13 @@ class Writer:
                     entry[1] = at # from now on so much of it may survive a kill
                     os.fsync(fd)
                     name.known = ... # and does: what was there before is gone
-        except BaseException:
+        except BaseException as error:
+            name.note(f"at {at}: {error}")
             with contextlib.suppress(OSError):
                 os.close(fd)
             raise
         os.close(fd)
+        name.note("closed")
         self.settle(name, data)
 
     @staticmethod
@@ -115,8 +125,10 @@ class Writer:
             self.write(directory, key, name)
         elif kind < 0.8:
             name.maybe.append([None, None])
+            name.note("unlink")
             os.unlink(key, dir_fd=directory)
             os.fsync(directory)
+            name.note("unlinked")
             self.settle(name, None)
         else:
             other_key = r.choice([k for k in self.names if k != key])
@@ -125,8 +137,12 @@ class Writer:
             name.maybe.append([None, None])
             other.maybe.append([data, None])
             other.versions.append(data)
+            name.note(f"rename to {other_key}")
+            other.note(f"rename from {key}, version {len(other.versions) - 1}")
             os.rename(key, other_key, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
+            name.note("renamed")
+            other.note("renamed")
             self.settle(name, None)
             self.settle(other, data)
 
@@ -137,8 +153,11 @@ class Writer:
         while time.monotonic() < until and not self.uncertain():
             try:
                 self.step(mount)
-            except OSError:
+            except OSError as error:
                 self.failures += 1
+                for name in self.names.values():
+                    if name.maybe or name.known is ...:
+                        name.note(str(error))
                 return
 
 
@@ -150,8 +169,8 @@ class Torture(SwarmTest):
     def start(self, config="", own_disk=None):
         self.own_disk = own_disk
         tracker = self.the_tracker = self.tracker()
-        self.ann = self.member(tracker, "ann", config=config, options="wait=20s")
-        self.ben = self.member(tracker, "ben", config=config, options="wait=20s")
+        self.ann = self.member(tracker, "ann", config=config, options="wait=300s")
+        self.ben = self.member(tracker, "ben", config=config, options="wait=300s")
         self.random = random.Random(f"{self.seed}/rounds")
         self.writers = [Writer(self, i, self.seed) for i in range(WRITERS)]
         self.wrong = []
@@ -265,9 +284,10 @@ class Torture(SwarmTest):
                 if not all_of_it and not name.maybe and name.known is not ... and self.random.random() < 0.5:
                     continue
                 found = self.look(self.ann, key)
-                # What an fsync kept of a file whose writer was killed gets its name when p2pd knows of the kill.
+                # What an fsync, or the close of an empty file, kept of a file whose p2pfs was killed gets its name when p2pd
+                # knows of the kill.
                 deadline = time.monotonic() + 10
-                while name.known is ... and not name.fits(found) and time.monotonic() < deadline:
+                while (name.known is ... or name.known == b"") and not name.fits(found) and time.monotonic() < deadline:
                     time.sleep(0.1)
                     found = self.look(self.ann, key)
                 if not name.fits(found):
@@ -275,6 +295,12 @@ class Torture(SwarmTest):
                 if found is not None and not any(found == data for data in name.versions):
                     name.versions.append(found)
                 Writer.settle(name, found)
+        if self.wrong and os.environ.get("P2P_KEEP"):
+            shutil.copytree(self.directory, os.path.join(os.environ["P2P_KEEP"], os.path.basename(self.directory)),
+                            ignore=lambda d, names: [n for n in names if n.endswith((".mnt", ".socket")) or n == "socket"])
+            for writer in self.writers:
+                for key, name in writer.names.items():
+                    print(key, name.describe(name.known), flush=True)
         self.assertEqual([], self.wrong)
 
     def compare_members(self):
@@ -294,6 +320,10 @@ class Torture(SwarmTest):
         for thread in threads:
             thread.start()
         time.sleep(self.random.random() * LOAD)
+        for writer in self.writers:
+            for name in writer.names.values():
+                if name.maybe:
+                    name.note(f"{victim} is killed")
         self.kill(victim)
         self.after_kill(victim)
         for thread in threads:
@@ -321,7 +351,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--victims", default=",".join(VICTIMS), help="of " + ", ".join(VICTIMS))
     options = parser.parse_args()
+    Torture.victims = options.victims.split(",")
     Torture.rounds, Torture.seed, Torture.report = options.rounds, options.seed, True
     unittest.main(module="__main__", argv=sys.argv[:1])
 

@@ -409,6 +409,7 @@ static void the_least_recently_read_goes_first(void **state)
     close(fd);
     ingest_wrote(ingest, 0, c.g.size);
     content_release(ingest_seal(ingest, c.g.size, &error));
+    ingest_drop(ingest);
     assert_int_equal(error, 0);
     for (int i = 0; i < 2; i++) {
         struct store_summary summary;

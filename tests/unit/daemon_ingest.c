@@ -103,6 +103,7 @@ static void seal_right(struct place *place, struct ingest *ingest, const struct 
     assert_true(content_complete(content));
     assert_int_equal(help_verify(content, made), made->g.blocks);
     content_release(content);
+    ingest_drop(ingest);
     assert_int_equal(count_incoming(place), 0);
 }
 
@@ -113,8 +114,11 @@ static void every_size_gives_its_root(void **state)
     struct place *place = *state;
     int error = -1;
 
-    assert_null(ingest_seal(begin(place), 0, &error));
+    struct ingest *empty = begin(place);
+    assert_null(ingest_seal(empty, 0, &error));
     assert_int_equal(error, 0);
+    assert_int_equal(count_incoming(place), 1); /* until its publication is durable */
+    ingest_drop(empty);
     assert_int_equal(count_incoming(place), 0);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         struct made made = help_make(sizes[i], i);
@@ -274,6 +278,9 @@ static void the_same_content_twice_is_kept_once(void **state)
     put(ingest, made.data, 0, made.g.size);
     struct content *sealed = ingest_seal(ingest, made.g.size, &error);
     assert_ptr_equal(sealed, content);
+    assert_int_equal(count_incoming(place),
+                     1); /* the store has another file: this one is not given up before time */
+    ingest_drop(ingest);
     content_release(sealed);
     content_release(content);
     store_sync(place->store);
@@ -315,6 +322,7 @@ static void a_new_version_starts_from_the_old(void **state)
     put(ingest, made.data, 0, made.g.size);
     struct content *content = ingest_seal(ingest, made.g.size, &error);
     assert_non_null(content);
+    ingest_drop(ingest);
     static const uint64_t keeps[] = {1, BLOCK_SIZE, 1000000, 19999999, 20000000};
     for (size_t i = 0; i < sizeof keeps / sizeof *keeps; i++) {
         ingest = ingest_new(place->store, content, keeps[i], &error);
@@ -423,6 +431,8 @@ static void after_a_restart_working_files_are_kept_adopted_or_deleted(void **sta
     struct ingest *orphan = ingest_reopen(place->store, orphans.number, &error);
     assert_non_null(orphan);
     assert_int_equal(ingest_number(orphan), orphans.number);
+    assert_true(ingest_is_held(held));
+    assert_false(ingest_is_held(orphan));
     assert_null(ingest_reopen(place->store, 999, &error));
     assert_int_equal(error, -ENOENT);
     orphans.count = 0;
@@ -436,6 +446,7 @@ static void after_a_restart_working_files_are_kept_adopted_or_deleted(void **sta
     assert_non_null(content);
     assert_memory_equal(content_root(content), made.root, HASH_SIZE);
     content_release(content);
+    ingest_drop(held);
     seal_right(place, orphan, &made);
     kill(survivors.holder, SIGKILL);
     help_unmake(&made);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -408,6 +409,7 @@ static int remove_name(struct wire *w, uint16_t type, uint64_t parent, const cha
 }
 
 static bool last_complete, last_working;
+static uint64_t last_number, numbers[65536]; /* of working files, by ino */
 
 static int take_opened(struct wire *w, int error)
 {
@@ -420,6 +422,9 @@ static int take_opened(struct wire *w, int error)
     take_attr(o->attr);
     last_complete = o->complete;
     last_working = o->working;
+    last_number = o->number;
+    if (o->working && last.ino < sizeof numbers / sizeof *numbers)
+        numbers[last.ino] = o->number;
     local__opened__free_unpacked(o, NULL);
     return 0;
 }
@@ -472,14 +477,20 @@ static void wrote(struct wire *w, uint64_t ino, uint64_t offset, uint64_t size)
     send_message(w, TYPE(WROTE), 0, &m.base);
 }
 
-static int seal(struct wire *w, uint64_t ino, uint64_t size)
+static int seal_number(struct wire *w, uint64_t ino, uint64_t size, uint64_t number)
 {
     Local__Seal m = LOCAL__SEAL__INIT;
+    m.number = number;
     m.ino = ino;
     m.size = size;
     m.mtime = 42;
     m.set_mtime = true;
     return ask_attr(w, TYPE(SEAL), &m.base);
+}
+
+static int seal(struct wire *w, uint64_t ino, uint64_t size)
+{
+    return seal_number(w, ino, size, ino < sizeof numbers / sizeof *numbers ? numbers[ino] : 0);
 }
 
 static void release(struct wire *w, uint64_t ino, bool is_last)
@@ -1027,6 +1038,7 @@ static void what_is_written_survives_a_restart_of_the_daemon(void **state)
     m.n_nodes = 2;
     m.nodes = pointers;
     nodes[0].ino = ino;
+    nodes[0].number = numbers[ino];
     nodes[0].working = true;
     nodes[1].ino = sealed;
     nodes[1].root.data = sealed_root;
@@ -1078,6 +1090,171 @@ static void a_marked_file_whose_writer_died_is_published_an_unmarked_one_is_not(
     assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
     assert_int_equal(last.size, 4);
     assert_int_equal(lookup(w, 1, "lost"), ENOENT);
+    wire_close(w);
+}
+
+static int reattach(struct wire *w, uint64_t ino, uint64_t number)
+{
+    Local__Reattach m = LOCAL__REATTACH__INIT;
+    Local__OpenNode node = LOCAL__OPEN_NODE__INIT;
+    Local__OpenNode *pointers[1] = {&node};
+    node.ino = ino;
+    node.number = number;
+    node.working = true;
+    m.n_nodes = 1;
+    m.nodes = pointers;
+    return ask(w, TYPE(REATTACH), &m.base);
+}
+
+static struct wire *restart(struct wire *w, uint64_t mount)
+{
+    daemon_end();
+    wire_close(w);
+    daemon_begin();
+    say_state(SESSION_CONNECTED);
+    return wire_open(LOCAL__PROGRAM__PROGRAM_FS, mount);
+}
+
+static void remove_incoming(uint64_t number)
+{
+    char *path = xasprintf("%s/store/incoming/%llu", home, (unsigned long long)number);
+    assert_int_equal(unlink(path), 0);
+    free(path);
+}
+
+static void
+a_working_file_that_is_gone_is_not_called_sealed_for_what_had_its_name_before(void **state)
+{
+    struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    int fd = -1;
+    uint64_t ino = copy_in(w, 1, "f", 30000, 3);
+    assert_int_equal(begin_write(w, ino, 0, &fd), 0);
+    uint64_t number = last_number;
+    assert_true(number != 0);
+    assert_int_equal(file_pwrite_all(fd, "new", 3, 0), 0);
+    daemon_end();
+    wire_close(w);
+    remove_incoming(number);
+    daemon_begin();
+    say_state(SESSION_CONNECTED);
+    w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    assert_int_equal(reattach(w, ino, number), EIO);
+    assert_int_equal(seal_number(w, ino, 3, number), EIO);
+    Local__Node node = LOCAL__NODE__INIT;
+    node.ino = ino;
+    node.number = number;
+    assert_int_equal(ask(w, TYPE(SYNC), &node.base), EIO);
+    release(w, ino, true);
+    close(fd);
+    /* It may be written again. */
+    assert_int_equal(begin_write(w, ino, 0, &fd), 0);
+    assert_true(last_number > number);
+    assert_int_equal(seal_number(w, ino, 3, number), EIO); /* not this one */
+    assert_int_equal(file_pwrite_all(fd, "again", 5, 0), 0);
+    assert_int_equal(seal(w, ino, 5), 0);
+    assert_int_equal(last.size, 5);
+    close(fd);
+    wire_close(w);
+}
+
+static void a_working_file_that_nobody_got_is_made_again(void **state)
+{
+    struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    int fd = -1;
+    uint64_t ino = copy_in(w, 1, "f", 30000, 3);
+    assert_int_equal(begin_write(w, ino, 30000, &fd), 0);
+    close(fd); /* as if it had been on the way */
+    uint64_t number = last_number;
+    w = restart(w, 7);
+    assert_int_equal(begin_write(w, ino, 30000, &fd), 0);
+    assert_true(last_number > number);
+    assert_int_equal(seal(w, ino, 20000), 0);
+    assert_int_equal(last.size, 20000);
+    close(fd);
+    wire_close(w);
+}
+
+static void a_seal_whose_answer_was_lost_is_answered_after_a_restart(void **state)
+{
+    struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    int full = -1, empty = -1, same = -1;
+    uint8_t data[20000];
+    fill(data, sizeof data, 5);
+    copy_in(w, 1, "before", sizeof data, 5);
+    const char *const names[] = {"full", "empty", "same"};
+    int *const fds[] = {&full, &empty, &same};
+    uint64_t inos[3];
+    for (int i = 0; i < 3; i++) { /* "same": the store has that content already */
+        assert_int_equal(create(w, 1, names[i], fds[i]), 0);
+        inos[i] = last.ino;
+        if (i != 1)
+            assert_int_equal(file_pwrite_all(*fds[i], data, sizeof data - (i == 0), 0), 0);
+        assert_int_equal(seal(w, inos[i], i == 1 ? 0 : sizeof data - (i == 0)), 0);
+    }
+    w = restart(w, 7);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(reattach(w, inos[i], numbers[inos[i]]), 0);
+        assert_int_equal(seal(w, inos[i], i == 1 ? 0 : sizeof data - (i == 0)), 0);
+        assert_int_equal(lookup(w, 1, names[i]), 0);
+        assert_int_equal(last.size, i == 1 ? 0 : sizeof data - (i == 0));
+        assert_int_equal(seal_number(w, inos[i], 7, numbers[inos[i]] + 100), EIO);
+        close(*fds[i]);
+        release(w, inos[i], true);
+        assert_int_equal(seal(w, inos[i], 7), EIO); /* who has released it knows */
+    }
+    wire_close(w);
+}
+
+static unsigned rows(const char *query)
+{
+    char *path = home_path(home, "state.db");
+    sqlite3 *db = NULL;
+    sqlite3_stmt *statement = NULL;
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, query, -1, &statement, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+    int count = sqlite3_column_int(statement, 0);
+    sqlite3_finalize(statement);
+    sqlite3_close(db);
+    free(path);
+    return (unsigned)count;
+}
+
+static void a_changed_name_is_on_disk_when_it_is_answered(void **state)
+{
+    struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    hold_lock();
+    tracker_answers = false;
+    drop_lock();
+    copy_in(w, 1, "f", 1, 3);
+    assert_int_equal(rows("SELECT count(*) FROM entry WHERE name = 'f' AND parent != 0"), 1);
+    assert_int_equal(make_dir(w, 1, "d"), 0);
+    assert_int_equal(rows("SELECT count(*) FROM entry WHERE name = 'd' AND parent != 0"), 1);
+    assert_int_equal(remove_name(w, TYPE(UNLINK), 1, "f"), 0);
+    assert_int_equal(rows("SELECT count(*) FROM entry WHERE name = 'f' AND parent != 0"), 0);
+    wire_close(w);
+}
+
+static void numbers_of_working_files_are_never_given_out_twice(void **state)
+{
+    struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    int fd = -1, other = -1;
+    assert_int_equal(create(w, 1, "a", &fd), 0);
+    uint64_t number = last_number;
+    daemon_end();
+    wire_close(w);
+    close(fd);
+    remove_incoming(number);
+    daemon_begin();
+    say_state(SESSION_CONNECTED);
+    w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 8);
+    assert_int_equal(create(w, 1, "b", &other), 0);
+    assert_true(last_number > number);
+    uint64_t ino = last.ino;
+    w = restart(w, 8); /* its row is still there */
+    assert_int_equal(reattach(w, ino, numbers[ino]), 0);
+    assert_int_equal(seal(w, ino, 0), 0);
+    close(other);
     wire_close(w);
 }
 
@@ -1464,6 +1641,11 @@ int main(void)
         TEST(blocks_that_come_are_shown),
         TEST(what_is_written_survives_a_restart_of_the_daemon),
         TEST(a_marked_file_whose_writer_died_is_published_an_unmarked_one_is_not),
+        TEST(a_working_file_that_is_gone_is_not_called_sealed_for_what_had_its_name_before),
+        TEST(a_working_file_that_nobody_got_is_made_again),
+        TEST(a_seal_whose_answer_was_lost_is_answered_after_a_restart),
+        TEST(a_changed_name_is_on_disk_when_it_is_answered),
+        TEST(numbers_of_working_files_are_never_given_out_twice),
         TEST(a_file_that_is_removed_while_written_goes_on_for_its_writer),
         TEST(a_file_is_renamed_while_it_is_written),
         TEST(changing_a_file_that_is_elsewhere_fetches_it_first),

@@ -549,6 +549,23 @@ static void syncing_reaches_the_daemon(void **state)
     assert_int_equal(fake_look(fake, 1, "f").size, 20000);
 }
 
+static void closing_a_file_that_was_only_made_or_emptied_waits_until_that_is_durable(void **state)
+{
+    int fd = open(path("f"), O_WRONLY | O_CREAT, 0600), other;
+
+    assert_true(fd >= 0);
+    other = dup(fd);
+    assert_int_equal(close(fd), 0); /* somebody still has it */
+    assert_int_equal(fake_asked(fake, T(SYNC)), 0);
+    assert_int_equal(close(other), 0);
+    assert_int_equal(fake_asked(fake, T(SYNC)), 1);
+    fake_add_file(fake, 1, "old", 100000, true);
+    fd = open(path("old"), O_WRONLY | O_TRUNC);
+    assert_true(fd >= 0);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(fake_asked(fake, T(SYNC)), 2);
+}
+
 /* --- parked reads ---- */
 
 static void a_parked_read_gets_its_blocks_in_any_order(void **state)
@@ -1133,6 +1150,7 @@ int main(int argc, char **argv)
         MOUNTED(times_and_modes_are_kept),
         MOUNTED(an_unlinked_file_is_read_on),
         MOUNTED(syncing_reaches_the_daemon),
+        MOUNTED(closing_a_file_that_was_only_made_or_emptied_waits_until_that_is_durable),
         MOUNTED(a_parked_read_gets_its_blocks_in_any_order),
         SHORT(a_read_that_nobody_serves_fails_in_time),
         MOUNTED(parked_readers_hurt_nobody),

@@ -148,7 +148,7 @@ static void full_batches_of_the_smallest_elements_pass(void **state)
 
 static size_t taken(const struct message_arena *arena, size_t size)
 {
-    return MESSAGE_ARENA_FLOOR + MESSAGE_ARENA_FACTOR * size - arena->left;
+    return LIMIT_ARENA_FLOOR + LIMIT_ARENA_FACTOR * size - arena->left;
 }
 
 static void many_empty_submessages_hit_the_bound(void **state)
@@ -157,12 +157,12 @@ static void many_empty_submessages_hit_the_bound(void **state)
     uint8_t *bytes = empty_elements(2, count);
     struct message_arena arena;
     assert_null(message_unpack(&arena, &tracker__changes__descriptor, bytes, 2 * count));
-    assert_true(taken(&arena, 2 * count) <= MESSAGE_ARENA_FLOOR + MESSAGE_ARENA_FACTOR * 2 * count);
+    assert_true(taken(&arena, 2 * count) <= LIMIT_ARENA_FLOOR + LIMIT_ARENA_FACTOR * 2 * count);
     message_done(&arena);
     /* Few enough that the list of fields still fits, but not the elements. */
     count = 2000;
     assert_null(message_unpack(&arena, &tracker__changes__descriptor, bytes, 2 * count));
-    assert_true(taken(&arena, 2 * count) <= MESSAGE_ARENA_FLOOR + MESSAGE_ARENA_FACTOR * 2 * count);
+    assert_true(taken(&arena, 2 * count) <= LIMIT_ARENA_FLOOR + LIMIT_ARENA_FACTOR * 2 * count);
     message_done(&arena);
     /* A stranger's 64 KiB as well. */
     count = LIMIT_STRANGER_FRAME / 2;

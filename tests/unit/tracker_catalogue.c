@@ -510,12 +510,12 @@ static void operations_name_what_earlier_ones_made(void **state)
 static void only_the_last_operations_are_remembered(void **state)
 {
     struct storage_op found;
-    for (uint64_t i = 1; i <= STORAGE_OPS_KEPT + 600; i++) {
+    for (uint64_t i = 1; i <= LIMIT_OPS_KEPT + 600; i++) {
         struct storage_op op = {.op = i, .status = STATUS(OK), .entry = i};
         storage_op_put(storage, laptop, &op);
     }
     assert_false(storage_op_get(storage, laptop, 1, &found));
-    assert_true(storage_op_get(storage, laptop, STORAGE_OPS_KEPT + 600, &found));
+    assert_true(storage_op_get(storage, laptop, LIMIT_OPS_KEPT + 600, &found));
     assert_true(storage_op_get(storage, laptop, 601, &found));
 }
 

@@ -687,7 +687,8 @@ static void a_new_password_replaces_the_old_one(void **state)
 static void a_new_password_logs_out_the_other_devices_if_asked(void **state)
 {
     struct client *c = stranger_open();
-    struct member other = {.name = "bob", .key = spare};
+    const char *why;
+    struct member other = {.name = "bob", .key = key_generate(&why)};
     assert_int_equal(try_login(c, &other, "bob", bob.password), 0);
     client_close(c);
     struct client *lost = member_open(&other);
@@ -1076,6 +1077,115 @@ static void a_dial_back_reaches_the_other_member(void **state)
 
 /* --- tests: restarts ----------------------------------------------------------------------------------------------------------- */
 
+static struct storage *visit(void)
+{
+    char *fault = NULL;
+    struct storage *storage = storage_open(dir, STORAGE_VISIT, &fault);
+    assert_non_null(storage);
+    assert_true(storage_begin(storage, true));
+    return storage;
+}
+
+static void leave(struct storage *storage)
+{
+    assert_true(storage_commit(storage));
+    storage_close(storage);
+}
+
+static void put_devices(struct storage *storage, int64_t void_before, bool logged_out)
+{
+    for (unsigned i = 0; i < LIMIT_ACCOUNT_DEVICES; i++) {
+        struct storage_device row = {.void_before = void_before,
+                                     .logged_out = logged_out,
+                                     .last_seen = i,
+                                     .id = {0xee, (uint8_t)i, 1}};
+        memcpy(row.account, "bob", 4);
+        storage_device_put(storage, &row);
+    }
+}
+
+static void an_account_has_so_many_devices_and_no_more(void **state)
+{
+    struct storage *storage = visit();
+    uint64_t had = storage_device_count(storage, "bob");
+    put_devices(storage, 0, false);
+    leave(storage);
+    struct client *c = stranger_open();
+    const char *why;
+    struct member other = {.name = "bob", .key = key_generate(&why)};
+    assert_int_equal(try_login(c, &other, "bob", bob.password), FAULT(LIMIT));
+    assert_int_equal(try_login(c, &bob, "bob", bob.password), 0); /* it is known */
+
+    /* One that was logged out just now has certificates that did not end yet. */
+    storage = visit();
+    put_devices(storage, clock_wall() / NS_PER_S, true);
+    leave(storage);
+    assert_int_equal(try_login(c, &other, "bob", bob.password), FAULT(LIMIT));
+    storage = visit();
+    put_devices(storage, 5, true);
+    leave(storage);
+    assert_int_equal(try_login(c, &other, "bob", bob.password), 0);
+    client_close(c);
+
+    storage = visit();
+    struct storage_device row;
+    uint8_t oldest[DEVICE_ID_SIZE] = {0xee, 0, 1};
+    assert_false(storage_device_get(storage, oldest, &row));
+    assert_int_equal(storage_device_count(storage, "bob"), LIMIT_ACCOUNT_DEVICES + had);
+    while (storage_device_forget(storage, "bob", 6, oldest))
+        ;
+    assert_int_equal(storage_device_count(storage, "bob"), had + 1);
+    leave(storage);
+    key_free(other.key);
+    certificate_free(other.certificate);
+}
+
+static int try_grant(struct client *c, uint64_t folder, const char *who)
+{
+    Tracker__Grant grant = TRACKER__GRANT__INIT;
+    grant.folder = folder;
+    grant.who = (char *)(uintptr_t)who;
+    grant.level = TRACKER__LEVEL__LEVEL_READ;
+    struct received *r = call(c, TYPE(GRANT), &grant.base);
+    if (r->frame.type != TYPE(GRANTED))
+        return fault_of(r);
+    received_free(r);
+    return 0;
+}
+
+static void invites_and_rules_are_not_endless(void **state)
+{
+    struct client *c = member_open(&ann);
+    uint64_t folder = make_directory(c, 1, "governed");
+    struct storage *storage = visit();
+    for (unsigned i = 0; i < LIMIT_ACCOUNT_INVITES; i++) {
+        struct storage_invite invite = {.hash = {1, (uint8_t)i},
+                                        .uses = 1,
+                                        .by = "ann",
+                                        .expires = clock_wall() / NS_PER_S + 1000};
+        storage_invite_add(storage, &invite);
+    }
+    for (unsigned i = 1; i < LIMIT_FOLDER_RULES; i++) { /* who made it has one */
+        struct storage_rule rule = {.folder = folder, .kind = 1, .level = 1};
+        snprintf(rule.who, sizeof rule.who, "nobody %u", i);
+        storage_rule_put(storage, &rule);
+    }
+    leave(storage);
+    Tracker__Invite message = TRACKER__INVITE__INIT;
+    assert_int_equal(fault_of(call(c, TYPE(INVITE), &message.base)), FAULT(LIMIT));
+    assert_int_equal(try_grant(c, folder, "bob"), FAULT(LIMIT));
+    assert_int_equal(try_grant(c, 1, "everyone"), 0);
+    storage = visit();
+    storage_invite_prune(storage, clock_wall() / NS_PER_S + 2000);
+    struct storage_rule one = {.folder = folder, .kind = 1, .who = "nobody 7"};
+    storage_rule_drop(storage, &one);
+    leave(storage);
+    assert_int_equal(try_grant(c, folder, "bob"), 0);
+    assert_int_equal(try_grant(c, folder, "bob"), 0); /* a rule that is there is changed */
+    remove_entry(c, folder);
+    client_close(c);
+}
+
 static void a_restart_loses_nothing(void **state)
 {
     uint8_t root[32] = {9};
@@ -1147,6 +1257,8 @@ int main(void)
         cmocka_unit_test(an_operation_sent_again_is_answered_the_same),
         cmocka_unit_test(who_wants_is_told_of_who_has),
         cmocka_unit_test(a_dial_back_reaches_the_other_member),
+        cmocka_unit_test(an_account_has_so_many_devices_and_no_more),
+        cmocka_unit_test(invites_and_rules_are_not_endless),
         cmocka_unit_test(a_restart_loses_nothing),
         cmocka_unit_test(open_registration_needs_no_invite),
     };

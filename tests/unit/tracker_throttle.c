@@ -13,6 +13,8 @@
 #include "tracker/address.h"
 #include "tracker/throttle.h"
 
+#include "proto/limits.h"
+
 static const uint8_t here[16] = {1};
 static const uint8_t there[16] = {2};
 
@@ -20,17 +22,17 @@ static void waits_double_up_to_a_minute(void **state)
 {
     struct throttle *t = throttle_new(1);
     int64_t now = NS_PER_S;
-    for (unsigned i = 0; i < THROTTLE_FREE_TRIES; i++)
+    for (unsigned i = 0; i < LIMIT_TRIES_FREE; i++)
         assert_int_equal(throttle_try(t, "ann", here, now), 0);
     for (int64_t wait = NS_PER_S; wait < 64 * NS_PER_S; wait *= 2) {
-        int64_t expected = wait > THROTTLE_LONGEST ? THROTTLE_LONGEST : wait;
+        int64_t expected = wait > LIMIT_TRY_LONGEST_NS ? LIMIT_TRY_LONGEST_NS : wait;
         assert_int_equal(throttle_try(t, "ann", here, now), expected);
         now += expected;
         assert_int_equal(throttle_try(t, "ann", here, now), 0);
     }
     for (unsigned i = 0; i < 5; i++) {
-        assert_int_equal(throttle_try(t, "ann", here, now), THROTTLE_LONGEST);
-        now += THROTTLE_LONGEST;
+        assert_int_equal(throttle_try(t, "ann", here, now), LIMIT_TRY_LONGEST_NS);
+        now += LIMIT_TRY_LONGEST_NS;
         assert_int_equal(throttle_try(t, "ann", here, now), 0);
     }
     throttle_free(t);
@@ -56,12 +58,12 @@ static void mails_for_a_name_run_out_and_come_again(void **state)
 {
     struct throttle *t = throttle_new(1);
     int64_t now = NS_PER_S;
-    for (unsigned i = 0; i < THROTTLE_MAILS; i++)
+    for (unsigned i = 0; i < LIMIT_MAILS_BURST; i++)
         assert_true(throttle_mail(t, "ann", now));
     assert_false(throttle_mail(t, "ann", now));
     assert_true(throttle_mail(t, "bob", now));
-    assert_true(throttle_mail(t, "ann", now + THROTTLE_MAIL_AGAIN));
-    assert_false(throttle_mail(t, "ann", now + THROTTLE_MAIL_AGAIN));
+    assert_true(throttle_mail(t, "ann", now + LIMIT_MAIL_AGAIN_NS));
+    assert_false(throttle_mail(t, "ann", now + LIMIT_MAIL_AGAIN_NS));
     throttle_free(t);
 }
 
@@ -75,11 +77,11 @@ static void success_and_time_let_a_name_start_anew(void **state)
         throttle_good(t, "ann", here);
         now += NS_PER_S;
     }
-    for (unsigned i = 0; i < THROTTLE_FREE_TRIES; i++)
+    for (unsigned i = 0; i < LIMIT_TRIES_FREE; i++)
         assert_int_equal(throttle_try(t, "bob", here, now), 0);
     assert_true(throttle_try(t, "bob", here, now) > 0);
-    now += THROTTLE_FORGET;
-    for (unsigned i = 0; i < THROTTLE_FREE_TRIES; i++)
+    now += LIMIT_TRY_FORGET_NS;
+    for (unsigned i = 0; i < LIMIT_TRIES_FREE; i++)
         assert_int_equal(throttle_try(t, "bob", here, now), 0);
     throttle_free(t);
 }
@@ -88,10 +90,10 @@ static void a_source_runs_out_of_tries_and_others_do_not(void **state)
 {
     struct throttle *t = throttle_new(1);
     int64_t now = NS_PER_S;
-    for (unsigned i = 0; i < THROTTLE_BURST; i++)
+    for (unsigned i = 0; i < LIMIT_TRIES_SOURCE; i++)
         assert_int_equal(throttle_spend(t, here, 1, now), 0);
     int64_t wait = throttle_spend(t, here, 1, now);
-    assert_int_equal(wait, THROTTLE_REFILL);
+    assert_int_equal(wait, LIMIT_TRY_NS);
     assert_int_equal(throttle_spend(t, there, 1, now), 0);
     assert_int_equal(throttle_spend(t, here, 1, now + wait), 0);
     throttle_free(t);
@@ -104,7 +106,7 @@ static void wrong_guesses_cost_their_source_more_but_never_for_ever(void **state
     for (unsigned i = 0; i < 100000; i++)
         throttle_bad(t, here, now);
     int64_t wait = throttle_spend(t, here, 1, now);
-    assert_in_range(wait, 1, THROTTLE_LONGEST + THROTTLE_REFILL);
+    assert_in_range(wait, 1, LIMIT_TRY_LONGEST_NS + LIMIT_TRY_NS);
     throttle_free(t);
 }
 
@@ -113,7 +115,7 @@ static void many_names_take_bounded_memory(void **state)
     struct throttle *t = throttle_new(1);
     char name[32];
     uint8_t source[16] = {0};
-    for (unsigned i = 0; i < 3 * THROTTLE_TABLE; i++) {
+    for (unsigned i = 0; i < 3 * LIMIT_TRIES_KEPT; i++) {
         snprintf(name, sizeof name, "n%u", i);
         memcpy(source, &i, sizeof i);
         assert_int_equal(throttle_try(t, name, source, NS_PER_S + i), 0);
