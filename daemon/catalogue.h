@@ -45,6 +45,7 @@
 #include "base/clock.h"
 #include "crypto/merkle.h"
 #include "proto/tracker.pb-c.h"
+#include "proto/xattrs.h"
 
 struct catalogue;
 
@@ -68,9 +69,10 @@ struct node {
     uint64_t size;
     int64_t mtime;
     uint8_t root[HASH_SIZE];
-    const char *target; /* of a symbolic link */
-    const char *owner;  /* interned */
-    uint32_t opens;     /* kept alive although removed, as long as it is open: catalogue_open_node,
+    const char *target;            /* of a symbolic link */
+    const Tracker__Xattrs *xattrs; /* what members gave it; NULL: nothing */
+    const char *owner;             /* interned */
+    uint32_t opens; /* kept alive although removed, as long as it is open: catalogue_open_node,
                            catalogue_close_node */
 };
 
@@ -180,6 +182,16 @@ int catalogue_rename(struct catalogue *, const struct rename *);
 int catalogue_remove(struct catalogue *, uint64_t parent, const char *name, bool directory);
 /* NULL: stays as it is. */
 int catalogue_attr(struct catalogue *, uint64_t ino, const uint32_t *mode, const int64_t *mtime);
+/* An extended attribute of user.*, as setxattr(2) and removexattr(2) (`value` NULL) have it: -EEXIST, -ENODATA for what
+ * `create` and `replace` say, -E2BIG for a value that is too large, -ENOSPC if all of them together are; -EPERM for the
+ * root of the tree. */
+struct xattr_change {
+    const char *name;
+    const uint8_t *value;
+    size_t size;
+    bool create, replace;
+};
+int catalogue_xattr(struct catalogue *, uint64_t ino, const struct xattr_change *);
 /* Of one entry; new entries in a pinned directory are pinned. */
 void catalogue_pin(struct catalogue *, uint64_t ino, bool pinned);
 /* The entry goes on under a new number; the old one, if it is open, names a node of the same content

@@ -467,6 +467,27 @@ int catalogue_rename(struct catalogue *c, const struct rename *r)
     return 0;
 }
 
+/* Around a change of attributes: what makes the entry and has not left is taken back, and made again with them. */
+static bool attributes_begin(struct catalogue *c, struct entry *e, const Tracker__Op *op)
+{
+    bool here = journal_is_here(c, e, false);
+
+    if (here)
+        journal_take_back(c, e);
+    else if (tree_is_linked(c, e) && !is_private(e))
+        journal_add(c, op, e, NULL, NULL);
+    return here;
+}
+
+static void attributes_end(struct catalogue *c, struct entry *e, bool here)
+{
+    if (here) {
+        (void)journal_make(c, e, false);
+        e->pending->has_base = false;
+    }
+    tree_changed(c, e);
+}
+
 int catalogue_attr(struct catalogue *c, uint64_t ino, const uint32_t *mode, const int64_t *mtime)
 {
     struct entry *e = tree_find(c, BY_INO, ino);
@@ -491,21 +512,67 @@ int catalogue_attr(struct catalogue *c, uint64_t ino, const uint32_t *mode, cons
     op.set_mtime = mtime != NULL;
     op.mode = mode != NULL ? *mode & 0777 : 0;
     op.mtime = mtime != NULL ? *mtime : 0;
-    bool here = journal_is_here(c, e, false);
-    if (here)
-        journal_take_back(c, e);
-    else if (tree_is_linked(c, e) && !is_private(e))
-        journal_add(c, &op, e, NULL, NULL);
+    bool here = attributes_begin(c, e, &op);
     if (mode != NULL)
         e->node.mode = (uint16_t)op.mode;
     if (mtime != NULL)
         e->node.mtime = *mtime;
-    if (here) {
-        (void)journal_make(c, e, false);
-        e->pending->has_base = false;
-    }
-    tree_changed(c, e);
+    attributes_end(c, e, here);
     return 0;
+}
+
+static int judge_xattr(const struct entry *e, const struct xattr_change *x)
+{
+    const struct node *directory = e->node.kind == NODE_DIRECTORY ? &e->node : e->node.parent;
+    bool there = xattrs_find(e->node.xattrs, x->name) != NULL;
+    int error = xattr_name_fault(x->name);
+
+    if (error != 0)
+        return error;
+    if (there ? x->create : x->replace || x->value == NULL)
+        return there ? -EEXIST : -ENODATA;
+    if (x->size > LIMIT_XATTR_VALUE)
+        return -E2BIG;
+    if (e->node.unconfirmed > UNCONFIRMED_MAX)
+        return -EAGAIN;
+    return directory != NULL && !catalogue_may_write(directory) ? -EACCES : 0;
+}
+
+int catalogue_xattr(struct catalogue *c, uint64_t ino, const struct xattr_change *x)
+{
+    struct entry *e = tree_find(c, BY_INO, ino);
+    Tracker__Xattr one = TRACKER__XATTR__INIT, *list = &one;
+    Tracker__Xattrs set = TRACKER__XATTRS__INIT, *changed;
+    Tracker__Op op = TRACKER__OP__INIT;
+    char *name = text_of(x->name);
+
+    if (e == NULL || e == c->root)
+        return e == NULL ? -ENOENT : -EPERM;
+    int error = judge_xattr(e, x);
+    if (error != 0)
+        return error;
+    op.kind = TRACKER__OP_KIND__OP_ATTR;
+    op.id = e->node.id;
+    if (x->value == NULL) {
+        op.xattrs_removed = &name;
+        op.n_xattrs_removed = 1;
+    } else {
+        one.name = name;
+        one.value.data = (uint8_t *)(uintptr_t)x->value;
+        one.value.len = x->size;
+        set.list = &list;
+        set.n_list = 1;
+        op.xattrs = &set;
+    }
+    error =
+        xattrs_change(e->node.xattrs, op.xattrs, op.xattrs_removed, op.n_xattrs_removed, &changed);
+    if (error == 0 && !xattrs_are_equal(changed, e->node.xattrs)) {
+        bool here = attributes_begin(c, e, &op);
+        tree_set_xattrs(e, changed);
+        attributes_end(c, e, here);
+    }
+    xattrs_free(changed);
+    return error;
 }
 
 void catalogue_pin(struct catalogue *c, uint64_t ino, bool pinned)

@@ -24,7 +24,7 @@
 #include "base/mem.h"
 #include "proto/limits.h"
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define RESERVE_OPS    1024
 #define RESERVE_INOS   8192
 #define BUSY_MS        2000 /* nobody else writes here but a person with a tool */
@@ -54,7 +54,8 @@ static const char schema[] =
     "  last_content INTEGER,"   /* number of the last operation that gives it a content */
     "  place INTEGER,"          /* of an unlinked one: the directory it was in */
     "  lost INTEGER,"           /* what its refusal asks for, retries << 8 */
-    "  base BLOB"               /* 32 bytes: what the version being written is made from */
+    "  base BLOB,"              /* 32 bytes: what the version being written is made from */
+    "  xattrs BLOB"             /* packed tracker.Xattrs; NULL: none */
     ");"
     "CREATE TABLE op ("
     "  number INTEGER PRIMARY KEY," /* never used twice */
@@ -74,6 +75,8 @@ static const char schema[] =
     "  root BLOB PRIMARY KEY," /* a content without name */
     "  until INTEGER NOT NULL" /* kept until then, nanoseconds since 1970 */
     ") WITHOUT ROWID;";
+/* What a file of version 1 lacks. */
+static const char to_version_2[] = "ALTER TABLE entry ADD COLUMN xattrs BLOB;";
 
 static const char *const texts[SQL_END] = {
     [SQL_BEGIN] = "BEGIN IMMEDIATE",
@@ -84,7 +87,7 @@ static const char *const texts[SQL_END] = {
     [SQL_META_GET] = "SELECT value FROM meta WHERE key = ?",
     [SQL_META_PUT] = "INSERT OR REPLACE INTO meta VALUES (?, ?)",
     [SQL_ENTRY_PUT] =
-        "INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     [SQL_ENTRY_DELETE] = "DELETE FROM entry WHERE ino = ?",
     [SQL_ENTRY_ALL] = "SELECT * FROM entry ORDER BY ino",
     [SQL_OP_PUT] = "INSERT OR REPLACE INTO op VALUES (?,?,?,?,?)",
@@ -187,10 +190,10 @@ static int try_open(struct catalogue *c, const char **fault)
     }
     bool good = version >= 0 && execute(c, "PRAGMA journal_mode=WAL") &&
                 execute(c, "PRAGMA synchronous=NORMAL") && execute(c, "PRAGMA cell_size_check=ON");
-    if (good && version == 0) {
+    if (good && version < SCHEMA_VERSION) {
         snprintf(pragma, sizeof pragma, "PRAGMA user_version=%d", SCHEMA_VERSION);
-        good = execute(c, "BEGIN IMMEDIATE") && execute(c, schema) && execute(c, pragma) &&
-               execute(c, "COMMIT");
+        good = execute(c, "BEGIN IMMEDIATE") && execute(c, version == 0 ? schema : to_version_2) &&
+               execute(c, pragma) && execute(c, "COMMIT");
     }
     if (good)
         return 1;
@@ -248,7 +251,8 @@ static bool write_entry(struct catalogue *c, const struct entry *e)
     sqlite3_stmt *s = db_statement(c, SQL_ENTRY_PUT);
     const struct pending *p = e->pending;
     const struct node *n = &e->node;
-    uint8_t *held = NULL;
+    uint8_t *held = NULL, *xattrs;
+    size_t xattrs_size;
 
     if (s == NULL)
         return false;
@@ -283,7 +287,10 @@ static bool write_entry(struct catalogue *c, const struct entry *e)
         sqlite3_bind_int(s, 19, p->lost | p->retries << 8);
         bind_blob(s, 20, p->has_base ? p->base : NULL, HASH_SIZE);
     }
+    xattrs = xattrs_pack(n->xattrs, &xattrs_size);
+    bind_blob(s, 21, xattrs, xattrs_size);
     bool good = run(s);
+    free(xattrs);
     free(held);
     return good;
 }

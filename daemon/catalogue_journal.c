@@ -178,12 +178,14 @@ uint64_t journal_make(struct catalogue *c, struct entry *e, bool later)
                                             [NODE_FILE] = TRACKER__OP_KIND__OP_PUBLISH,
                                             [NODE_SYMLINK] = TRACKER__OP_KIND__OP_SYMLINK};
     Tracker__Op op = TRACKER__OP__INIT;
+    Tracker__Xattrs none = TRACKER__XATTRS__INIT;
     struct pending *p = tree_pending(e);
 
     op.kind = kinds[e->node.kind];
     op.name = text_of(e->node.name);
     op.mtime = e->node.mtime;
     op.mode = e->node.mode;
+    op.xattrs = e->node.xattrs != NULL ? (Tracker__Xattrs *)(uintptr_t)e->node.xattrs : &none;
     if (e->node.kind == NODE_SYMLINK)
         op.target = text_of(e->node.target);
     if (e->node.kind == NODE_FILE) {
@@ -719,6 +721,7 @@ static void fork_beside(struct catalogue *c, struct entry *e, bool later)
     copy->node.pinned = e->node.pinned;
     copy->node.opens = e->node.opens;
     tree_set_target(copy, e->node.target);
+    tree_set_xattrs(copy, e->node.xattrs);
     tree_set_content(c, copy, e->node.root, e->node.size);
     copy->flags |= e->flags & FLAG_WRITING;
     e->flags &= (uint8_t)~FLAG_WRITING;

@@ -122,6 +122,7 @@ static struct entry *load_row(struct catalogue *c, sqlite3_stmt *s)
     if (kind == NODE_SYMLINK && target != NULL) /* one that was hidden from the start has none */
         tree_set_target(e, target);
     tree_set_owner(c, e, owner);
+    e->node.xattrs = xattrs_unpack(sqlite3_column_blob(s, 20), (size_t)sqlite3_column_bytes(s, 20));
     tree_set_id(c, e, id);
     load_pending(e, s);
     if (e->pending != NULL && e->pending->held == NULL)

@@ -177,6 +177,7 @@ void tree_set_ino(struct catalogue *, struct entry *, uint64_t ino);
 void tree_set_content(struct catalogue *, struct entry *, const uint8_t root[HASH_SIZE],
                       uint64_t size);
 void tree_set_target(struct entry *, const char *target);
+void tree_set_xattrs(struct entry *e, const Tracker__Xattrs *); /* copied */
 void tree_set_owner(struct catalogue *, struct entry *, const char *owner);
 void tree_dirty(struct catalogue *, struct entry *);
 void tree_changed(struct catalogue *, struct entry *); /* dirty, and its attributes are invalid */

@@ -65,6 +65,7 @@ Tracker__Entry *remote_of(const struct entry *e)
     r.mode = e->node.mode;
     r.owner = text_of(e->node.owner);
     r.level = (Tracker__Level)e->node.level;
+    r.xattrs = (Tracker__Xattrs *)(uintptr_t)e->node.xattrs;
     r.seq = e->seq;
     return remote_copy(&r);
 }
@@ -91,6 +92,8 @@ static const char *fault_of(const Tracker__Entry *r)
         return "its name is bad";
     if (r->owner[0] != '\0' && account_name_fault(r->owner) != NULL)
         return "its owner's name is bad";
+    if (!xattrs_are_sound(r->xattrs))
+        return "its extended attributes are bad";
     if (r->kind == TRACKER__KIND__KIND_FILE) {
         if (r->size > FILE_SIZE_MAX || r->root.len != HASH_SIZE)
             return "its content is bad";
@@ -213,6 +216,7 @@ static void replace_content(struct catalogue *c, struct entry *e, const Tracker_
         old->node.mtime = e->node.mtime;
         old->node.owner = e->node.owner;
         old->node.opens = e->node.opens;
+        tree_set_xattrs(old, e->node.xattrs);
         old->flags |= (uint8_t)(FLAG_REPLACED | (e->flags & FLAG_WRITING));
         tree_set_content(c, old, e->node.root, e->node.size);
         if ((old->flags & FLAG_WRITING) != 0) {
@@ -251,7 +255,7 @@ static void set_attributes(struct catalogue *c, struct entry *e, const Tracker__
     bool same_content =
         e->node.kind != NODE_FILE || memcmp(e->node.root, r->root.data, HASH_SIZE) == 0;
     bool same = same_content && e->node.mode == (r->mode & 0777) && e->node.mtime == r->mtime &&
-                strcmp(e->node.owner, r->owner) == 0;
+                strcmp(e->node.owner, r->owner) == 0 && xattrs_are_equal(e->node.xattrs, r->xattrs);
 
     /* The kernel keeps the time that it has of an inode, as it writes back through it. */
     bool new_time = e->node.kind == NODE_FILE && e->node.mtime != r->mtime && !e->node.working &&
@@ -264,6 +268,8 @@ static void set_attributes(struct catalogue *c, struct entry *e, const Tracker__
     e->node.mode = (uint16_t)(r->mode & 0777);
     e->node.mtime = r->mtime;
     tree_set_owner(c, e, r->owner);
+    if (!xattrs_are_equal(e->node.xattrs, r->xattrs))
+        tree_set_xattrs(e, r->xattrs);
     set_level(c, e, r->level);
     if (e->node.kind == NODE_SYMLINK &&
         (e->node.target == NULL || strcmp(e->node.target, r->target) != 0)) {

@@ -46,6 +46,7 @@ int catalogue_renew(struct catalogue *c, uint64_t ino)
         old->node.mtime = e->node.mtime;
         old->node.owner = e->node.owner;
         old->node.opens = e->node.opens;
+        tree_set_xattrs(old, e->node.xattrs);
         old->flags |= FLAG_REPLACED;
         tree_set_content(c, old, e->node.root, e->node.size);
         e->node.opens = 0;

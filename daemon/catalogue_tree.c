@@ -319,6 +319,7 @@ static void free_memory(struct entry *e)
     if (e->node.name != e->inline_name)
         free((void *)(uintptr_t)e->node.name);
     free((void *)(uintptr_t)e->node.target);
+    xattrs_free((Tracker__Xattrs *)(uintptr_t)e->node.xattrs);
     free(e);
 }
 
@@ -520,6 +521,14 @@ void tree_set_target(struct entry *e, const char *target)
 
     free((void *)(uintptr_t)e->node.target);
     e->node.target = copy;
+}
+
+void tree_set_xattrs(struct entry *e, const Tracker__Xattrs *xattrs)
+{
+    Tracker__Xattrs *copy = xattrs_copy(xattrs);
+
+    xattrs_free((Tracker__Xattrs *)(uintptr_t)e->node.xattrs);
+    e->node.xattrs = copy;
 }
 
 void tree_set_owner(struct catalogue *c, struct entry *e, const char *owner)

@@ -1,4 +1,4 @@
-/* Names for p2pfs: lookup, listing, making, moving, removing, attributes and extended attributes.
+/* Names for p2pfs: lookup, listing, making, moving, removing, attributes.
  *
  * Owns nothing: translates between the local protocol and the catalogue. Thread: local. A tree of
  * which nobody is logged in is empty: its root can be looked at, nothing else is there. */
@@ -14,15 +14,12 @@
 #include "daemon/download.h"
 #include "proto/limits.h"
 
-static const uint8_t zero_root[HASH_SIZE];
-
 static char *text_of(const char *text)
 {
     return (char *)(uintptr_t)text;
 }
 
-/* The node, if somebody is logged in; else the root only. */
-static const struct node *visible(const struct local *l, uint64_t ino)
+const struct node *names_visible(const struct local *l, uint64_t ino)
 {
     if (ino != INO_ROOT && !local_is_visible(l) && write_find(l, ino) == NULL)
         return NULL;
@@ -115,7 +112,7 @@ void names_lookup(struct local *l, struct client *cl, struct reply reply, const 
 
 void names_getattr(struct local *l, struct client *cl, struct reply reply, const void *message)
 {
-    const struct node *node = visible(l, ((const Local__Node *)message)->ino);
+    const struct node *node = names_visible(l, ((const Local__Node *)message)->ino);
     Local__Attr attr;
 
     if (node == NULL) {
@@ -129,7 +126,7 @@ void names_getattr(struct local *l, struct client *cl, struct reply reply, const
 void names_setattr(struct local *l, struct client *cl, struct reply reply, const void *message)
 {
     const Local__Setattr *m = message;
-    int error = visible(l, m->ino) == NULL
+    int error = names_visible(l, m->ino) == NULL
                     ? -ENOENT
                     : catalogue_attr(l->catalogue, m->ino, m->set_mode ? &m->mode : NULL,
                                      m->set_mtime ? &m->mtime : NULL);
@@ -174,7 +171,7 @@ void names_list(struct local *l, struct reply reply, const struct node *director
 void names_readdir(struct local *l, struct client *cl, struct reply reply, const void *message)
 {
     const Local__Readdir *m = message;
-    const struct node *directory = visible(l, m->ino);
+    const struct node *directory = names_visible(l, m->ino);
 
     if (directory == NULL || directory->kind != NODE_DIRECTORY)
         local_error(l, reply, directory == NULL ? ENOENT : ENOTDIR, "%s", "");
@@ -192,7 +189,7 @@ void names_send_text(struct local *l, struct reply reply, const char *text)
 
 void names_readlink(struct local *l, struct client *cl, struct reply reply, const void *message)
 {
-    const struct node *node = visible(l, ((const Local__Node *)message)->ino);
+    const struct node *node = names_visible(l, ((const Local__Node *)message)->ino);
 
     if (node == NULL || node->kind != NODE_SYMLINK || node->target == NULL)
         local_error(l, reply, node == NULL ? ENOENT : EINVAL, "%s", "");
@@ -238,6 +235,21 @@ void names_mkdir(struct local *l, struct client *cl, struct reply reply, const v
                                      : catalogue_mkdir(l->catalogue, m->parent, m->name, m->mode,
                                                        clock_wall(), &ino);
 
+    made(l, reply, error, ino);
+}
+
+void names_mknod(struct local *l, struct client *cl, struct reply reply, const void *message)
+{
+    static const uint8_t zero_root[HASH_SIZE];
+    const Local__Make *m = message;
+    uint64_t ino = 0;
+    int64_t now = clock_wall();
+    int error = !local_is_visible(l)
+                    ? -EACCES
+                    : catalogue_create(l->catalogue, m->parent, m->name, m->mode, now, &ino);
+
+    if (error == 0)
+        error = catalogue_publish(l->catalogue, ino, zero_root, 0, now, now);
     made(l, reply, error, ino);
 }
 
@@ -298,95 +310,8 @@ void names_renew(struct local *l, struct client *cl, struct reply reply, const v
 {
     uint64_t ino = ((const Local__Node *)message)->ino;
 
-    if (visible(l, ino) == NULL)
+    if (names_visible(l, ino) == NULL)
         finish(l, reply, -ENOENT);
     else
         finish(l, reply, write_find(l, ino) != NULL ? -EBUSY : catalogue_renew(l->catalogue, ino));
-}
-
-/* --- extended attributes ---------------------------------------------------------------------- */
-
-static void send_value(struct local *l, struct reply reply, const void *value, size_t size)
-{
-    struct client *cl = local_client(l, reply.client);
-    Local__Text text = LOCAL__TEXT__INIT;
-
-    if (cl != NULL)
-        channel_send(cl->channel, CHANNEL_URGENT, TYPE(TEXT), FRAME_ANSWER, reply.id, &text.base,
-                     value, size);
-}
-
-static const char *state_text(Local__State state)
-{
-    static const char *const names[] = {"unknown",   "local",     "pending",
-                                        "published", "streaming", "complete"};
-
-    return names[state <= LOCAL__STATE__STATE_COMPLETE ? state : 0];
-}
-
-static void peers_known(struct local *l, struct gather *gather)
-{
-    char value[24];
-    uint32_t holders = 0;
-
-    for (size_t i = 0; gather->down != NULL && i < gather->down->file_count; i++)
-        if (memcmp(gather->down->files[i].root, gather->root, HASH_SIZE) == 0)
-            holders = gather->down->files[i].holders;
-    snprintf(value, sizeof value, "%" PRIu32, holders);
-    send_value(l, gather->reply, value, strlen(value));
-}
-
-/* NULL: answered already, or later. */
-static const char *value_of(struct local *l, struct reply reply, const struct node *node,
-                            const char *name, char buffer[80])
-{
-    Local__Attr attr;
-    bool content = node->kind == NODE_FILE && !node->working;
-
-    names_fill(l, &attr, node);
-    if (strcmp(name, "state") == 0)
-        return state_text(attr.state);
-    if (strcmp(name, "owner") == 0)
-        return node->owner;
-    if (strcmp(name, "root") == 0 && content) {
-        hex_encode(buffer, node->root, HASH_SIZE);
-        return buffer;
-    }
-    if (strcmp(name, "have") == 0 && node->kind == NODE_FILE) {
-        snprintf(buffer, 80, "%" PRIu64, attr.local);
-        return buffer;
-    }
-    if (strcmp(name, "peers") == 0 && content) {
-        if (memcmp(node->root, zero_root, HASH_SIZE) == 0)
-            return "0";
-        ctl_gather(l, reply, node->root, peers_known);
-        return NULL;
-    }
-    local_error(l, reply, ENODATA, "%s", "");
-    return NULL;
-}
-
-void names_getxattr(struct local *l, struct client *cl, struct reply reply, const void *message)
-{
-    static const char prefix[] = "user.p2p.";
-    const Local__Xattr *m = message;
-    const struct node *node = visible(l, m->ino);
-    char buffer[80], *path = NULL;
-
-    if (node == NULL) {
-        local_error(l, reply, ENOENT, "%s", "");
-        return;
-    }
-    if (strncmp(m->name, prefix, sizeof prefix - 1) != 0) {
-        local_error(l, reply, ENODATA, "%s", "");
-        return;
-    }
-    const char *name = m->name + sizeof prefix - 1, *value;
-    if (strcmp(name, "path") == 0 && (path = catalogue_path(l->catalogue, node)) != NULL)
-        value = path;
-    else
-        value = value_of(l, reply, node, name, buffer);
-    if (value != NULL)
-        send_value(l, reply, value, strlen(value));
-    free(path);
 }

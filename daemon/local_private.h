@@ -264,8 +264,8 @@ bool local_is_connected(const struct local *);
 
 typedef void handler(struct local *, struct client *, struct reply, const void *message);
 extern handler names_lookup, names_getattr, names_readdir, names_readlink, names_statfs,
-    names_getxattr, names_mkdir, names_symlink, names_unlink, names_rmdir, names_rename,
-    names_renew, names_setattr;
+    names_getxattr, names_setxattr, names_listxattr, names_mknod, names_mkdir, names_symlink,
+    names_unlink, names_rmdir, names_rename, names_renew, names_setattr;
 extern handler io_open, io_want, io_unwant, io_reading, io_release, io_reattach;
 extern handler write_create, write_begin, write_wrote, write_seal, write_sync;
 extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ctl_invite,
@@ -281,6 +281,8 @@ extern handler access_grant, access_show, access_group, access_groups;
 void local_stir(void *local); /* tells the mounts of contents that grew; a timer's */
 
 /* --- local_names.c --- */
+/* The node, if somebody is logged in; else the root only. */
+const struct node *names_visible(const struct local *, uint64_t ino);
 /* Points into the node: valid as long as it. */
 void names_fill(struct local *, Local__Attr *, const struct node *);
 void names_send_attr(struct local *, struct reply, uint64_t ino);

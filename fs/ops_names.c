@@ -239,7 +239,7 @@ static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
     request_submit(r);
 }
 
-/* Neither hard links nor devices exist in a swarm. */
+/* Neither hard links nor devices exist in a swarm: mknod makes files (tar --xattrs does so). */
 static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
     fuse_reply_err(req, EPERM);
@@ -247,7 +247,17 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
 
 static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
 {
-    fuse_reply_err(req, EPERM);
+    struct request *r;
+
+    if (!S_ISREG(mode)) {
+        fuse_reply_err(req, EPERM);
+        return;
+    }
+    r = make(req, LOCAL__LOCAL_TYPE__LOCAL_MKNOD, parent, name);
+    if (r == NULL)
+        return;
+    r->message.make.mode = mode & 0777;
+    request_submit(r);
 }
 
 /* --- removing, renaming ---------------------------------------------------------------------------------- */

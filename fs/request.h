@@ -72,6 +72,7 @@ struct request {
         Local__Readdir readdir;
         Local__Statfs statfs;
         Local__Xattr xattr;
+        Local__SetXattr set_xattr;
         Local__Make make;
         Local__Rename rename;
         Local__Setattr setattr;

@@ -175,8 +175,12 @@
 #define LIMIT_PASSWORD_MIN 8          /* bytes; length is all that is asked of a password */
 #define LIMIT_EMAIL        254        /* RFC 5321 */
 #define LIMIT_SYMLINK      4095       /* bytes of a symbolic link's target: PATH_MAX less the NUL */
-#define LIMIT_AUDIT_ROWS   500  /* rows of the audit log in one answer: up to 700 bytes each */
-#define LIMIT_REQUESTS     1024 /* unanswered requests of one member */
+#define LIMIT_XATTRS       64         /* extended attributes of one entry */
+#define LIMIT_XATTR_NAME   255        /* bytes of a name: XATTR_NAME_MAX of Linux */
+#define LIMIT_XATTR_VALUE  8192  /* bytes of a value: more than ext4 takes in its usual layout */
+#define LIMIT_XATTRS_BYTES 16384 /* bytes of all names and values of one entry */
+#define LIMIT_AUDIT_ROWS   500   /* rows of the audit log in one answer: up to 700 bytes each */
+#define LIMIT_REQUESTS     1024  /* unanswered requests of one member */
 #define LIMIT_OPS_KEPT     4096 /* answers kept for each device, for operations that are sent again */
 #define LIMIT_SIGNERS      64 /* signing keys of one device: it has one, unless its file was lost */
 #define LIMIT_FEED_BEHIND                                                                          \

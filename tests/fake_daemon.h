@@ -41,7 +41,7 @@
 #define FAKE_WANTS   8192
 #define FAKE_CLIENTS 8
 #define FAKE_BLOCK   16384
-#define FAKE_TYPES   80
+#define FAKE_TYPES   128
 
 #define T(name)      LOCAL__LOCAL_TYPE__LOCAL_##name
 
@@ -562,6 +562,10 @@ static inline void fake_on_node(struct fake_client *c, uint16_t type, uint32_t i
         else
             fake_error(c, id, ENODATA);
         break;
+    case T(LISTXATTR):
+        channel_send(c->channel, CHANNEL_URGENT, T(TEXT), FRAME_ANSWER, id, &text.base, "user.ab",
+                     8);
+        break;
     case T(OPEN):
         fake_send_opened(c, id, n);
         break;
@@ -625,6 +629,7 @@ static inline const char *fake_frame(void *arg, const struct frame *frame, const
     }
     case T(GETATTR):
     case T(READLINK):
+    case T(LISTXATTR):
     case T(SYNC): {
         TAKE(Node, node);
         fake_on_node(c, frame->type, id, ask->ino, NULL, NULL);
@@ -705,6 +710,7 @@ static inline const char *fake_frame(void *arg, const struct frame *frame, const
         local__unwant__free_unpacked(ask, NULL);
         break;
     }
+    case T(SETXATTR):
     case T(REATTACH):
         fake_done(c, id);
         break;

@@ -95,6 +95,7 @@ void catalogue_entry_message(Tracker__Entry *message, const struct storage_entry
     }
     if (entry->target != NULL)
         message->target = entry->target;
+    message->xattrs = entry->xattrs;
     if (entry->is_signed) {
         union {
             const uint8_t *from;
@@ -275,6 +276,7 @@ static struct storage_entry entry_new(const struct work *w, uint64_t parent, Tra
         .parent = parent, .kind = (uint8_t)kind, .mtime = w->op->mtime, .mode = w->op->mode & 0777};
     snprintf(entry.name, sizeof entry.name, "%s", w->op->name);
     snprintf(entry.owner, sizeof entry.owner, "%s", w->actor->account);
+    entry.xattrs = xattrs_copy(w->op->xattrs);
     entry.is_signed = kind != DIRECTORY && w->op->signer.len == SIGNER_ID_SIZE &&
                       w->op->signature.len == SIGNATURE_SIZE;
     if (entry.is_signed) {
@@ -393,6 +395,10 @@ static Tracker__OpStatus op_publish(struct work *w)
     memcpy(entry.root, op->root.data, STORAGE_ROOT_SIZE);
     if (!taken)
         return add(w, &entry);
+    if (op->xattrs == NULL) {
+        entry.xattrs = there.xattrs;
+        there.xattrs = NULL;
+    }
     entry.id = there.id;
     note_was(&entry, &there);
     storage_entry_clear(&there);
@@ -561,7 +567,15 @@ static Tracker__OpStatus op_attr(struct work *w)
         return refuse(w, status, &entry);
     uint32_t mode = w->op->set_mode && entry.kind != SYMLINK ? w->op->mode & 0777 : entry.mode;
     int64_t mtime = w->op->set_mtime ? w->op->mtime : entry.mtime;
-    if (mode == entry.mode && mtime == entry.mtime)
+    Tracker__Xattrs *xattrs;
+    if (xattrs_change(entry.xattrs, w->op->xattrs, w->op->xattrs_removed, w->op->n_xattrs_removed,
+                      &xattrs) != 0)
+        return refuse(w, FULL, &entry);
+    bool same =
+        mode == entry.mode && mtime == entry.mtime && xattrs_are_equal(xattrs, entry.xattrs);
+    xattrs_free(entry.xattrs);
+    entry.xattrs = xattrs;
+    if (same)
         return show(w, OK, &entry);
     entry.mode = mode;
     entry.mtime = mtime;
@@ -592,7 +606,7 @@ void catalogue_apply(struct storage *s, const struct catalogue_actor *actor, con
     struct storage_op earlier;
     struct work work = {.s = s, .actor = actor, .op = op, .result = result, .changes = changes};
     *result = (struct catalogue_result){.op = op->op, .status = BAD};
-    if (op->op == 0)
+    if (op->op == 0 || !xattrs_are_sound(op->xattrs) || op->n_xattrs_removed > LIMIT_XATTRS)
         return;
     if (storage_op_get(s, actor->device, op->op, &earlier)) {
         result->status = (Tracker__OpStatus)earlier.status;

@@ -30,7 +30,8 @@
 
 static size_t entry_bytes(const struct storage_entry *entry)
 {
-    return 160 + strlen(entry->name) + (entry->target == NULL ? 0 : strlen(entry->target));
+    return 160 + strlen(entry->name) + (entry->target == NULL ? 0 : strlen(entry->target)) +
+           xattrs_bytes(entry->xattrs);
 }
 
 /* One message's worth: how many of the entries. */

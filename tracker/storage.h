@@ -24,6 +24,7 @@
 #include "crypto/signature.h"
 #include "crypto/totp.h"
 #include "proto/limits.h"
+#include "proto/xattrs.h"
 
 #define STORAGE_ROOT_SIZE       32
 #define STORAGE_GENERATION_SIZE 16
@@ -229,7 +230,8 @@ struct storage_entry {
     uint8_t root[STORAGE_ROOT_SIZE];
     char name[NAME_BYTES_MAX + 1];
     char owner[ACCOUNT_BYTES_MAX + 1];
-    char *target; /* malloc'ed or NULL; storage_entry_clear frees it */
+    char *target;            /* malloc'ed or NULL; storage_entry_clear frees it */
+    Tracker__Xattrs *xattrs; /* likewise: proto/xattrs.h */
     bool is_signed;
     uint8_t signer[SIGNER_ID_SIZE];
     uint8_t signature[SIGNATURE_SIZE];

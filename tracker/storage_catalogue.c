@@ -57,6 +57,8 @@ void storage_entry_clear(struct storage_entry *entry)
 {
     free(entry->target);
     entry->target = NULL;
+    xattrs_free(entry->xattrs);
+    entry->xattrs = NULL;
 }
 
 void storage_entry_copy(struct storage_entry *to, const struct storage_entry *from)
@@ -66,6 +68,7 @@ void storage_entry_copy(struct storage_entry *to, const struct storage_entry *fr
         to->target = strdup(from->target);
         CHECK(to->target != NULL);
     }
+    to->xattrs = xattrs_copy(from->xattrs);
 }
 
 static void entry_of(sqlite3_stmt *row, struct storage_entry *out)
@@ -89,6 +92,8 @@ static void entry_of(sqlite3_stmt *row, struct storage_entry *out)
     out->gone = sqlite3_column_type(row, 11) != SQLITE_NULL;
     out->is_signed = storage_column_bytes(row, 12, out->signer, sizeof out->signer) &&
                      storage_column_bytes(row, 13, out->signature, sizeof out->signature);
+    out->xattrs =
+        xattrs_unpack(sqlite3_column_blob(row, 14), (size_t)sqlite3_column_bytes(row, 14));
 }
 
 bool storage_entry_get(struct storage *s, uint64_t id, struct storage_entry *out)
@@ -162,10 +167,13 @@ uint64_t storage_pruned(struct storage *s)
     return number_get(s, "pruned");
 }
 
-/* Columns 2 to 11 of an insert or an update. */
-static void entry_bind(sqlite3_stmt *statement, const struct storage_entry *entry)
+/* Inserts or updates it. */
+static void entry_write(struct storage *s, sqlite3_stmt *statement,
+                        const struct storage_entry *entry)
 {
     bool file = entry->kind == 2;
+    size_t size;
+    uint8_t *xattrs = xattrs_pack(entry->xattrs, &size);
     storage_bind_number(statement, 1, (int64_t)entry->id);
     storage_bind_number(statement, 2, (int64_t)entry->parent);
     storage_bind_text(statement, 3, entry->name);
@@ -181,6 +189,9 @@ static void entry_bind(sqlite3_stmt *statement, const struct storage_entry *entr
                        sizeof entry->signer);
     storage_bind_bytes(statement, 13, entry->is_signed ? entry->signature : NULL,
                        sizeof entry->signature);
+    storage_bind_bytes(statement, 14, xattrs, size);
+    storage_run(s, statement);
+    free(xattrs);
 }
 
 void storage_entry_add(struct storage *s, struct storage_entry *entry)
@@ -191,8 +202,7 @@ void storage_entry_add(struct storage *s, struct storage_entry *entry)
     entry->seq = ++s->seq;
     s->live++;
     sqlite3_stmt *add = storage_statement(s, SQL_ENTRY_ADD);
-    entry_bind(add, entry);
-    storage_run(s, add);
+    entry_write(s, add, entry);
 }
 
 void storage_entry_put(struct storage *s, struct storage_entry *entry)
@@ -210,8 +220,7 @@ void storage_entry_put(struct storage *s, struct storage_entry *entry)
         return;
     }
     sqlite3_stmt *put = storage_statement(s, SQL_ENTRY_PUT);
-    entry_bind(put, entry);
-    storage_run(s, put);
+    entry_write(s, put, entry);
 }
 
 void storage_entry_unname(struct storage *s, uint64_t id)
@@ -248,7 +257,8 @@ size_t storage_entries_since(struct storage *s, uint64_t since, uint64_t tombsto
     while (count < max && bytes < bytes_max && storage_step(s, rows)) {
         struct storage_entry *entry = &out[count++];
         entry_of(rows, entry);
-        bytes += 160 + strlen(entry->name) + (entry->target == NULL ? 0 : strlen(entry->target));
+        bytes += 160 + strlen(entry->name) + (entry->target == NULL ? 0 : strlen(entry->target)) +
+                 xattrs_bytes(entry->xattrs);
     }
     storage_done(rows);
     *more = count == max || bytes >= bytes_max;

@@ -177,6 +177,9 @@ const char *const storage_main_steps[] = {
     "  claim  BLOB NOT NULL     -- tracker.Signer, packed\n"
     ") STRICT, WITHOUT ROWID;\n"
     "CREATE INDEX signer_device ON signer(device);\n",
+
+    /* 7: extended attributes that members give entries */
+    "ALTER TABLE entry ADD COLUMN xattrs BLOB /* tracker.Xattrs, packed; NULL: none */;\n",
 };
 const int storage_main_version = sizeof storage_main_steps / sizeof *storage_main_steps;
 
@@ -199,7 +202,7 @@ const int storage_pieces_version = sizeof storage_pieces_steps / sizeof *storage
 #define DEVICE_COLUMNS "id, account, machine, created, last_seen, void_before, logged_out, disabled"
 #define ENTRY_COLUMNS                                                                              \
     "id, parent, name, kind, size, root, target, mtime, mode, owner, seq, gone, "                  \
-    "signer, signature"
+    "signer, signature, xattrs"
 
 const char *const storage_sql[SQL_END] = {
     [SQL_BEGIN_READ] = "BEGIN",
@@ -297,14 +300,14 @@ const char *const storage_sql[SQL_END] = {
                         " ORDER BY id LIMIT ?3",
     [SQL_ENTRY_COUNT] = "SELECT count(*) FROM entry WHERE gone IS NULL",
     [SQL_ENTRY_ADD] = "INSERT INTO entry(" ENTRY_COLUMNS ")"
-                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, NULL, ?12, ?13)",
+                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, NULL, ?12, ?13, ?14)",
     [SQL_ENTRY_PUT] =
         "UPDATE entry SET parent = ?2, name = ?3, kind = ?4, size = ?5, root = ?6, target = ?7,"
         " mtime = ?8, mode = ?9, owner = ?10, seq = ?11,"
-        " signer = ?12, signature = ?13 WHERE id = ?1",
+        " signer = ?12, signature = ?13, xattrs = ?14 WHERE id = ?1",
     [SQL_ENTRY_GONE] =
         "UPDATE entry SET parent = NULL, name = NULL, root = NULL, target = NULL, size = 0,"
-        " owner = '', seq = ?2, gone = unixepoch() WHERE id = ?1",
+        " xattrs = NULL, owner = '', seq = ?2, gone = unixepoch() WHERE id = ?1",
     [SQL_ENTRY_UNNAME] = "UPDATE entry SET parent = NULL, name = NULL WHERE id = ?1",
     [SQL_ENTRY_SINCE] = "SELECT " ENTRY_COLUMNS " FROM entry WHERE seq > ?1"
                         " AND (gone IS NULL OR seq > ?2) ORDER BY seq LIMIT ?3",

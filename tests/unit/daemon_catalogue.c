@@ -1528,6 +1528,53 @@ static void pins_working_files_and_dropped_contents_are_remembered(void **state)
     side_end(&s);
 }
 
+static int set_xattr(struct side *s, uint64_t ino, const char *name, const char *value)
+{
+    struct xattr_change change = {.name = name, .value = (const uint8_t *)value};
+    change.size = value == NULL ? 0 : strlen(value);
+    return catalogue_xattr(s->catalogue, ino, &change);
+}
+
+static const char *get_xattr(struct side *s, const char *path, const char *name)
+{
+    static char text[64];
+    const Tracker__Xattr *x = xattrs_find(at(s, path)->xattrs, name);
+    if (x == NULL)
+        return NULL;
+    snprintf(text, sizeof text, "%.*s", (int)x->value.len, (const char *)x->value.data);
+    return text;
+}
+
+static void extended_attributes_are_of_the_entry_and_outlive_a_restart(void **state)
+{
+    struct side s;
+    struct xattr_change fresh = {.name = "user.a", .value = (const uint8_t *)"", .create = true};
+    struct xattr_change there = {.name = "user.z", .value = (const uint8_t *)"", .replace = true};
+    side_begin(&s, &tracker, 1, "ann");
+    uint64_t d = make_dir(&s, INO_ROOT, "d"), f = make_file(&s, d, "f", 1);
+    assert_int_equal(set_xattr(&s, f, "user.a", "one"), 0);
+    assert_int_equal(set_xattr(&s, f, "user.b", "two"), 0);
+    assert_int_equal(set_xattr(&s, d, "user.a", "of d"), 0);
+    assert_int_equal(catalogue_xattr(s.catalogue, f, &fresh), -EEXIST);
+    assert_int_equal(catalogue_xattr(s.catalogue, f, &there), -ENODATA);
+    assert_int_equal(set_xattr(&s, f, "user.z", NULL), -ENODATA);
+    assert_int_equal(set_xattr(&s, f, "user.p2p.root", "x"), -EOPNOTSUPP);
+    assert_int_equal(set_xattr(&s, INO_ROOT, "user.a", "x"), -EPERM);
+    restart(&s);
+    assert_string_equal(get_xattr(&s, "/d/f", "user.a"), "one");
+    assert_string_equal(get_xattr(&s, "/d", "user.a"), "of d");
+    assert_int_equal(set_xattr(&s, f, "user.a", NULL), 0);
+    /* A new version of it is the same entry. */
+    assert_int_equal(catalogue_write_begin(s.catalogue, f), 0);
+    uint8_t root[HASH_SIZE];
+    make_root(root, 2);
+    assert_int_equal(catalogue_publish(s.catalogue, f, root, 5, NOW, NOW), 0);
+    restart(&s);
+    assert_null(get_xattr(&s, "/d/f", "user.a"));
+    assert_string_equal(get_xattr(&s, "/d/f", "user.b"), "two");
+    side_end(&s);
+}
+
 /* --- a random walk ---------------------------------------------------------------------------------------- */
 
 static uint64_t dice_state;
@@ -1842,6 +1889,7 @@ int main(void)
         ONE(answers_that_make_no_sense_do_no_harm),
         ONE(a_damaged_data_base_is_moved_aside),
         ONE(pins_working_files_and_dropped_contents_are_remembered),
+        ONE(extended_attributes_are_of_the_entry_and_outlive_a_restart),
         ONE(two_replicas_and_the_tracker_agree_after_any_walk),
         ONE(a_hundred_thousand_entries),
     };

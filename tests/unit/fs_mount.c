@@ -386,12 +386,20 @@ static void attributes_tell_what_the_daemon_knows(void **state)
     assert_int_equal(getxattr(path("f"), "security.selinux", value, sizeof(value)), -1);
     assert_true(errno == ENODATA || errno == EOPNOTSUPP);
     assert_int_equal(getxattr(path("f"), "system.posix_acl_access", value, sizeof(value)), -1);
+    assert_int_equal(setxattr(path("f"), "user.p2p.root", "x", 1, 0), -1);
+    assert_int_equal(errno, EOPNOTSUPP);
+    assert_int_equal(setxattr(path("f"), "trusted.other", "x", 1, 0), -1);
+    assert_int_equal(errno, EOPNOTSUPP);
+    assert_int_equal(fake_asked(fake, T(GETXATTR)), before);
+    assert_int_equal(fake_asked(fake, T(SETXATTR)), 0);
     assert_int_equal(getxattr(path("f"), "user.other", value, sizeof(value)), -1);
     assert_int_equal(errno, ENODATA);
-    assert_int_equal(fake_asked(fake, T(GETXATTR)), before);
-    assert_int_equal(setxattr(path("f"), "user.other", "x", 1, 0), -1);
-    assert_int_equal(errno, EOPNOTSUPP);
-    assert_true(listxattr(path("f"), NULL, 0) > 80);
+    assert_int_equal(setxattr(path("f"), "user.other", "x", 1, 0), 0);
+    assert_int_equal(removexattr(path("f"), "user.other"), 0);
+    assert_int_equal(fake_asked(fake, T(SETXATTR)), 2);
+    assert_int_equal(listxattr(path("f"), NULL, 0), 8);
+    assert_int_equal(listxattr(path("f"), value, 4), -1);
+    assert_int_equal(errno, ERANGE);
 }
 
 static void present_bytes_are_read_without_asking(void **state)

@@ -471,6 +471,75 @@ static void attributes_are_set_where_given(void **state)
     assert_int_equal(changes_count, 0);
 }
 
+static void extended_attributes_are_merged_kept_and_bounded(void **state)
+{
+    uint64_t f = file(TOP, "f", 1);
+    uint8_t value[3] = {1, 0, 2};
+    char *gone = (char *)(uintptr_t) "user.a";
+    Tracker__Xattr items[2] = {TRACKER__XATTR__INIT, TRACKER__XATTR__INIT};
+    Tracker__Xattr *list[2] = {&items[0], &items[1]};
+    Tracker__Xattrs set = TRACKER__XATTRS__INIT;
+    Tracker__Op op = new_op(KIND(ATTR), 0, "");
+    items[0].name = gone;
+    items[1].name = (char *)(uintptr_t) "user.b";
+    items[0].value.data = items[1].value.data = value;
+    items[0].value.len = items[1].value.len = sizeof value;
+    set.list = list;
+    set.n_list = 2;
+    op.id = f;
+    op.xattrs = &set;
+    assert_int_equal(apply(&bob, &op), STATUS(OK));
+    assert_int_equal(changes_count, 1);
+    assert_int_equal(left.xattrs->n_list, 2);
+    op.op = 0;
+    assert_int_equal(apply(&bob, &op), STATUS(OK));
+    assert_int_equal(changes_count, 0);
+    /* Others stay when one goes; what takes the place of a version keeps them unless it says others. */
+    op = new_op(KIND(ATTR), 0, "");
+    op.id = f;
+    op.xattrs_removed = &gone;
+    op.n_xattrs_removed = 1;
+    assert_int_equal(apply(&ann, &op), STATUS(OK));
+    assert_int_equal(left.xattrs->n_list, 1);
+    op = new_op(KIND(PUBLISH), TOP, "f");
+    uint8_t root[STORAGE_ROOT_SIZE] = {2};
+    op.root = (ProtobufCBinaryData){.len = sizeof root, .data = root};
+    op.size = 2;
+    op.replace_any = true;
+    assert_int_equal(apply(&ann, &op), STATUS(OK));
+    assert_int_equal(left.id, f);
+    assert_memory_equal(xattrs_find(left.xattrs, "user.b")->value.data, value, sizeof value);
+    op.op = 0;
+    list[0] = &items[0];
+    set.n_list = 1;
+    op.xattrs = &set;
+    assert_int_equal(apply(&ann, &op), STATUS(OK));
+    assert_int_equal(left.xattrs->n_list, 1);
+    assert_non_null(xattrs_find(left.xattrs, "user.a"));
+    /* Strangers' input. */
+    op = new_op(KIND(ATTR), 0, "");
+    op.id = f;
+    op.xattrs = &set;
+    items[0].name = (char *)(uintptr_t) "user.p2p.root";
+    assert_int_equal(apply(&ann, &op), STATUS(BAD));
+    items[0].name = (char *)(uintptr_t) "trusted.a";
+    op.op = 0;
+    assert_int_equal(apply(&ann, &op), STATUS(BAD));
+    uint8_t *much = xcalloc(1, LIMIT_XATTR_VALUE + 1);
+    items[0].name = (char *)(uintptr_t) "user.m";
+    items[0].value = (ProtobufCBinaryData){.len = LIMIT_XATTR_VALUE + 1, .data = much};
+    op.op = 0;
+    assert_int_equal(apply(&ann, &op), STATUS(BAD));
+    items[0].value.len = LIMIT_XATTR_VALUE;
+    op.op = 0;
+    assert_int_equal(apply(&ann, &op), STATUS(OK));
+    items[0].name = (char *)(uintptr_t) "user.n";
+    op.op = 0;
+    assert_int_equal(apply(&ann, &op), STATUS(FULL));
+    assert_int_equal(left.xattrs->n_list, 2);
+    free(much);
+}
+
 /* --- numbers of operations ------------------------------------------------------------------------------------------- */
 
 static void an_operation_is_done_once(void **state)
@@ -598,6 +667,7 @@ int main(void)
         TEST(the_root_cannot_be_changed),
         TEST(only_empty_directories_are_removed),
         TEST(attributes_are_set_where_given),
+        TEST(extended_attributes_are_merged_kept_and_bounded),
         TEST(an_operation_is_done_once),
         TEST(operations_name_what_earlier_ones_made),
         TEST(only_the_last_operations_are_remembered),
