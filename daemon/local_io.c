@@ -9,6 +9,7 @@
 #include "daemon/local_private.h"
 
 #include <errno.h>
+#include <event2/event.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -31,6 +32,43 @@ static const uint8_t zero_root[HASH_SIZE];
 
 /* --- mounts ----------------------------------------------------------------------------------- */
 
+static void forget_process(struct mount *m)
+{
+    if (m->ended != NULL)
+        event_free(m->ended);
+    m->ended = NULL;
+    if (m->process >= 0)
+        close(m->process);
+    m->process = -1;
+}
+
+static void mount_free(struct local *, struct mount *);
+
+static void on_ended(evutil_socket_t process, short what, void *arg)
+{
+    struct mount *m = arg;
+    struct local *l = m->local;
+
+    event_free(m->ended);
+    m->ended = NULL;
+    if (m->client != NULL) /* what it still had to say is read first */
+        return;
+    mount_free(l, m);
+    local_after(l);
+}
+
+/* Its end is heard of at once: what it was writing and had synced is to be seen under its name. */
+static void watch_process(struct local *l, struct mount *m)
+{
+    forget_process(m);
+    m->local = l;
+    m->process = (int)syscall(SYS_pidfd_open, (pid_t)m->pid, 0);
+    if (m->process >= 0)
+        m->ended = event_new(loop_base(l->loop), m->process, EV_READ, on_ended, m);
+    if (m->ended != NULL)
+        CHECK(event_add(m->ended, NULL) == 0);
+}
+
 struct mount *io_mount(struct local *l, struct client *cl, const Local__Hello *hello)
 {
     struct mount *m;
@@ -49,9 +87,7 @@ struct mount *io_mount(struct local *l, struct client *cl, const Local__Hello *h
     m->mountpoint = xstrdup(hello->mountpoint);
     m->client = cl;
     m->pid = cl->pid;
-    if (m->process >= 0)
-        close(m->process);
-    m->process = (int)syscall(SYS_pidfd_open, (pid_t)m->pid, 0);
+    watch_process(l, m);
     return m;
 }
 
@@ -75,8 +111,7 @@ static void mount_free(struct local *l, struct mount *m)
     HASH_ITER(hh, m->opened, o, next)
         opened_free(l, m, o);
     HASH_DEL(l->mounts, m);
-    if (m->process >= 0)
-        close(m->process);
+    forget_process(m);
     free(m->mountpoint);
     free(m);
 }
@@ -139,6 +174,11 @@ static bool has_ended(const struct mount *m, int64_t now)
         return now - m->away_since >= MOUNT_GRACE_NS ||
                (kill((pid_t)m->pid, 0) < 0 && errno == ESRCH);
     return poll(&one, 1, 0) == 1;
+}
+
+bool io_has_ended(const struct mount *m)
+{
+    return has_ended(m, clock_now());
 }
 
 void io_tick(struct local *l, int64_t now)
@@ -320,6 +360,8 @@ void io_open(struct local *l, struct client *cl, struct reply reply, const void 
         local_error(l, reply, EMFILE, "too many files are open");
         return;
     }
+    if (w != NULL && write_await_end(l, w, reply))
+        return;
     if (w != NULL && (w->mount == cl->mount || node->working)) {
         if (write_defer(l, w, reply))
             return;

@@ -92,7 +92,9 @@ struct mount {
     char *mountpoint;
     struct client *client; /* NULL: away */
     uint32_t pid;
-    int process; /* a pidfd, or -1 */
+    struct local *local;
+    int process;         /* a pidfd, or -1 */
+    struct event *ended; /* it is readable once the process is gone */
     int64_t away_since;
     struct opened *opened;
     uint32_t wants;
@@ -294,6 +296,7 @@ void names_send_text(struct local *, struct reply, const char *text);
 /* --- local_io.c --- */
 struct mount *io_mount(struct local *, struct client *, const Local__Hello *);
 void io_client_gone(struct local *, struct client *);
+bool io_has_ended(const struct mount *); /* its process */
 void io_tick(struct local *, int64_t now);
 /* The mount has the ino open with this content, a reference of which is taken over. */
 struct opened *io_opened(struct local *, struct mount *, uint64_t ino, struct content *);
@@ -305,6 +308,7 @@ void io_free(struct local *);
 /* --- local_write.c --- */
 struct working *write_find(const struct local *, uint64_t ino);
 void write_send_working(struct local *, struct reply, const struct working *);
+bool write_await_end(struct local *, struct working *, struct reply);
 bool write_defer(struct local *, struct working *, struct reply); /* true: it is not ready */
 void write_mount_gone(struct local *, struct mount *);
 void write_released(struct local *, struct mount *, uint64_t ino);

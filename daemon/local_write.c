@@ -154,12 +154,16 @@ void write_drop_ingest(struct local *l, struct ingest *ingest)
 static void give_up(struct local *l, struct working *w, int error)
 {
     uint64_t ino = w->ino;
+    bool end = w->end;
 
     /* Its row goes before the file: else the file's inode number, used again, would be taken for it. */
     if (w->ingest != NULL)
         sealed_answer(l, (struct reply){0}, ino, false, w->ingest);
     catalogue_write_abandon(l->catalogue, ino);
-    local_fail_deferred(l, working_free(l, w), error);
+    if (end) /* who waits is another mount's */
+        local_resume(l, working_free(l, w));
+    else
+        local_fail_deferred(l, working_free(l, w), error);
 }
 
 /* Size and inode of the working file. [worker] */
@@ -268,6 +272,19 @@ static void make_file(struct local *l, struct working *w)
     local_post(l, &make->task, make_work, make_done);
 }
 
+/* True: its mount has ended, and what becomes of the file is known in a moment: the request waits for that. */
+bool write_await_end(struct local *l, struct working *w, struct reply reply)
+{
+    bool over = !w->end && w->mount != NULL && w->mount->client == NULL && io_has_ended(w->mount);
+
+    if (!over && !w->end)
+        return false;
+    enqueue(l, w, reply);
+    if (over)
+        write_end(l, w); /* which may carry it out now */
+    return true;
+}
+
 void write_create(struct local *l, struct client *cl, struct reply reply, const void *message)
 {
     const Local__Make *m = message;
@@ -284,6 +301,8 @@ void write_create(struct local *l, struct client *cl, struct reply reply, const 
     if (there != NULL && !m->exclusive && there->kind == NODE_FILE) {
         /* Somebody was quicker: as open(2) with O_TRUNC has it. */
         struct working *w = write_find(l, there->ino);
+        if (w != NULL && write_await_end(l, w, reply))
+            return;
         if (w != NULL && w->mount != cl->mount) {
             local_error(l, reply, EBUSY, "it is being written through another mount");
             return;
@@ -322,6 +341,8 @@ void write_begin(struct local *l, struct client *cl, struct reply reply, const v
         local_error(l, reply, ENOENT, "%s", "");
         return;
     }
+    if (w != NULL && write_await_end(l, w, reply))
+        return;
     if (w != NULL && w->mount != cl->mount) {
         local_error(l, reply, EBUSY, "it is being written through another mount");
         return;
