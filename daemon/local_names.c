@@ -264,7 +264,7 @@ void names_symlink(struct local *l, struct client *cl, struct reply reply, const
     made(l, reply, error, ino);
 }
 
-static void finish(struct local *l, struct reply reply, int error)
+void names_finish(struct local *l, struct reply reply, int error)
 {
     keep(l, error);
     if (error != 0)
@@ -275,9 +275,10 @@ static void finish(struct local *l, struct reply reply, int error)
 
 static void remove_name(struct local *l, struct reply reply, const Local__Lookup *m, bool directory)
 {
-    finish(l, reply,
-           !local_is_visible(l) ? -ENOENT
-                                : catalogue_remove(l->catalogue, m->parent, m->name, directory));
+    names_finish(l, reply,
+                 !local_is_visible(l)
+                     ? -ENOENT
+                     : catalogue_remove(l->catalogue, m->parent, m->name, directory));
 }
 
 void names_unlink(struct local *l, struct client *cl, struct reply reply, const void *message)
@@ -301,9 +302,10 @@ void names_rename(struct local *l, struct client *cl, struct reply reply, const 
                                   .exchange = m->exchange};
 
     if (rename.no_replace && rename.exchange)
-        finish(l, reply, -EINVAL);
+        names_finish(l, reply, -EINVAL);
     else
-        finish(l, reply, local_is_visible(l) ? catalogue_rename(l->catalogue, &rename) : -ENOENT);
+        names_finish(l, reply,
+                     local_is_visible(l) ? catalogue_rename(l->catalogue, &rename) : -ENOENT);
 }
 
 void names_renew(struct local *l, struct client *cl, struct reply reply, const void *message)
@@ -311,7 +313,8 @@ void names_renew(struct local *l, struct client *cl, struct reply reply, const v
     uint64_t ino = ((const Local__Node *)message)->ino;
 
     if (names_visible(l, ino) == NULL)
-        finish(l, reply, -ENOENT);
+        names_finish(l, reply, -ENOENT);
     else
-        finish(l, reply, write_find(l, ino) != NULL ? -EBUSY : catalogue_renew(l->catalogue, ino));
+        names_finish(l, reply,
+                     write_find(l, ino) != NULL ? -EBUSY : catalogue_renew(l->catalogue, ino));
 }

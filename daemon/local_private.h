@@ -288,6 +288,8 @@ const struct node *names_visible(const struct local *, uint64_t ino);
 /* Points into the node: valid as long as it. */
 void names_fill(struct local *, Local__Attr *, const struct node *);
 void names_send_attr(struct local *, struct reply, uint64_t ino);
+/* Answers a change of names or attributes: 0 or -errno; what was changed is written down first. */
+void names_finish(struct local *, struct reply, int error);
 /* One page of a directory's children behind `cookie`. */
 void names_list(struct local *, struct reply, const struct node *directory, uint64_t cookie,
                 uint32_t count);

@@ -151,8 +151,5 @@ void names_setxattr(struct local *l, struct client *cl, struct reply reply, cons
         change.value = m->value.len > 0 ? m->value.data : &nothing;
     if (names_visible(l, m->ino) != NULL)
         error = catalogue_xattr(l->catalogue, m->ino, &change);
-    if (error != 0)
-        local_error(l, reply, error, "%s", "");
-    else
-        local_done(l, reply);
+    names_finish(l, reply, error);
 }
