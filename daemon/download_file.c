@@ -78,9 +78,10 @@ struct file *file_get(struct download *download, struct content *content)
     file->download = download;
     file->content = content_share(content);
     file->geometry = content_geometry(content);
+    file->parts = parts_of(file->geometry);
     memcpy(file->root, content_root(content), HASH_SIZE);
     random_bytes(&seed, sizeof(seed));
-    file->picker = picker_new(file->geometry, content_present(content), seed, &actions, file);
+    file->picker = picker_new(&file->parts, content_present(content), seed, &actions, file);
     TAILQ_INIT(&file->demands);
     LIST_INIT(&file->handles);
     LIST_INIT(&file->fetches);

@@ -66,9 +66,8 @@ static struct fetch *choose(struct file *file, uint32_t piece, bool any,
     {
         int64_t expect;
 
-        if (fetch == not_this || !may_ask(fetch) ||
-            (!any && !picker_source_has(fetch->source, piece)) ||
-            (any && !fetch->opened && !picker_source_has(fetch->source, piece)))
+        if (fetch == not_this || !may_ask(fetch) || (!any && !fetch_has_piece(fetch, piece)) ||
+            (any && !fetch->opened && !fetch_has_piece(fetch, piece)))
             continue;
         expect = pipeline_expect(&fetch->link->pipe, now, true);
         if (best == NULL || expect < best_time) {

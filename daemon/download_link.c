@@ -103,6 +103,18 @@ static void run_add(struct fetch *fetch, uint64_t block, enum picker_class class
     link_dirty(link);
 }
 
+bool fetch_has_piece(const struct fetch *fetch, uint32_t piece)
+{
+    const struct file *file = fetch->file;
+    uint32_t ratio = parts_ratio(file->geometry, &file->parts);
+
+    for (uint32_t i = piece * ratio; i < (piece + 1) * ratio && i < file->parts.pieces; i++) {
+        if (picker_source_has(fetch->source, i))
+            return true;
+    }
+    return false;
+}
+
 void fetch_ask(struct fetch *fetch, uint64_t block, enum picker_class class)
 {
     struct link *link = fetch->link;

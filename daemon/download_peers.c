@@ -360,6 +360,22 @@ static void peer_arrived(struct file *file, const Tracker__Peer *peer)
     forgive(device, file);
 }
 
+/* The tracker counts pieces. */
+static void take_copies(struct file *file, const uint8_t *copies, size_t count)
+{
+    uint32_t ratio = parts_ratio(file->geometry, &file->parts);
+    size_t known = count > file->geometry->pieces ? file->geometry->pieces : count;
+    uint8_t *of_parts = malloc(known * ratio + 1);
+
+    if (of_parts == NULL)
+        return; /* it is advice */
+    for (size_t i = 0; i < known * ratio; i++)
+        of_parts[i] = copies[i / ratio];
+    picker_copies(file->picker, of_parts,
+                  known * ratio > file->parts.pieces ? file->parts.pieces : known * ratio);
+    free(of_parts);
+}
+
 void peers_arrived(struct download *download, const Tracker__Peers *peers, bool answer)
 {
     struct file *file = peers->root.len == HASH_SIZE ? file_of(download, peers->root.data) : NULL;
@@ -382,7 +398,7 @@ void peers_arrived(struct download *download, const Tracker__Peers *peers, bool 
     }
     file->holders = peers->holders;
     if (peers->copies.len > 0)
-        picker_copies(file->picker, peers->copies.data, peers->copies.len);
+        take_copies(file, peers->copies.data, peers->copies.len);
     file_dirty(file);
 }
 

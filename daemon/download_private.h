@@ -26,6 +26,7 @@
 #include "crypto/ticket.h"
 #include "daemon/bucket.h"
 #include "daemon/download.h"
+#include "daemon/parts.h"
 #include "daemon/picker.h"
 #include "daemon/pipeline.h"
 #include "daemon/readahead.h"
@@ -107,6 +108,7 @@ struct file {
     struct download *download;
     struct content *content;
     const struct geometry *geometry;
+    struct geometry parts; /* in which the picker counts */
     uint8_t root[HASH_SIZE];
     struct picker *picker;
     TAILQ_HEAD(, demand) demands;
@@ -348,6 +350,8 @@ void link_fill(struct link *, int64_t now);
 void link_flush(struct link *);
 void link_tick(struct link *, int64_t now);
 void link_ask_hashes(struct fetch *, Peer__Layer, uint64_t first, uint32_t count);
+/* Whether it has something of the piece, and so its block hashes. */
+bool fetch_has_piece(const struct fetch *, uint32_t piece);
 void fetch_ask(struct fetch *, uint64_t block, enum picker_class);
 void fetch_raise(struct fetch *, uint64_t block);
 void fetch_cancel(struct fetch *, uint64_t block);

@@ -23,6 +23,7 @@ static void log_expired(const struct demand *demand)
     const struct file *file = demand->file;
     uint64_t block = bitmap_next_clear(content_present(file->content), demand->first,
                                        demand->first + demand->count);
+    uint32_t part = (uint32_t)(block / file->parts.piece_blocks);
     uint32_t piece = (uint32_t)(block / file->geometry->piece_blocks), links = 0, have = 0,
              known = 0;
     const struct holding *holding;
@@ -32,7 +33,7 @@ static void log_expired(const struct demand *demand)
     LIST_FOREACH(fetch, &file->fetches, of_file)
     {
         links++;
-        if (!fetch->refused && picker_source_has(fetch->source, piece))
+        if (!fetch->refused && picker_source_has(fetch->source, part))
             have++;
     }
     LIST_FOREACH(holding, &file->holdings, of_file)

@@ -55,6 +55,16 @@ const char *link_hello(struct link *link, const uint8_t *bytes, size_t size)
     return fault;
 }
 
+static void told_pieces(struct fetch *fetch, const uint8_t *pieces)
+{
+    const struct file *file = fetch->file;
+    uint8_t *parts = parts_of_pieces(file->geometry, &file->parts, pieces);
+
+    if (parts != NULL)
+        picker_source_told(fetch->source, parts);
+    free(parts);
+}
+
 static const char *on_opened(struct link *link, const uint8_t *bytes, size_t size,
                              const uint8_t *payload, size_t payload_size)
 {
@@ -85,9 +95,18 @@ static const char *on_opened(struct link *link, const uint8_t *bytes, size_t siz
         free(map);
         return "a bitfield with spare bits set";
     }
-    picker_source_told(fetch->source, map);
+    told_pieces(fetch, map);
     free(map);
     return NULL;
+}
+
+static void has_piece(struct fetch *fetch, uint32_t piece)
+{
+    const struct file *file = fetch->file;
+    uint32_t ratio = parts_ratio(file->geometry, &file->parts);
+
+    for (uint32_t i = piece * ratio; i < (piece + 1) * ratio && i < file->parts.pieces; i++)
+        picker_source_have(fetch->source, i);
 }
 
 static const char *on_have(struct link *link, const uint8_t *bytes, size_t size)
@@ -99,7 +118,7 @@ static const char *on_have(struct link *link, const uint8_t *bytes, size_t size)
 
     if (have == NULL)
         fault = "a malformed Have";
-    else if (have->n_pieces > LIMIT_HAVE_PIECES)
+    else if (have->n_pieces > LIMIT_HAVE_PIECES || have->n_parts > LIMIT_HAVE_PIECES)
         fault = "a Have of too many pieces";
     else if (fetch != NULL && !fetch->opened)
         fault = "a Have before Opened";
@@ -107,7 +126,13 @@ static const char *on_have(struct link *link, const uint8_t *bytes, size_t size)
         if (have->pieces[i] >= fetch->file->geometry->pieces)
             fault = "a Have of a piece behind the end";
         else if (!fetch->distrusted)
-            picker_source_have(fetch->source, have->pieces[i]);
+            has_piece(fetch, have->pieces[i]);
+    }
+    for (size_t i = 0; fault == NULL && fetch != NULL && i < have->n_parts; i++) {
+        if (have->parts[i] >= fetch->file->parts.pieces)
+            fault = "a Have of a part behind the end";
+        else if (!fetch->distrusted)
+            picker_source_have(fetch->source, have->parts[i]);
     }
     if (fault == NULL && fetch != NULL && have->complete && !fetch->distrusted)
         picker_source_told(fetch->source, NULL);
@@ -124,8 +149,8 @@ static const char *on_suggest(struct link *link, const uint8_t *bytes, size_t si
     struct fetch *fetch = suggest != NULL ? fetch_of(link, suggest->file) : NULL;
     bool malformed = suggest == NULL;
 
-    for (size_t i = 0; fetch != NULL && i < suggest->n_pieces && i < PICKER_SUGGESTED; i++)
-        picker_source_suggests(fetch->source, suggest->pieces[i]);
+    for (size_t i = 0; fetch != NULL && i < suggest->n_parts && i < PICKER_SUGGESTED; i++)
+        picker_source_suggests(fetch->source, suggest->parts[i]);
     message_done(&arena);
     return malformed ? "a malformed Suggest" : NULL;
 }
@@ -140,7 +165,7 @@ static void broken_claim(struct fetch *fetch)
     fetch->distrusted = true;
     log_info("%s at %s claims pieces that it does not have: its claims are ignored",
              fetch->link->device->account, fetch->link->address);
-    nothing = calloc(1, bitmap_bytes(fetch->file->geometry->pieces) + 1);
+    nothing = calloc(1, bitmap_bytes(fetch->file->parts.pieces) + 1);
     if (nothing != NULL)
         picker_source_told(fetch->source, nothing);
     free(nothing);
@@ -163,7 +188,7 @@ static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
     case PEER__REASON__REASON_NO_BLOCK:
         if (fetch->opened &&
             picker_source_has(fetch->source,
-                              (uint32_t)(reject->block / fetch->file->geometry->piece_blocks)))
+                              (uint32_t)(reject->block / fetch->file->parts.piece_blocks)))
             broken_claim(fetch);
         break;
     case PEER__REASON__REASON_CORRUPT:

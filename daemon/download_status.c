@@ -49,7 +49,9 @@ static void show_file(struct file *file, struct download_file_status *out)
     memcpy(out->root, file->root, HASH_SIZE);
     out->rate = file->rate;
     out->wanted_all = file->get || file->background;
-    out->missing_pieces = counts.missing_pieces;
+    /* At least: it counts parts. */
+    out->missing_pieces = (counts.missing_pieces + parts_ratio(file->geometry, &file->parts) - 1) /
+                          parts_ratio(file->geometry, &file->parts);
     LIST_FOREACH(fetch, &file->fetches, of_file)
     out->links += !fetch->refused;
     TAILQ_FOREACH(demand, &file->demands, of_file)
@@ -66,7 +68,7 @@ static uint64_t have_bytes(const struct device *device, const struct file *file)
 
     if (fetch == NULL || fetch->refused)
         return 0;
-    bytes = (uint64_t)picker_source_pieces(fetch->source) * file->geometry->piece_size;
+    bytes = (uint64_t)picker_source_pieces(fetch->source) * file->parts.piece_size;
     return bytes < file->geometry->size ? bytes : file->geometry->size;
 }
 

@@ -39,6 +39,7 @@
 #include "daemon/evict.h"
 #include "daemon/limits.h"
 #include "daemon/local.h"
+#include "daemon/parts.h"
 #include "daemon/revocations.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
@@ -387,7 +388,8 @@ static bool files_are_private(const char *home)
 /* --- the store's hook and its regular sync
  * ----------------------------------------------------------------- */
 
-/* On a worker: blocks came or went. Only whole pieces are anybody's business but the readers'. */
+/* On a worker: blocks came or went. Only whole pieces are anybody's business but the readers', and those to whom the content
+ * is being served. */
 static void holding_changed(void *arg, struct content *content, uint64_t first, uint32_t count,
                             bool present)
 {
@@ -399,8 +401,14 @@ static void holding_changed(void *arg, struct content *content, uint64_t first, 
 
     for (uint32_t piece = from; piece <= to && !whole; piece++)
         whole = content_has_piece(content, piece);
-    if (!whole)
+    if (!whole) {
+        struct geometry parts = parts_of(geometry);
+
+        if (parts.piece_blocks < geometry->piece_blocks &&
+            parts_completed(&parts, content_present(content), first, count))
+            upload_holding_changed(d->upload, content);
         return;
+    }
     if (!present)
         download_lost(d->download, content);
     session_holding_changed(d->session, content);

@@ -507,9 +507,11 @@ static void take_over(struct picker_source *source, uint32_t most, int64_t now)
     struct picker *picker = source->picker;
     struct piece_list *lists[] = {&picker->full, &picker->open};
     bool last = all_is_asked(picker);
+    int64_t mine;
 
     if (now < source->take_after || picker->source_count < 2)
         return;
+    mine = would_take(source, now);
     source->take_after = now + TAKE_EVERY;
     for (unsigned list = 0; list < 2; list++) {
         struct piece *piece;
@@ -524,12 +526,13 @@ static void take_over(struct picker_source *source, uint32_t most, int64_t now)
                 if (source->taking >= most)
                     return;
                 if (request == NULL || request->source == source ||
-                    !worth_taking(request, last, would_take(source, now), now))
+                    !worth_taking(request, last, mine, now))
                     continue;
                 request->withdrawn = true;
                 request->withdrawn_at = now;
                 request->taker = source;
                 source->taking++;
+                mine = would_take(source, now);
                 picker->actions.withdraw(picker->arg, request->source->owner, piece->first + i);
             }
         }

@@ -185,8 +185,8 @@ void serve_link_suggest(void *arg, uint32_t file, const uint32_t *pieces, uint32
         return;
     memcpy(list, pieces, count * sizeof list[0]);
     message.file = file;
-    message.pieces = list;
-    message.n_pieces = count;
+    message.parts = list;
+    message.n_parts = count;
     channel_send(link->channel, CHANNEL_URGENT, PEER__PEER_TYPE__PEER_SUGGEST, FRAME_MAY_SKIP, 0,
                  &message.base, NULL, 0);
 }

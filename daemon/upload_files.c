@@ -21,6 +21,10 @@
 #include "proto/message.h"
 #include "proto/peer.pb-c.h"
 
+#define HAVE_AT_ONCE 1024 /* pieces, or parts, in one message */
+#define PIECE_PARTS_MOST                                                                           \
+    16 /* 256 KiB, the smallest piece, has 4; larger ones are cut where there are few */
+
 static void serve_watch(struct served *f)
 {
     struct upload *u = f->link->upload;
@@ -52,6 +56,16 @@ static void serve_unwatch(struct served *f)
         HASH_DEL(u->watched, watched);
         free(watched);
     }
+}
+
+/* It has come to hold more than the fetcher knows of. */
+static void news(struct served *f)
+{
+    if (f->changed)
+        return;
+    f->changed = true;
+    if (!timer_pending(f->link->have_timer))
+        timer_set(f->link->have_timer, HAVE_DELAY_NS);
 }
 
 void serve_file_free(struct serve_link *link, struct served *f)
@@ -230,16 +244,21 @@ static void opened(struct serve_link *link, struct served *f, struct content *co
     f->content = content;
     message.file = f->file;
     message.complete = content_complete(content);
+    f->parts = parts_of(content_geometry(content));
     if (!message.complete) {
-        f->told = xmalloc(bytes + 1);
-        content_pieces(content, f->told);
-        serve_watch(f);
         wire = xmalloc(bytes + 1);
-        bitmap_to_wire(wire, f->told, bytes);
+        content_pieces(content, wire);
+        f->told = parts_of_pieces(content_geometry(content), &f->parts, wire);
+        if (f->told == NULL)
+            f->told = xcalloc(1, bitmap_bytes(f->parts.pieces) + 1);
+        serve_watch(f);
+        bitmap_to_wire(wire, wire, bytes);
     }
     channel_send(link->channel, CHANNEL_URGENT, PEER__PEER_TYPE__PEER_OPENED, 0, 0, &message.base,
                  wire, wire == NULL ? 0 : bytes);
-    choker_open(link->choke, f->file, content, content_geometry(content), message.complete);
+    choker_open(link->choke, f->file, content, &f->parts, message.complete);
+    if (!message.complete)
+        news(f); /* of pieces that are not whole */
     choker_limit_file(link->upload->choker, content,
                       limits_of(link->upload->daemon->limits, content_root(content)).up,
                       clock_now());
@@ -380,34 +399,74 @@ const char *serve_on_close(struct serve_link *link, const uint8_t *bytes, size_t
     return m == NULL ? "a malformed Close" : NULL;
 }
 
-/* Tells the fetcher of pieces that have come since. Lost ones it learns of by a Reject; they are
+/* The parts that are here; NULL: no memory. */
+static uint8_t *what_is_here(const struct served *f)
+{
+    const struct geometry *geometry = content_geometry(f->content);
+
+    if (parts_ratio(geometry, &f->parts) > 1)
+        return parts_map(&f->parts, content_present(f->content));
+    uint8_t *map = malloc(bitmap_bytes(geometry->pieces) + 1);
+    if (map != NULL)
+        content_pieces(f->content, map);
+    return map;
+}
+
+/* What of a piece is new, as bits: its parts. */
+static uint32_t fresh_parts(const struct served *f, const uint8_t *now, uint32_t piece,
+                            uint32_t ratio)
+{
+    uint32_t fresh = 0;
+
+    for (uint32_t i = 0; i < ratio && piece * ratio + i < f->parts.pieces; i++) {
+        if (bitmap_test(now, piece * ratio + i) && !bitmap_test(f->told, piece * ratio + i))
+            fresh |= 1u << i;
+    }
+    return fresh;
+}
+
+/* All parts of a piece, as bits. */
+static uint32_t all_parts(const struct served *f, uint32_t piece, uint32_t ratio)
+{
+    uint32_t left = f->parts.pieces - piece * ratio;
+
+    return (1u << (left < ratio ? left : ratio)) - 1;
+}
+
+/* Tells the fetcher of pieces, and of parts of others, that have come since. Lost ones it learns of by a Reject; they are
  * told of once more if they come again. */
 static void tell_have(struct serve_link *link, struct served *f)
 {
     Peer__Have message = PEER__HAVE__INIT;
-    uint32_t list[LIMIT_HAVE_PIECES];
-    size_t bytes = bitmap_bytes(content_geometry(f->content)->pieces);
+    uint32_t pieces[HAVE_AT_ONCE], parts[HAVE_AT_ONCE + PIECE_PARTS_MOST];
+    uint32_t ratio = parts_ratio(content_geometry(f->content), &f->parts);
 
     message.file = f->file;
-    message.pieces = list;
+    message.pieces = pieces;
+    message.parts = parts;
     if (content_complete(f->content)) {
         message.complete = true;
         serve_unwatch(f);
         serve_say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
         return;
     }
-    uint8_t *now = xmalloc(bytes);
-    content_pieces(f->content, now);
-    for (size_t i = 0; i < bytes; i++) {
-        for (unsigned fresh = now[i] & ~(unsigned)f->told[i]; fresh != 0; fresh &= fresh - 1) {
-            list[message.n_pieces++] = (uint32_t)i * 8 + (uint32_t)__builtin_ctz(fresh);
-            if (message.n_pieces == LIMIT_HAVE_PIECES) {
-                serve_say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
-                message.n_pieces = 0;
-            }
+    uint8_t *now = what_is_here(f);
+    if (now == NULL)
+        return; /* it is told with the next ones */
+    for (uint32_t i = 0; i < content_geometry(f->content)->pieces; i++) {
+        uint32_t fresh = fresh_parts(f, now, i, ratio);
+
+        if (fresh == all_parts(f, i, ratio))
+            pieces[message.n_pieces++] = i;
+        else
+            for (; fresh != 0; fresh &= fresh - 1)
+                parts[message.n_parts++] = i * ratio + (uint32_t)__builtin_ctz(fresh);
+        if (message.n_pieces == HAVE_AT_ONCE || message.n_parts >= HAVE_AT_ONCE) {
+            serve_say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
+            message.n_pieces = message.n_parts = 0;
         }
     }
-    if (message.n_pieces > 0)
+    if (message.n_pieces + message.n_parts > 0)
         serve_say(link, PEER__PEER_TYPE__PEER_HAVE, &message.base);
     free(f->told);
     f->told = now;
@@ -437,10 +496,6 @@ void serve_holding_changed(struct upload *u, struct content *content)
         return;
     DL_FOREACH2(watched->files, f, watch_next)
     {
-        if (f->changed)
-            continue;
-        f->changed = true;
-        if (!timer_pending(f->link->have_timer))
-            timer_set(f->link->have_timer, HAVE_DELAY_NS);
+        news(f);
     }
 }

@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "daemon/choker.h"
+#include "daemon/parts.h"
 #include "daemon/request_queue.h"
 #include "proto/limits.h"
 #include "proto/peer.pb-c.h"
@@ -41,8 +42,9 @@ struct served {
     uint32_t file;       /* the fetcher's number */
     uint32_t generation; /* tells a number's users apart */
     struct serve_link *link;
-    struct content *content;                /* NULL while it is being opened */
-    uint8_t *told;                          /* pieces that the fetcher was told of; NULL: all */
+    struct content *content; /* NULL while it is being opened */
+    struct geometry parts;
+    uint8_t *told;                          /* parts that the fetcher was told of; NULL: all */
     struct early *early;                    /* asked for while it is being opened; NULL: nothing */
     bool changed;                           /* in the hands of have_timer */
     bool waiting;                           /* in link->waiting */

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/number.h"
+#include "daemon/parts.h"
 #include "tests/sim/sim.h"
 
 struct scenario {
@@ -118,6 +119,7 @@ static const struct scenario scenarios[] = {
      .seed_up = 200,
      .delay = 10,
      .kib = 4 << 10,
+     .piece_kib = 256, /* no parts: a quarter of the events */
      .last = 2.7},
 };
 
@@ -178,7 +180,9 @@ static struct swarm *set_up(const struct scenario *s, uint64_t seed, bool no_sug
     struct swarm *swarm = xcalloc(1, sizeof(*swarm));
 
     swarm->random = seed;
-    swarm->geometry = geometry_of((uint64_t)s->kib << 10);
+    struct geometry whole = geometry_of((uint64_t)s->kib << 10);
+
+    swarm->geometry = parts_of(&whole);
     if (s->piece_kib != 0) {
         swarm->geometry.piece_size = s->piece_kib << 10;
         swarm->geometry.piece_blocks = swarm->geometry.piece_size / BLOCK_SIZE;

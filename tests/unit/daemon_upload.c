@@ -487,13 +487,15 @@ static void of_an_incomplete_file_it_tells_what_is_there_and_what_comes(void **s
     assert_int_equal(help_put(content, &part, 32, 16), 0);
     assert_int_equal(help_put(content, &part, 240, 16), 0);
     uint32_t told = 0;
-    while (told < 2) {
+    while (told < 8) { /* parts, four of which make a piece */
         assert_int_equal(wire_next(&w), HAVE);
         Peer__Have *have = wire_message(&w, &peer__have__descriptor);
         assert_false(have->complete);
         for (size_t i = 0; i < have->n_pieces; i++)
             assert_true(have->pieces[i] == 2 || have->pieces[i] == 15);
-        told += (uint32_t)have->n_pieces;
+        for (size_t i = 0; i < have->n_parts; i++)
+            assert_true(have->parts[i] / 4 == 2 || have->parts[i] / 4 == 15);
+        told += (uint32_t)(4 * have->n_pieces + have->n_parts);
         peer__have__free_unpacked(have, NULL);
     }
     for (uint32_t piece = 0; piece < 16; piece++)
@@ -506,6 +508,40 @@ static void of_an_incomplete_file_it_tells_what_is_there_and_what_comes(void **s
         peer__have__free_unpacked(have, NULL);
     }
     expect_pong(&w);
+    wire_free(&w);
+    content_release(content);
+    help_unmake(&part);
+}
+
+static void expect_parts(struct wire *w, uint32_t first, uint32_t last)
+{
+    assert_int_equal(wire_next(w), HAVE);
+    Peer__Have *have = wire_message(w, &peer__have__descriptor);
+    assert_int_equal(have->n_pieces, 0);
+    assert_int_equal(have->n_parts, last - first + 1);
+    for (uint32_t i = first; i <= last; i++)
+        assert_int_equal(have->parts[i - first], i);
+    peer__have__free_unpacked(have, NULL);
+}
+
+static void parts_of_a_piece_are_told_of_before_it_is_whole(void **state)
+{
+    struct made part = help_make(4 << 20, 78);
+    struct content *content = help_get(d.store, &part, true);
+    struct wire w;
+
+    (void)state;
+    help_set_hashes(content, &part);
+    assert_int_equal(help_put(content, &part, 20, 7), 0); /* part 5, and three blocks */
+    fetcher(&w);
+    open_file(&w, 1, &part, false);
+    assert_int_equal(w.payload[0], 0);
+    expect_parts(&w, 5, 5);
+    request(&w, 1, 20, 2, BACKGROUND);
+    expect_block(&w, &part, 20);
+    expect_block(&w, &part, 21);
+    assert_int_equal(help_put(content, &part, 27, 1), 0);
+    expect_parts(&w, 6, 6);
     wire_free(&w);
     content_release(content);
     help_unmake(&part);
@@ -1519,6 +1555,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_complete_file_opens_and_its_blocks_come_in_order),
         TEST(of_an_incomplete_file_it_tells_what_is_there_and_what_comes),
+        TEST(parts_of_a_piece_are_told_of_before_it_is_whole),
         TEST(what_is_not_here_or_of_another_size_is_not_opened),
         TEST(without_a_right_a_file_that_is_here_is_as_unknown_as_any),
         TEST(a_ticket_for_everything_opens_everything),
