@@ -6,7 +6,9 @@
  * C1  a link is in choker->links exactly when its queue is not empty.
  * C2  sent_piece.current is the number of links that are busy with the piece; .offered is set exactly when one opened_file
  *     has it among its offers.
- * C3  file.unsent is the number of its pieces of which fewer blocks went out than they have. */
+ * C3  choker->begun holds each link whose owner has bulk pending, and may hold some that have none any more; choker->links
+ *     stands in the order of listed_as.
+ * C4  file.unsent is the number of its pieces of which fewer blocks went out than they have. */
 #include "daemon/choker_private.h"
 
 #include "base/check.h"
@@ -48,7 +50,6 @@ struct choker_link *choker_link_new(struct choker *choker, void *owner, uint64_t
     link->owner = owner;
     link->account = account;
     link->queue = request_queue_new();
-    DL_APPEND2(choker->all, link, all_prev, all_next);
     return link;
 }
 
@@ -63,7 +64,7 @@ void choker_link_free(struct choker_link *link)
     HASH_ITER(hh, link->files, opened, next)
         choker_close(link, opened->number);
     CHECK(!link->listed);
-    DL_DELETE2(choker->all, link, all_prev, all_next);
+    choker_set_begun(link, false);
     if (--link->account->links == 0) {
         HASH_DEL(choker->accounts, link->account);
         free(link->account);
@@ -77,6 +78,7 @@ void choker_list(struct choker_link *link, int64_t now)
     struct choker *choker = link->choker;
     bool wanted = request_queue_blocks(link->queue) > 0;
 
+    choker->changes++;
     for (int i = 0; i < URGENCIES; i++) {
         uint32_t queued = request_queue_class(link->queue, (enum urgency)i);
 
@@ -94,7 +96,24 @@ void choker_list(struct choker_link *link, int64_t now)
     link->waits = now;
     if (link->account->served < choker->virtual_time)
         link->account->served = choker->virtual_time;
+    link->listed_as = ++choker->listings;
     DL_APPEND(choker->links, link);
+}
+
+void choker_set_begun(struct choker_link *link, bool begun)
+{
+    struct choker *choker = link->choker;
+
+    if (link->begun == begun)
+        return;
+    link->begun = begun;
+    if (begun) {
+        DL_APPEND2(choker->begun, link, begun_prev, begun_next);
+        choker->begun_count++;
+    } else {
+        DL_DELETE2(choker->begun, link, begun_prev, begun_next);
+        choker->begun_count--;
+    }
 }
 
 /* --- contents ---------------------------------------------------------------------------------------------------------- */

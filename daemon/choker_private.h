@@ -57,14 +57,15 @@ struct account {
 };
 
 struct choker_link {
-    struct choker_link *prev, *next;         /* of those with something queued */
-    struct choker_link *all_prev, *all_next; /* of all */
+    struct choker_link *prev, *next; /* of those with something queued */
     struct choker *choker;
     void *owner;
     struct account *account;
     struct request_queue *queue;
-    struct opened_file *files, *last_file; /* hash; the one looked up last */
-    bool listed;
+    struct opened_file *files, *last_file;       /* hash; the one looked up last */
+    struct choker_link *begun_prev, *begun_next; /* of those to which bulk is on its way */
+    bool listed, begun;
+    uint64_t listed_as;         /* place in the list of those with something queued */
     uint32_t queued[URGENCIES]; /* blocks, as counted in the choker's */
     bool busy;                  /* a piece is being sent: `current` */
     uint32_t current_file, current_piece;
@@ -90,9 +91,22 @@ struct slots {
     bool less_next;
 };
 
+/* Somebody without a slot stood first while others might have taken more: looking again finds the same as long as nothing of
+ * this has changed. */
+struct refusal {
+    uint64_t changes;
+    int64_t at; /* 0: there was none */
+    uint32_t takers, ahead;
+};
+
 struct choker {
     struct choker_actions actions;
-    struct choker_link *links, *all; /* with something queued; all */
+    struct choker_link *links; /* with something queued */
+    struct choker_link *begun; /* all that may have bulk pending */
+    uint32_t begun_count;
+    uint64_t listings;
+    uint64_t changes; /* grows with each change of a queue */
+    struct refusal refusal;
     struct choker_file *files;
     struct account *accounts;
     struct bucket bucket;
@@ -113,6 +127,8 @@ struct opened_file *choker_file_of(struct choker_link *, uint32_t number); /* NU
 /* The link's queue has changed: it is counted, and put into the list of those with something queued, or out of it. */
 void choker_list(struct choker_link *, int64_t now);
 uint32_t choker_piece_copies(const struct choker_file *, uint32_t piece);
+/* Bulk is on its way to this link, or no more. */
+void choker_set_begun(struct choker_link *, bool begun);
 /* These blocks go out. */
 void choker_mark_sent(struct choker_file *, struct block_run);
 

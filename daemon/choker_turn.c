@@ -13,7 +13,11 @@
 
 #define SLOT_BYTES       (2 * BLOCK_SIZE)
 #define STALLED          (500 * NS_PER_MS)
-#define PIECES_LOOKED_AT 64              /* of one link's queue */
+#define PIECES_LOOKED_AT 64 /* of one link's queue */
+#define BEGUN_FEW                                                                                  \
+    16 /* links, in order of which a few looks at all of them are cheaper than one list */
+#define REFUSAL_LASTS                                                                              \
+    (100 * NS_PER_MS) /* so late does the optimistic slot, or a link that stalls, come at most */
 #define OPTIMISTIC_EVERY 16              /* pieces */
 #define OPTIMISTIC_WAIT  (10 * NS_PER_S) /* who waited less long is not helped out of turn */
 
@@ -66,8 +70,11 @@ static bool give(struct choker_link *link, struct opened_file *opened, enum urge
     turn->owner = link->owner;
     turn->urgency = urgency;
     link->waits = now;
-    if (urgency != URGENT_DEMAND && choker->actions.pending(link->owner) <= SLOT_BYTES)
-        link->took = now; /* it begins again */
+    if (urgency != URGENT_DEMAND) {
+        if (choker->actions.pending(link->owner) <= SLOT_BYTES)
+            link->took = now; /* it begins again */
+        choker_set_begun(link, true);
+    }
     spend(choker, link, opened->file, &turn->run);
     choker_mark_sent(opened->file, turn->run);
     choker_list(link, now);
@@ -99,6 +106,8 @@ static bool take_in_order(struct choker *choker, enum urgency urgency, int64_t n
     const struct block_run *run = NULL;
     uint32_t most = 0;
 
+    if (choker->queued[urgency] == 0)
+        return false;
     DL_FOREACH(choker->links, link) {
         const struct block_run *first;
         uint32_t room;
@@ -234,16 +243,19 @@ static struct choker_link *best_of_all(struct choker *choker, const struct room 
     return best;
 }
 
-/* How many links occupy a slot. */
-static uint32_t occupied(const struct choker *choker, int64_t now)
+/* How many links occupy a slot. Those that have nothing pending any more leave the list of those that do, so that few are
+ * looked at, however many there are. */
+static uint32_t occupied(struct choker *choker, int64_t now)
 {
-    const struct choker_link *link;
+    struct choker_link *link, *next;
     uint32_t count = 0;
 
-    DL_FOREACH2(choker->all, link, all_next)
-    {
+    for (link = choker->begun; link != NULL; link = next) {
         uint32_t pending = choker->actions.pending(link->owner);
 
+        next = link->begun_next;
+        if (pending == 0)
+            choker_set_begun(link, false);
         count += pending > SLOT_BYTES && !stalled(link, pending, now);
     }
     return count;
@@ -275,55 +287,106 @@ static bool may_take(const struct choker *choker, const struct choker_link *link
     return pending < room->ahead && (pending > SLOT_BYTES || room->occupied < choker->slots.count);
 }
 
-/* The rest of pieces that were begun. */
+/* The rest of the piece that was begun for this link. */
+static bool go_on_with(struct choker_link *link, int64_t now, const struct room *room,
+                       struct choker_turn *turn)
+{
+    struct choker *choker = link->choker;
+    struct opened_file *opened;
+    uint32_t most;
+
+    if (!link->busy || link->queued[URGENT_BACKGROUND] == 0 || !may_take(choker, link, room))
+        return false;
+    opened = choker_file_of(link, link->current_file);
+    CHECK(opened != NULL);
+    most = choker->actions.room(link->owner, false);
+    return most > 0 && file_may(choker, opened->file, now) &&
+           give(link, opened, URGENT_BACKGROUND, span_of(opened, link->current_piece), most, now,
+                turn);
+}
+
+/* The rest of pieces that were begun, in the order of the list. Where no slot is free only those that hold one may be given
+ * more: as a rule they are few, and the others need not be looked at. */
 static bool go_on(struct choker *choker, int64_t now, const struct room *room,
                   struct choker_turn *turn)
 {
-    struct choker_link *link;
+    struct choker_link *link, *next;
+    uint64_t tried = 0;
 
-    DL_FOREACH(choker->links, link) {
-        struct opened_file *opened;
-        uint32_t most;
-
-        if (!link->busy || link->queued[URGENT_BACKGROUND] == 0 || !may_take(choker, link, room))
-            continue;
-        opened = choker_file_of(link, link->current_file);
-        CHECK(opened != NULL);
-        most = choker->actions.room(link->owner, false);
-        if (most > 0 && file_may(choker, opened->file, now) &&
-            give(link, opened, URGENT_BACKGROUND, span_of(opened, link->current_piece), most, now,
-                 turn))
-            return true;
+    if (room->occupied < choker->slots.count || choker->begun_count > BEGUN_FEW) {
+        DL_FOREACH(choker->links, link) {
+            if (go_on_with(link, now, room, turn))
+                return true;
+        }
+        return false;
     }
-    return false;
+    do {
+        next = NULL;
+        DL_FOREACH2(choker->begun, link, begun_next)
+        {
+            if (link->listed && link->listed_as > tried &&
+                (next == NULL || link->listed_as < next->listed_as))
+                next = link;
+        }
+        if (next == NULL)
+            return false;
+        tried = next->listed_as;
+    } while (!go_on_with(next, now, room, turn));
+    return true;
 }
 
-/* Whether any link might be given a new piece: looking for the best of all is dear. */
-static bool may_begin(const struct choker *choker, const struct room *room)
+/* How many of those that hold a slot might be given more. */
+static uint32_t takers(const struct choker *choker, const struct room *room)
 {
     const struct choker_link *link;
+    uint32_t count = 0;
+
+    DL_FOREACH2(choker->begun, link, begun_next)
+    {
+        count += link->queued[URGENT_BACKGROUND] > 0 && may_take(choker, link, room) &&
+                 choker->actions.room(link->owner, false) > 0;
+    }
+    return count;
+}
+
+/* Whether any link might be given a new piece: looking for the best of all is dear. Without a free slot only those who hold one
+ * might, and none of them while who was refused one stands before them. */
+static bool may_begin(const struct choker *choker, const struct room *room, int64_t now)
+{
+    const struct refusal *refusal = &choker->refusal;
+    uint32_t count;
 
     if (room->occupied < choker->slots.count)
         return true;
     if (room->occupied > choker->slots.count)
         return false;
-    DL_FOREACH(choker->links, link) {
-        if (link->queued[URGENT_BACKGROUND] > 0 && may_take(choker, link, room))
-            return true;
-    }
-    return false;
+    count = takers(choker, room);
+    return count > 0 &&
+           (refusal->at == 0 || now - refusal->at > REFUSAL_LASTS || refusal->takers != count ||
+            refusal->changes != choker->changes || refusal->ahead != room->ahead);
+}
+
+static void refuse(struct choker *choker, const struct choker_link *best, const struct room *room,
+                   int64_t now)
+{
+    choker->slots.refused |= room->occupied >= choker->slots.count;
+    if (best != NULL && room->occupied == choker->slots.count && choker->wake == INT64_MAX)
+        choker->refusal = (struct refusal){.changes = choker->changes,
+                                           .at = now,
+                                           .takers = takers(choker, room),
+                                           .ahead = room->ahead};
+    if (choker->wake > now + STALLED) /* who occupies a slot may have stalled by then */
+        choker->wake = now + STALLED;
 }
 
 static bool begin(struct choker *choker, int64_t now, const struct room *room,
                   struct choker_turn *turn)
 {
-    struct choker_link *best = may_begin(choker, room) ? best_of_all(choker, room, now) : NULL;
+    struct choker_link *best = may_begin(choker, room, now) ? best_of_all(choker, room, now) : NULL;
     struct opened_file *opened;
 
     if (best == NULL || !may_take(choker, best, room)) {
-        choker->slots.refused |= room->occupied >= choker->slots.count;
-        if (choker->wake > now + STALLED) /* who occupies a slot may have stalled by then */
-            choker->wake = now + STALLED;
+        refuse(choker, best, room, now);
         return false;
     }
     opened = best->best_file;

@@ -250,6 +250,10 @@ void picker_ask(struct picker *picker, struct picker_source *source, struct piec
     request->late = now + pipeline_patience(source->pipe, now, urgent);
     if (urgent && request->late < picker->next_late)
         picker->next_late = request->late;
+    if (piece->asked == 0)
+        piece->withdrawn = false;
+    if (piece->asked == 0 || request->late < piece->late)
+        piece->late = request->late;
     pipeline_asked(source->pipe, now, urgent, &request->stamp);
     request->second = piece->requests[index] != NULL;
     if (request->second) {

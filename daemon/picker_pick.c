@@ -106,6 +106,8 @@ static void raise_requests(struct picker *picker, struct piece *piece, uint32_t 
         late = now + pipeline_patience(source->pipe, now, true);
         if (late < request->late)
             request->late = late;
+        if (request->late < piece->late)
+            piece->late = request->late;
         if (request->late < picker->next_late)
             picker->next_late = request->late;
         if (!worth_raising(request, now))
@@ -423,13 +425,37 @@ static bool all_is_asked(const struct picker *picker)
     return picker->want_all && rarity_listed(picker->rarity) == 0 && TAILQ_EMPTY(&picker->open);
 }
 
+/* The same for the blocks of one piece; returns how many. */
+static uint32_t second_of_piece(struct picker_source *source, struct piece *piece, bool last,
+                                uint32_t most, int64_t now)
+{
+    struct picker *picker = source->picker;
+    int64_t mine = last ? pipeline_expect(source->pipe, now, false) : 0, late = INT64_MAX;
+    uint32_t asked = 0;
+
+    for (uint32_t i = 0; i < piece->count && asked < most; i++) {
+        if (worth_a_second(piece, i, source, last, mine, now)) {
+            picker_ask(picker, source, piece, i, PICKER_BACKGROUND, now);
+            asked++;
+            mine = last ? pipeline_expect(source->pipe, now, false) : 0;
+        }
+        for (const struct request *request = piece->requests[i]; request != NULL;
+             request = request->next) {
+            if (request->late < late)
+                late = request->late;
+        }
+    }
+    if (asked < most)
+        piece->late = late;
+    return asked;
+}
+
 /* Second requests for what is late; and, when nothing else is left to ask for, for what was asked back in vain and this source
  * would bring sooner. */
 static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t now)
 {
     struct picker *picker = source->picker;
     bool last = all_is_asked(picker);
-    int64_t mine;
     struct piece *piece;
     uint32_t asked = 0;
 
@@ -439,15 +465,10 @@ static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t
         most = SECONDS_MOST - picker->seconds;
     source->second_after = now + (last ? SECOND_LAST : SECOND_EVERY);
     TAILQ_FOREACH(piece, &picker->full, entry) {
-        if (piece->asked == 0 || !picker_source_has(source, piece->number))
+        if (piece->asked == 0 || (now < piece->late && !(last && piece->withdrawn)) ||
+            !picker_source_has(source, piece->number))
             continue;
-        for (uint32_t i = 0; i < piece->count && asked < most; i++) {
-            mine = pipeline_expect(source->pipe, now, false);
-            if (worth_a_second(piece, i, source, last, mine, now)) {
-                picker_ask(picker, source, piece, i, PICKER_BACKGROUND, now);
-                asked++;
-            }
-        }
+        asked += second_of_piece(source, piece, last, most - asked, now);
         if (asked >= most)
             break;
     }
@@ -513,6 +534,7 @@ static void take_over(struct picker_source *source, uint32_t most, int64_t now)
         return;
     mine = would_take(source, now);
     source->take_after = now + TAKE_EVERY;
+    mine = would_take(source, now);
     for (unsigned list = 0; list < 2; list++) {
         struct piece *piece;
 
@@ -528,7 +550,7 @@ static void take_over(struct picker_source *source, uint32_t most, int64_t now)
                 if (request == NULL || request->source == source ||
                     !worth_taking(request, last, mine, now))
                     continue;
-                request->withdrawn = true;
+                request->withdrawn = piece->withdrawn = true;
                 request->withdrawn_at = now;
                 request->taker = source;
                 source->taking++;

@@ -41,6 +41,8 @@ struct piece {
     uint64_t first;
     uint32_t number, count;
     uint32_t absent, asked, received; /* blocks in these states */
+    int64_t late;                     /* no request of it is late before */
+    bool withdrawn;                   /* of the requests under way some may have been asked back */
     bool open;                        /* in the list of those with absent blocks */
     uint8_t *state;
     struct request *requests[]; /* one list per block */
