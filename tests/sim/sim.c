@@ -1,12 +1,15 @@
 /* Simulations of whole swarms: the daemon's picker and choker against the physical limit.
  *
- * usage: sim [--seed N] [--no-suggestions] [SCENARIO...]      all without names; CMakeLists.txt has those of the check
+ * usage: sim [--seed N] [--no-suggestions] [--twice] [SCENARIO...]      all without names; CMakeLists.txt has those of the check
  *        sim --list
- *        sim --peers N [--up MBIT] [--down MBIT] [--delay MS] [--mib N] [--piece KIB] [--mixed] [--seed N]
+ *        sim --peers N [--up MBIT] [--down MBIT] [--delay MS] [--mib N] [--piece KIB] [--unit N] [--mixed] [--seed N]
  *
- * Prints for each run: completion times against the fluid bound max(F/u_seed, F/d_min, N F/(u_seed + sum u)), the copies that
+ * Prints for each run: completion times against the fluid bound max(F/u_seed, F/d_min, N F/(u_seed + sum u)); in brackets the
+ * last one against what is possible if only whole pieces are passed on (see bound_of_pieces); the copies that
  * the first seed sent until every piece was out and in all, fairness of completion times (Jain's index), blocks that came in
- * vain, readers' stalls. Ends with 1 if a scenario misses its goal; the line names the seed that repeats it. */
+ * vain, readers' stalls, a digest of all events. What it took of this machine goes to standard error, so that the rest is the
+ * same each time. Ends with 1 if a scenario misses its goal, and the line names the seed that repeats it; with --twice also if
+ * the second run of a scenario differs from the first. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,6 +29,7 @@ struct scenario {
     double seed_up;  /* 0: as the others */
     double delay;    /* ms, one way */
     uint32_t kib, piece_kib;
+    uint32_t unit;                /* blocks that leave an uplink in one turn; 0: one */
     bool mixed;                   /* quarter and seven quarters of the uplink, by turns */
     double riders, liars, broken; /* parts of the peers */
     double stuck, slow, churn; /* slow: a twentieth of the uplink; churn: leave at a random time */
@@ -111,16 +115,19 @@ static const struct scenario scenarios[] = {
      .seeks = 6,
      .worst_stall = 2.0},
     {.name = "crowd",
-     .what = "1,000 peers at once",
-     .peers = 1000,
-     .neighbours = 16,
-     .up = 20,
-     .down = 100,
-     .seed_up = 200,
+     .what = "10,000 peers at once",
+     /* A quarter of the daemon's smallest piece at a quarter of a usual rate: as many pieces, and as long for each, with a
+      * quarter of the blocks. */
+     .peers = 10000,
+     .neighbours = 6,
+     .up = 5,
+     .down = 25,
+     .seed_up = 50,
      .delay = 10,
      .kib = 4 << 10,
-     .piece_kib = 256, /* no parts: a quarter of the events */
-     .last = 2.7},
+     .piece_kib = 64,
+     .unit = 4,
+     .last = 1.9},
 };
 
 static double mbit(double rate)
@@ -190,8 +197,9 @@ static struct swarm *set_up(const struct scenario *s, uint64_t seed, bool no_sug
             (uint32_t)((swarm->geometry.blocks + swarm->geometry.piece_blocks - 1) /
                        swarm->geometry.piece_blocks);
     }
+    swarm->unit = s->unit != 0 ? s->unit : 1;
     swarm->neighbours = s->neighbours != 0 ? s->neighbours : 30;
-    swarm->tick = s->peers > 1000 ? NS_PER_S : NS_PER_S / 4;
+    swarm->tick = s->peers >= 1000 ? NS_PER_S : NS_PER_S / 4;
     swarm->no_suggestions = no_suggestions;
     swarm->limit = 3600 * NS_PER_S;
     swarm->peer_count = s->peers + 1;
@@ -223,7 +231,33 @@ static double bound_of(const struct swarm *swarm)
         bound = size / slowest;
     if (count * size / sum > bound)
         bound = count * size / sum;
-    return bound * 1.04; /* headers, as in sim_net.c: the floor of any transport */
+    return bound * HEADERS; /* the floor of any transport */
+}
+
+/* The least time if a piece is passed on only when all of it is there, and uplinks are as equal as their mean. A member has
+ * nothing to give before its first piece; in the time that an uplink takes for a piece, and three delays (it is told of, asked
+ * for, and on its way), each that has one makes another, and the seed as many more as its uplink is greater. What uplinks miss
+ * meanwhile comes on top of the fluid bound: about log2(N) times that time. */
+static double bound_of_pieces(const struct swarm *swarm)
+{
+    double bound = bound_of(swarm), seed = swarm->peers[0].up, sum = 0, have = 0, missed = 0, mean,
+           turn;
+    uint32_t count = 0;
+
+    for (uint32_t i = 1; i < swarm->peer_count; i++) {
+        sum += swarm->peers[i].kind == KIND_GOOD ? swarm->peers[i].up : 0;
+        count += swarm->peers[i].kind == KIND_GOOD;
+    }
+    if (count == 0)
+        return bound;
+    mean = sum / count;
+    turn = swarm->geometry.piece_size * HEADERS / mean +
+           6.0 * (double)swarm->peers[0].delay / NS_PER_S;
+    while (have < count) {
+        missed += (count - have) * turn;
+        have = 2 * have + seed / mean;
+    }
+    return bound + missed * mean / (sum + seed);
 }
 
 static int by_value(const void *a, const void *b)
@@ -237,6 +271,7 @@ struct figures {
     double last, median, p99, copies, copies_all, jain, spare, worst_stall, stalled;
     uint32_t finished, left;
     unsigned stalls;
+    uint64_t digest;
 };
 
 static struct figures measure(const struct swarm *swarm)
@@ -274,6 +309,7 @@ static struct figures measure(const struct swarm *swarm)
     f.copies = (double)swarm->seed_blocks_when_out / (double)swarm->geometry.blocks;
     f.copies_all = (double)swarm->peers[0].sent_blocks / (double)swarm->geometry.blocks;
     f.spare = (double)spare / (double)(got + spare + 1);
+    f.digest = swarm->digest;
     free(times);
     return f;
 }
@@ -290,33 +326,8 @@ static bool judge(const struct scenario *s, const struct figures *f, const struc
            (s->worst_stall == 0 || f->worst_stall <= s->worst_stall);
 }
 
-static bool run(const struct scenario *s, uint64_t seed, bool no_suggestions)
+static void tear_down(struct swarm *swarm)
 {
-    struct swarm *swarm = set_up(s, seed, no_suggestions);
-    struct event event;
-    struct figures f;
-    double bound = bound_of(swarm);
-    int64_t began = clock_now();
-    bool good;
-
-    while (swarm->to_finish > 0 && sim_next(swarm, &event) && swarm->now < swarm->limit)
-        peer_event(swarm, &event);
-    f = measure(swarm);
-    good = judge(s, &f, swarm);
-    printf("%-11s %6u peers  bound %7.1f s  last %.3f  p99 %.3f  median %.3f  copies %.3f until "
-           "out, %.2f in all  "
-           "fairness %.3f  vain %.2f%%",
-           s->name, s->peers, bound, f.last, f.p99, f.median, f.copies, f.copies_all, f.jain,
-           100 * f.spare);
-    if (s->readers > 0)
-        printf("  stalls %u, %.1f s, worst %.2f s", f.stalls, f.stalled, f.worst_stall);
-    if (f.left > 0)
-        printf("  unfinished %u", f.left);
-    printf("  (%.1f M events, %.1f s)%s", (double)swarm->events / 1e6,
-           (double)(clock_now() - began) / NS_PER_S, good ? "\n" : "");
-    if (!good)
-        printf("  MISSED: repeat with --seed %llu %s\n", (unsigned long long)seed, s->name);
-    fflush(stdout);
     for (uint32_t i = 0; i < swarm->peer_count; i++) {
         if (swarm->peers[i].here)
             peer_free(&swarm->peers[i]);
@@ -325,6 +336,54 @@ static bool run(const struct scenario *s, uint64_t seed, bool no_suggestions)
     free(swarm->here);
     free(swarm->peers);
     free(swarm);
+}
+
+struct options {
+    uint64_t seed;
+    bool no_suggestions, twice;
+};
+
+static uint64_t run_once(const struct scenario *s, const struct options *options, bool *good)
+{
+    struct swarm *swarm = set_up(s, options->seed, options->no_suggestions);
+    struct event event;
+    struct figures f;
+    double bound = bound_of(swarm), pieces = bound_of_pieces(swarm);
+    clock_t began = clock();
+
+    while (swarm->to_finish > 0 && sim_next(swarm, &event) && swarm->now < swarm->limit)
+        peer_event(swarm, &event);
+    f = measure(swarm);
+    *good = judge(s, &f, swarm);
+    printf("%-11s %6u peers  %u pieces  bound %.1f s (whole pieces %.1f s)  last %.3f (%.3f)  p99 "
+           "%.3f  median %.3f  "
+           "copies %.3f until out, %.2f in all  fairness %.3f  vain %.2f%%",
+           s->name, s->peers, swarm->geometry.pieces, bound, pieces, f.last,
+           f.last * bound / pieces, f.p99, f.median, f.copies, f.copies_all, f.jain, 100 * f.spare);
+    if (s->readers > 0)
+        printf("  stalls %u, %.1f s, worst %.2f s", f.stalls, f.stalled, f.worst_stall);
+    if (f.left > 0)
+        printf("  unfinished %u", f.left);
+    printf("  digest %016llx\n", (unsigned long long)f.digest);
+    if (!*good)
+        printf("  MISSED: repeat with --seed %llu %s\n", (unsigned long long)options->seed,
+               s->name);
+    fflush(stdout);
+    fprintf(stderr, "%-11s %.1f M events, %.1f s of CPU\n", s->name, (double)swarm->events / 1e6,
+            (double)(clock() - began) / CLOCKS_PER_SEC);
+    tear_down(swarm);
+    return f.digest;
+}
+
+static bool run(const struct scenario *s, const struct options *options)
+{
+    bool good, again;
+    uint64_t digest = run_once(s, options, &good);
+
+    if (options->twice && run_once(s, options, &again) != digest) {
+        printf("  NOT THE SAME TWICE: %s\n", s->name);
+        return false;
+    }
     return good;
 }
 
@@ -354,8 +413,8 @@ int main(int argc, char **argv)
 {
     struct scenario own = {
         .name = "own", .neighbours = 30, .up = 20, .down = 100, .delay = 10, .kib = 100 << 10};
-    uint64_t seed = 1;
-    bool no_suggestions = false, good = true, any = false;
+    struct options options = {.seed = 1};
+    bool good = true, any = false;
 
     for (int i = 1; i < argc; i++) {
         const char *option = argv[i], *value = argv[i + 1];
@@ -368,7 +427,11 @@ int main(int argc, char **argv)
             return 0;
         }
         if (strcmp(option, "--no-suggestions") == 0) {
-            no_suggestions = true;
+            options.no_suggestions = true;
+            continue;
+        }
+        if (strcmp(option, "--twice") == 0) {
+            options.twice = true;
             continue;
         }
         if (strcmp(option, "--mixed") == 0) {
@@ -376,7 +439,7 @@ int main(int argc, char **argv)
             continue;
         }
         if (strcmp(option, "--seed") == 0)
-            seed = (uint64_t)number(value);
+            options.seed = (uint64_t)number(value);
         else if (strcmp(option, "--peers") == 0)
             own.peers = (uint32_t)number(value);
         else if (strcmp(option, "--neighbours") == 0)
@@ -391,6 +454,8 @@ int main(int argc, char **argv)
             own.delay = number(value);
         else if (strcmp(option, "--mib") == 0)
             own.kib = (uint32_t)(number(value) * 1024);
+        else if (strcmp(option, "--unit") == 0)
+            own.unit = (uint32_t)number(value);
         else if (strcmp(option, "--piece") == 0)
             own.piece_kib = (uint32_t)number(value);
         else {
@@ -401,14 +466,14 @@ int main(int argc, char **argv)
         i++;
     }
     if (own.peers > 0)
-        return run(&own, seed, no_suggestions) ? 0 : 1;
+        return run(&own, &options) ? 0 : 1;
     for (int i = 1; i < argc; i++) {
         if (argv[i] != NULL && argv[i][0] != '-') {
             any = true;
-            good &= run(named(argv[i]), seed, no_suggestions);
+            good &= run(named(argv[i]), &options);
         }
     }
     for (size_t i = 0; !any && i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
-        good &= run(&scenarios[i], seed, no_suggestions);
+        good &= run(&scenarios[i], &options);
     return good ? 0 : 1;
 }

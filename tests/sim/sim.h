@@ -2,9 +2,10 @@
  *
  * Model. Every peer has an uplink and a downlink of its own; between them lies a one-way delay. An uplink sends one block after
  * the other, taking turns among the links that have some (as TCP flows share a bottleneck), with 4 % of headers; a link has at
- * most IN_FLIGHT blocks under way, as TCP would. A downlink takes what arrives in order. Requests, cancels, suggestions and
- * Have take the delay and no bandwidth. Verification takes no time. Everything random comes from one seed, so that a run can be
- * repeated exactly.
+ * most IN_FLIGHT blocks under way, as TCP would. In large swarms a turn is of several blocks that lie side by side (`unit`), as
+ * a socket's bursts are, which makes fewer events; and a Have makes its fetcher look at once only at an idle link. A downlink takes what arrives in order. Requests, cancels, suggestions and
+ * Have take the delay, which is the same between all, and no bandwidth. Verification takes no time. Everything random comes
+ * from one seed, so that a run can be repeated exactly: the digest that is printed is one of all events.
  *
  *   sim.c        what is run and what is printed
  *   sim_net.c    time, the queue of events, uplinks and downlinks
@@ -34,6 +35,7 @@ enum event_type {
     EVENT_UP,      /* a block has left an uplink */
     EVENT_DELIVER, /* a block has come out of a downlink */
     EVENT_MAIL,    /* messages on a link */
+    EVENT_HAVE,    /* a piece is whole, and all fetchers learn of it */
     EVENT_TICK,
     EVENT_READER,
     EVENT_WAKE /* a rate limit lets go on */
@@ -42,21 +44,17 @@ enum event_type {
 struct event {
     int64_t at;
     uint64_t order;
-    uint32_t type, generation; /* of the link */
+    uint8_t type;
+    uint8_t count;       /* blocks */
+    uint32_t generation; /* of the link */
     union {
         struct peer *peer;
         struct link *link;
     };
-    uint64_t block;
+    uint64_t block; /* the first one, or a piece */
 };
 
-enum message_type {
-    MESSAGE_REQUEST,
-    MESSAGE_CANCEL,
-    MESSAGE_HAVE,
-    MESSAGE_SUGGEST,
-    MESSAGE_REJECT
-};
+enum message_type { MESSAGE_REQUEST, MESSAGE_CANCEL, MESSAGE_SUGGEST, MESSAGE_REJECT };
 struct message {
     int64_t at;
     uint8_t type, class;
@@ -122,13 +120,13 @@ struct peer {
 
 struct swarm {
     struct geometry geometry;
-    uint64_t random;
+    uint64_t random, digest;
     int64_t now, tick;
     uint64_t order, events;
     struct event *heap;
     uint32_t heap_count, heap_room;
     struct peer *peers;
-    uint32_t peer_count, neighbours, to_finish;
+    uint32_t peer_count, neighbours, to_finish, unit;
     struct peer **here;
     uint32_t here_count;
     uint64_t seed_blocks_when_out; /* sent by the first seed when each piece had left it once */
@@ -143,11 +141,12 @@ double sim_uniform(struct swarm *);
 void sim_at(struct swarm *, int64_t at, struct event);
 bool sim_next(struct swarm *, struct event *);
 void sim_up_start(struct peer *); /* something may be sent */
-void sim_up_done(struct link *, uint64_t block);
+void sim_up_done(struct link *, uint64_t first, uint32_t count);
 void sim_send(struct link *, uint64_t block, bool urgent);
 void sim_unsend(struct link *);
 void sim_mail(struct link *, bool to_server, struct message);
 #define SIM_IN_FLIGHT 8
+#define HEADERS       1.04 /* what a block takes on the wire, of its own size */
 
 /* sim_peer.c */
 void peer_join(struct peer *);

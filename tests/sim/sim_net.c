@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "tests/sim/sim.h"
 
-#define HEADERS 1.04
+#define CHILDREN 4
 
 /* SplitMix64. */
 static uint64_t next_random(struct swarm *swarm)
@@ -29,7 +29,7 @@ double sim_uniform(struct swarm *swarm)
     return (double)(next_random(swarm) >> 11) / (double)(UINT64_C(1) << 53);
 }
 
-/* --- events: a binary heap, equal times in the order of their making --------------------------------------------------- */
+/* --- events: a heap of four children each, equal times in the order of their making --------------------------------------------------- */
 static bool earlier(const struct event *a, const struct event *b)
 {
     return a->at != b->at ? a->at < b->at : a->order < b->order;
@@ -45,11 +45,18 @@ void sim_at(struct swarm *swarm, int64_t at, struct event event)
     }
     event.at = at;
     event.order = swarm->order++;
-    while (i > 0 && earlier(&event, &swarm->heap[(i - 1) / 2])) {
-        swarm->heap[i] = swarm->heap[(i - 1) / 2];
-        i = (i - 1) / 2;
+    while (i > 0 && earlier(&event, &swarm->heap[(i - 1) / CHILDREN])) {
+        swarm->heap[i] = swarm->heap[(i - 1) / CHILDREN];
+        i = (i - 1) / CHILDREN;
     }
     swarm->heap[i] = event;
+}
+
+static void digest(struct swarm *swarm, const struct event *event)
+{
+    uint64_t value = (uint64_t)event->at ^ event->block << 40 ^ (uint64_t)event->type << 32;
+
+    swarm->digest = (swarm->digest ^ value) * UINT64_C(0x100000001B3);
 }
 
 bool sim_next(struct swarm *swarm, struct event *out)
@@ -62,12 +69,16 @@ bool sim_next(struct swarm *swarm, struct event *out)
     *out = swarm->heap[0];
     last = swarm->heap[--swarm->heap_count];
     for (;;) {
-        uint32_t child = 2 * i + 1;
+        uint32_t first = CHILDREN * i + 1, end = first + CHILDREN, child = first;
 
-        if (child >= swarm->heap_count)
+        if (first >= swarm->heap_count)
             break;
-        if (child + 1 < swarm->heap_count && earlier(&swarm->heap[child + 1], &swarm->heap[child]))
-            child++;
+        if (end > swarm->heap_count)
+            end = swarm->heap_count;
+        while (++first < end) {
+            if (earlier(&swarm->heap[first], &swarm->heap[child]))
+                child = first;
+        }
         if (!earlier(&swarm->heap[child], &last))
             break;
         swarm->heap[i] = swarm->heap[child];
@@ -76,6 +87,7 @@ bool sim_next(struct swarm *swarm, struct event *out)
     swarm->heap[i] = last;
     swarm->now = out->at;
     swarm->events++;
+    digest(swarm, out);
     return true;
 }
 
@@ -113,23 +125,37 @@ void sim_mail(struct link *link, bool to_server, struct message message)
 }
 
 /* --- the uplink ------------------------------------------------------------------------------------------------------------ */
-static uint64_t take_block(struct link *link)
+/* Blocks that lie side by side, at most a unit. */
+static uint32_t take_blocks(struct link *link, uint64_t *first)
 {
-    uint64_t block = link->queue[link->queue_head++];
+    uint32_t count = 0;
 
-    if (link->urgent_count > 0)
-        link->urgent_count--;
-    if (--link->queue_count == 0) {
+    *first = link->queue[link->queue_head];
+    do {
+        count++;
+        link->queue_head++;
+        link->queue_count--;
+        if (link->urgent_count > 0)
+            link->urgent_count--;
+    } while (link->queue_count > 0 && count < link->server->swarm->unit &&
+             link->queue[link->queue_head] == *first + count);
+    if (link->queue_count == 0) {
         link->queue_head = 0;
         DL_DELETE2(link->server->sending, link, send_prev, send_next);
     }
-    return block;
+    return count;
+}
+
+static int64_t time_of(uint32_t blocks, double rate)
+{
+    return (int64_t)(blocks * BLOCK_SIZE * HEADERS * NS_PER_S / rate);
 }
 
 void sim_up_start(struct peer *peer)
 {
     struct link *link, *chosen = NULL;
-    uint64_t block;
+    uint64_t first;
+    uint32_t count;
 
     if (peer->up_busy)
         return;
@@ -142,20 +168,23 @@ void sim_up_start(struct peer *peer)
     }
     if (chosen == NULL)
         return;
-    block = take_block(chosen);
+    count = take_blocks(chosen, &first);
     if (chosen->queue_count > 0) { /* the others' turn comes first */
         DL_DELETE2(peer->sending, chosen, send_prev, send_next);
         DL_APPEND2(peer->sending, chosen, send_prev, send_next);
     }
     peer->up_busy = true;
-    chosen->in_flight++;
-    sim_at(peer->swarm, peer->swarm->now + (int64_t)(BLOCK_SIZE * HEADERS * NS_PER_S / peer->up),
-           (struct event){
-               .type = EVENT_UP, .generation = chosen->generation, .link = chosen, .block = block});
+    chosen->in_flight += count;
+    sim_at(peer->swarm, peer->swarm->now + time_of(count, peer->up),
+           (struct event){.type = EVENT_UP,
+                          .count = (uint8_t)count,
+                          .generation = chosen->generation,
+                          .link = chosen,
+                          .block = first});
 }
 
-/* The last byte of the block has left: it comes out of the other end's downlink after all that arrived before it. */
-void sim_up_done(struct link *link, uint64_t block)
+/* The last byte has left: the blocks come out of the other end's downlink after all that arrived before it. */
+void sim_up_done(struct link *link, uint64_t first, uint32_t count)
 {
     struct swarm *swarm = link->server->swarm;
     struct peer *to = link->fetcher;
@@ -163,11 +192,13 @@ void sim_up_done(struct link *link, uint64_t block)
 
     if (to->down_free < arrives)
         to->down_free = arrives;
-    to->down_free += (int64_t)(BLOCK_SIZE * HEADERS * NS_PER_S / to->down);
-    sim_at(
-        swarm, to->down_free,
-        (struct event){
-            .type = EVENT_DELIVER, .generation = link->generation, .link = link, .block = block});
+    to->down_free += time_of(count, to->down);
+    sim_at(swarm, to->down_free,
+           (struct event){.type = EVENT_DELIVER,
+                          .count = (uint8_t)count,
+                          .generation = link->generation,
+                          .link = link,
+                          .block = first});
 }
 
 void sim_send(struct link *link, uint64_t block, bool urgent)

@@ -10,7 +10,6 @@
 
 #define READ_AHEAD   (2u * 16 * BLOCK_SIZE) /* of one link's bulk, as upload_link_private.h has it */
 #define URGENT_AHEAD 64u                    /* blocks */
-#define HAVE_DELAY   (20 * NS_PER_MS)
 #define REFILL       (2 * NS_PER_S)
 
 /* --- the picker asks --------------------------------------------------------------------------------------------------- */
@@ -48,7 +47,7 @@ static void fill(struct link *link)
     int64_t now = peer->swarm->now;
     uint32_t room;
 
-    if (!link->up || link->source == NULL)
+    if (!link->up)
         return;
     picker_run(peer->picker, now);
     room = pipeline_room(&link->pipe, now, false);
@@ -355,13 +354,23 @@ static void reader_step(struct peer *peer)
 }
 
 /* --- what happens ------------------------------------------------------------------------------------------------------------ */
+/* A piece is whole: its fetchers learn of it when the delay has passed. One event does for all of them. */
 static void tell_all(struct peer *peer, uint32_t piece)
 {
-    for (uint32_t i = 0; i < peer->in_count; i++) {
+    sim_at(peer->swarm, peer->swarm->now + 2 * peer->delay,
+           (struct event){.type = EVENT_HAVE, .peer = peer, .block = piece});
+}
+
+static void all_learn(struct peer *peer, uint32_t piece)
+{
+    for (uint32_t i = 0; peer->here && i < peer->in_count; i++) {
         struct link *link = peer->in[i];
 
-        if (!bitmap_test(link->fetcher->whole, piece))
-            sim_mail(link, false, (struct message){.type = MESSAGE_HAVE, .first = piece});
+        if (bitmap_test(link->fetcher->whole, piece))
+            continue;
+        picker_source_have(link->source, piece);
+        if (peer->swarm->unit == 1 || link->pipe.in_flight == 0)
+            fill(link); /* else what is under way on it does so when it comes */
     }
 }
 
@@ -378,25 +387,23 @@ static void ban(struct link *link)
     }
 }
 
-static void delivered(struct link *link, uint64_t block)
+/* One block has come; false: the link is no more. */
+static bool receive(struct link *link, uint64_t block)
 {
     struct peer *peer = link->fetcher;
     struct swarm *swarm = peer->swarm;
     uint32_t piece = (uint32_t)(block / swarm->geometry.piece_blocks);
 
-    link->in_flight--;
-    sim_up_start(link->server);
     if (picker_received(link->source, block, BLOCK_SIZE, swarm->now, NULL) != PICKER_TAKE) {
         peer->spare_blocks++;
-        fill(link);
-        return;
+        return true;
     }
     if (link->server->kind == KIND_BROKEN && sim_random(swarm, 2) == 0) {
         picker_failed(peer->picker, block);
         ban(link);
         for (uint32_t i = 0; i < peer->out_count; i++)
             fill(peer->out[i]);
-        return;
+        return false;
     }
     peer->got_blocks++;
     note_block(peer, block);
@@ -405,10 +412,21 @@ static void delivered(struct link *link, uint64_t block)
         tell_all(peer, piece);
     if (peer->waiting)
         reader_step(peer);
-    if (peer->have == swarm->geometry.blocks)
-        finish(peer);
-    else
-        fill(link);
+    if (peer->have < swarm->geometry.blocks)
+        return true;
+    finish(peer);
+    return false;
+}
+
+static void delivered(struct link *link, uint64_t first, uint32_t count)
+{
+    link->in_flight -= count;
+    sim_up_start(link->server);
+    for (uint32_t i = 0; i < count; i++) {
+        if (!receive(link, first + i))
+            return;
+    }
+    fill(link);
 }
 
 static void to_server(struct link *link, const struct message *message)
@@ -443,9 +461,6 @@ static void to_server(struct link *link, const struct message *message)
 static void to_fetcher(struct link *link, const struct message *message)
 {
     switch (message->type) {
-    case MESSAGE_HAVE:
-        picker_source_have(link->source, (uint32_t)message->first);
-        break;
     case MESSAGE_SUGGEST:
         picker_source_suggests(link->source, (uint32_t)message->first);
         break;
@@ -493,22 +508,22 @@ static void mail_due(struct link *link, bool server)
         fill(link);
 }
 
-static void block_left(struct link *link, bool alive, uint64_t block)
+static void blocks_left(struct link *link, bool alive, uint64_t first, uint32_t count)
 {
     struct peer *server = link->server;
     struct swarm *swarm = server->swarm;
+    uint32_t bytes = count * BLOCK_SIZE;
 
     server->up_busy = false;
-    server->sent_blocks++;
+    server->sent_blocks += count;
     if (alive) {
-        if (link->pending >= BLOCK_SIZE)
-            link->pending -= BLOCK_SIZE;
-        sim_up_done(link, block);
+        link->pending -= link->pending < bytes ? link->pending : bytes;
+        sim_up_done(link, first, count);
     }
     if (!server->here)
         return;
     if (alive)
-        choker_sent(link->choke, BLOCK_SIZE, swarm->now);
+        choker_sent(link->choke, bytes, swarm->now);
     if (!swarm->all_out && server == &swarm->peers[0] &&
         choker_unsent(server->choker, server) == 0) {
         swarm->all_out = true;
@@ -552,15 +567,18 @@ void peer_event(struct swarm *swarm, const struct event *event)
         peer_leave(event->peer);
         break;
     case EVENT_UP:
-        block_left(event->link, alive, event->block);
+        blocks_left(event->link, alive, event->block, event->count);
         break;
     case EVENT_DELIVER:
         if (alive)
-            delivered(event->link, event->block);
+            delivered(event->link, event->block, event->count);
         break;
     case EVENT_MAIL:
         if (alive)
             mail_due(event->link, event->block != 0);
+        break;
+    case EVENT_HAVE:
+        all_learn(event->peer, (uint32_t)event->block);
         break;
     case EVENT_TICK:
         tick(event->peer);
