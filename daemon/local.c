@@ -517,6 +517,7 @@ static void tick(void *arg)
 
     timer_set(l->tick, TICK_NS);
     io_tick(l, now);
+    ahead_tick(l, now);
     write_tick(l, now);
     evict_look(l->evict);
     local_drop_look(l, now);
@@ -701,6 +702,7 @@ void local_free(struct local *l)
     loop_free(l->loop); /* delivers what is left */
     write_free(l);
     io_free(l);
+    ahead_free(l);
     fetch_free(l);
     ctl_free(l);
     evict_free(l->evict);

@@ -505,8 +505,11 @@ void io_release(struct local *l, struct client *cl, struct reply reply, const vo
         return;
     write_released(l, cl->mount, m->ino);
     write_forget_sealed(l, cl->mount->id, m->ino);
-    if (o != NULL)
+    if (o != NULL) {
+        if (o->content != NULL && content_complete(o->content))
+            ahead_read(l, m->ino);
         opened_free(l, cl->mount, o);
+    }
 }
 
 /* --- attaching again -------------------------------------------------------------------------- */

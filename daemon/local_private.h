@@ -7,6 +7,7 @@
  *   local_write.c   working files: made, hashed along, sealed, published, recovered
  *   local_recover.c working files after a restart
  *   local_fetch.c   files that are fetched whole: get, pin, what a writer needs
+ *   local_ahead.c   small files that a program is about to read
  *   local_ctl.c     p2pctl: status, peers, health, ls, stop
  *   local_account.c p2pctl: accounts, and which swarm the tree belongs to
  *   local_access.c  p2pctl: rights of folders, groups
@@ -39,6 +40,7 @@
 #define TYPE(name) LOCAL__LOCAL_TYPE__LOCAL_##name
 
 struct access_cookie;
+struct aheads;
 struct batch;
 struct client;
 struct fetch;
@@ -215,6 +217,8 @@ struct local {
     unsigned fetching;
     struct get *gets;
 
+    struct aheads *aheads; /* local_ahead.c; NULL: no small file was read yet */
+
     struct gather *gathers;
     struct health *healths;
     struct evict *evict;
@@ -355,6 +359,12 @@ void fetch_each_root(struct local *, void (*each)(void *arg, const uint8_t root[
 bool fetch_has_root(struct local *, const uint8_t root[HASH_SIZE]); /* it is under way or waits */
 void fetch_client_gone(struct local *, uint64_t client);
 void fetch_free(struct local *);
+
+/* --- local_ahead.c --- */
+/* A mount has closed the file, and all of it is here. */
+void ahead_read(struct local *, uint64_t ino);
+void ahead_tick(struct local *, int64_t now);
+void ahead_free(struct local *);
 
 /* --- local_ctl.c --- */
 /* Why a file does not come on, "" if it does. */
