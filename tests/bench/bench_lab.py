@@ -1,12 +1,13 @@
 """One reader over emulated links: how soon the first byte is there, how steadily a film runs, how full the link gets.
 
-usage: tests/bench/bench_lab.py [--bin DIR] [--samples N] [--rtt MS] [first cold busy video flow ...]
+usage: tests/bench/bench_lab.py [--bin DIR] [--samples N] [--rtt MS] [--files N] [first cold busy video flow small ...]
 
  first  100 Mbit/s at 20, 50 and 100 ms: open + 4 KiB, and 64 KiB, at random far offsets, on a warm link
  cold   the same link: mounted, the daemon has just started: open + 4 KiB
  busy   40 Mbit/s, 20 ms, saturated by `p2pctl get` of another file: 4 KiB at random offsets, and what `get` loses
  video  20 Mbit/s, 40 ms: a film of 8 Mbit/s with 6 seeks, alone and beside a `get` of another file
  flow   100 Mbit/s, 100 ms, 0.1 % loss: one `get`, beside iperf3
+ small  100 Mbit/s, 20 ms: `cp -r` of 10,000 files of 4 KiB from one mount's tree, beside one tar stream over ssh
 
 Figures, not tests: nothing here passes or fails. Every line names the limit, which is what the link itself needs. Samples
 during which this machine was too busy to deliver packets in time (see `late` in tests/lab/lab.py) are left out and
@@ -17,9 +18,11 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -30,6 +33,7 @@ parser.add_argument("--bin", default=os.path.join(HERE, "../../build/release/bin
 parser.add_argument("--samples", type=int, default=30)
 parser.add_argument("--rtt", type=int, help="only this round trip, in milliseconds")
 parser.add_argument("--seconds", type=float, default=10, help="of the film between two seeks, and of a flow")
+parser.add_argument("--files", type=int, default=10000, help="small ones")
 parser.add_argument("--show", action="store_true", help="every sample")
 parser.add_argument("what", nargs="*", default=[])
 options = parser.parse_args()
@@ -236,14 +240,62 @@ class Bench(harness.SwarmTest):
               f"{ours / theirs:.2f} x")
         self.finish()
 
+    def small(self):
+        rtt = options.rtt or 20
+        work = tempfile.mkdtemp(prefix="p2pfs-small-")
+        self.addCleanup(shutil.rmtree, work, True)
+        source = os.path.join(work, "tree")
+        os.mkdir(source)
+        for number in range(options.files):
+            with open(f"{source}/{number:05}.txt", "wb") as file:
+                file.write(harness.pattern(4096, number))
+        self.start(f"rate=100mbit,delay={rtt / 4}ms", {"first.bin": 4 << 20})
+        self.reads("first.bin", 4 << 20, 4096, 1)
+        shutil.copytree(source, self.seed.path("tree"))
+        harness.wait_for("the tree", lambda: os.path.isdir(self.reader.path("tree")) and
+                         len(os.listdir(self.reader.path("tree"))) == options.files, 120)
+        harness.wait_for("nothing to be pending", lambda: json.loads(
+            self.seed.ctl("status", "--json").stdout).get("pending", 0) == 0, 60)
+        began = time.monotonic()
+        subprocess.run(["cp", "-r", self.reader.path("tree"), os.path.join(work, "copy")], check=True)
+        ours = time.monotonic() - began
+        subprocess.run(["diff", "-r", source, os.path.join(work, "copy")], check=True)
+        theirs = self.tar(work)
+        print(f"  {rtt} ms: cp -r of {options.files} files of 4 KiB         {ours:.1f} s; tar over ssh {theirs:.1f} s; "
+              f"{ours / theirs:.2f} x (limit 3)")
+        links = json.loads(self.reader.ctl("peers", "--json").stdout)
+        print(f"    peers: {json.dumps(links)[:400]}")
+        self.finish()
+
+    def tar(self, work):
+        """Seconds that one tar stream over ssh takes for the same tree."""
+        os.makedirs("/run/sshd", exist_ok=True)
+        key = os.path.join(work, "key")
+        for name in (key, key + "-host"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", name], check=True)
+        with open(f"{work}/config", "w") as file:
+            file.write(f"Port 2222\nHostKey {key}-host\nAuthorizedKeysFile {key}.pub\nStrictModes no\nUsePAM no\n"
+                       f"PidFile none\nPermitRootLogin yes\n")
+        sshd = harness.Process(self, "sshd", self.in_host(SEED, "/usr/sbin/sshd", "-D", "-e", "-f", f"{work}/config"))
+        sshd.start(r"Server listening")
+        os.mkdir(f"{work}/tar")
+        ssh = (f"ssh -p 2222 -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "
+               f"root@{self.the_lab.address(SEED)}")
+        began = time.monotonic()
+        self.the_lab.run(READER, "sh", "-c", f"{ssh} tar -C {work} -cf - tree | tar -C {work}/tar -xf -", timeout=600)
+        took = time.monotonic() - began
+        sshd.stop()
+        assert len(os.listdir(f"{work}/tar/tree")) == options.files
+        return took
+
     def have(self, name):
         return os.stat(self.reader.path(name)).st_blocks * 512
 
 
 def main():
-    what = options.what or ["first", "cold", "busy", "video", "flow"]
+    what = options.what or ["first", "cold", "busy", "video", "flow", "small"]
     for name in what:
-        if name not in ("first", "cold", "busy", "video", "flow"):
+        if name not in ("first", "cold", "busy", "video", "flow", "small"):
             parser.error(f"no such measurement: {name}")
     for name in what:
         print(f"\n{name}", flush=True)
