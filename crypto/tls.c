@@ -246,8 +246,12 @@ static ssize_t tls_write(struct stream *stream, const void *from, size_t size)
             return STREAM_FAILED;
         taken += (size_t)n;
     }
-    if (taken < size)
+    if (taken < size) {
         tls->starved = true;
+        /* Nothing is held, and yet there is no room: the socket has enough. */
+        if (tls->state == TLS_READY && tls_outbox_held(tls) == 0)
+            CHECK(event_add(&tls->room, NULL) == 0);
+    }
     return taken > 0 || size == 0 ? (ssize_t)taken : STREAM_AGAIN;
 }
 

@@ -100,12 +100,16 @@ struct tls {
     size_t ahead;
     uint64_t paced; /* bytes sent since paced_at */
     int64_t paced_at;
-    bool bbr;         /* that is the congestion control: see tls_wake.c */
-    int64_t sent_at;  /* something was last given to the socket */
-    bool filled;      /* since then the socket took no more */
-    bool near;        /* on this machine or in this room, as TCP's handshake saw it */
-    bool unpaced;     /* it has the congestion control of near and fast links */
-    char control[16]; /* the one it had before that */
+    bool filled;          /* since then the socket took no more */
+    bool near;            /* on this machine or in this room, as TCP's handshake saw it */
+    bool unpaced;         /* it has the congestion control of near and fast links */
+    char control[16];     /* the one it had before that */
+    uint64_t rate;        /* bytes a second, as last measured; 0: not yet */
+    bool bbr;             /* that is the congestion control: see tls_wake.c */
+    int64_t sent_at;      /* something was last given to the socket */
+    int64_t begun_at;     /* BBR began */
+    int64_t reader_until; /* tls_reader_near */
+    bool by_record;       /* the next record is made when the socket has room for it */
 
     uint64_t records; /* protected with the present sending key */
     uint64_t updates; /* of the sending key, so far */

@@ -11,10 +11,12 @@
  *
  * Thread: whichever owns the SSL at the time. SIGPIPE cannot come: MSG_NOSIGNAL. */
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <openssl/bio.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "base/check.h"
@@ -26,9 +28,11 @@
 
 /* Pace is measured over so many bytes. */
 #define PACE_BYTES (1u << 20)
-/* What may wait in front of a byte that is written now: so much time's worth, within bounds. */
-#define AHEAD_NS  (2 * NS_PER_MS)
-#define AHEAD_MAX (512u << 10)
+/* What may wait in front of a byte that is written now: so much time's worth, within bounds. While a reader is near little;
+ * else enough for what the congestion control sends in one go, or it takes the owner for slow. */
+#define AHEAD_READER_NS (2 * NS_PER_MS)
+#define AHEAD_NS        (20 * NS_PER_MS)
+#define AHEAD_MAX       (512u << 10)
 
 /* Between members on one machine or in one room a window of more than this only lets the bytes in flight fall out of the
  * processors' caches, and pacing costs more than it spares: together a third of the time that a stream took on both sides. */
@@ -36,12 +40,34 @@
 #define NEAR_WINDOW  (1 << 20)
 #define UNPACED_RATE (UINT64_C(128) << 20) /* bytes a second: a line of a Gbit/s and more */
 
-static void set_unsent_mark(struct tls *tls, size_t bytes)
+static void set_ahead(struct tls *tls, bool reader)
 {
-    int mark = (int)bytes;
+    size_t least = tls->context->notsent_lowat * (reader ? 1 : 2);
+    size_t wanted = tls->rate > AHEAD_MAX * NS_PER_S / AHEAD_READER_NS
+                        ? AHEAD_MAX
+                        : tls->rate * (reader ? AHEAD_READER_NS : AHEAD_NS) / NS_PER_S;
+    int mark;
 
-    tls->ahead = bytes;
+    if (wanted > AHEAD_MAX)
+        wanted = AHEAD_MAX;
+    if (wanted < least)
+        wanted = least;
+    tls->by_record = reader && wanted == least;
+    if (wanted > tls->ahead - tls->ahead / 3 && wanted < tls->ahead + tls->ahead / 2)
+        return;
+    tls->ahead = wanted;
+    mark = (int)wanted;
     (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &mark, sizeof mark);
+}
+
+void tls_reader_near(struct stream *stream, int64_t until)
+{
+    struct tls *tls = (struct tls *)(void *)stream;
+
+    CHECK_OBJECT(tls, TLS_MAGIC);
+    if (tls->reader_until < clock_now() && tls->ahead > 0)
+        set_ahead(tls, true);
+    tls->reader_until = until;
 }
 
 void tls_socket_prepare(struct tls *tls)
@@ -51,14 +77,25 @@ void tls_socket_prepare(struct tls *tls)
     /* These fail on a socket that is not TCP (a test's), which works without them. */
     (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (tls->context->notsent_lowat > 0)
-        set_unsent_mark(tls, tls->context->notsent_lowat);
+        set_ahead(tls, false);
     tls_wake_prepare(tls);
+}
+
+/* Bytes that the socket holds and has not sent once. */
+static size_t unsent(const struct tls *tls)
+{
+    int bytes = 0;
+
+    return ioctl(tls->fd, SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? (size_t)bytes : 0;
 }
 
 bool tls_socket_has_room(const struct tls *tls)
 {
     size_t most = tls->context->outbox_max;
 
+    /* On a slow link each record is a wait for what comes behind it: the next one is made when the socket has room for it. */
+    if (tls->by_record)
+        return tls_outbox_held(tls) == 0 && unsent(tls) < tls->ahead;
     /* Two records at least: one is filled while the other leaves. */
     if (tls->ahead > 0 && tls->ahead < most)
         most = tls->ahead < 2 * TLS_RECORD_MAX ? 2 * TLS_RECORD_MAX : tls->ahead;
@@ -106,14 +143,9 @@ static void pace(struct tls *tls, size_t sent)
     if (tls->paced < PACE_BYTES || tls->ahead == 0)
         return;
     int64_t now = clock_now(), took = now - tls->paced_at;
-    uint64_t wanted = took <= 0 ? AHEAD_MAX : tls->paced * AHEAD_NS / (uint64_t)took;
-    choose_control(tls, took <= 0 ? UNPACED_RATE : tls->paced * NS_PER_S / (uint64_t)took);
-    if (wanted > AHEAD_MAX)
-        wanted = AHEAD_MAX;
-    if (wanted < tls->context->notsent_lowat)
-        wanted = tls->context->notsent_lowat;
-    if (wanted > tls->ahead + tls->ahead / 2 || wanted < tls->ahead - tls->ahead / 3)
-        set_unsent_mark(tls, wanted);
+    tls->rate = tls->paced * NS_PER_S / (uint64_t)(took > 0 ? took : 1);
+    choose_control(tls, tls->rate);
+    set_ahead(tls, now < tls->reader_until);
     tls->paced = 0;
     tls->paced_at = now;
 }
@@ -184,6 +216,7 @@ static size_t send_through(struct tls *tls, const char *from, size_t size)
     struct iovec parts[] = {{tls->out + tls->out_head, held}, {(void *)(uintptr_t)from, size}};
     struct msghdr message = {.msg_iov = parts + (held == 0), .msg_iovlen = 1 + (held > 0)};
 
+    tls_wake(tls);
     ssize_t n = sendmsg(tls->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE);
     if (n <= 0)
         return 0;

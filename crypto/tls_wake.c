@@ -12,6 +12,11 @@
  * BBR is begun anew if that makes it clearly faster. No more than the window ever leaves at once: less of a burst than the
  * same window without any pacing. Once BBR knows the path it is left alone.
  *
+ * And every ten seconds BBR all but stops a busy link for 0.2 s, to see how long the round trip is without a queue of its own
+ * (PROBE_RTT, if it has seen no shorter one meanwhile). A reader who waits for a block then waits for that, too. While a reader
+ * is near, who asks for little more than fits on the path, BBR is begun anew before that is due: the kernel has the
+ * shortest round trip of the last five minutes for it.
+ *
  * Thread: whichever owns the SSL. */
 #include <linux/inet_diag.h>
 #include <linux/tcp.h>
@@ -28,6 +33,10 @@
 #define BBR_BEGINNING 2.885
 #define BBR_UNIT      256
 #define WORTH_IT      1.25 /* times the rate it has */
+#define WINDOW_MOST                                                                                \
+    (1u << 20) /* a larger one is a bulk flow's, and its pace is fast enough for an answer */
+
+#define PROBE_DUE_NS (8 * NS_PER_S) /* PROBE_RTT comes after 10 s (bbr_min_rtt_win_sec) */
 
 static bool choose(int fd, const char *name)
 {
@@ -57,20 +66,28 @@ static bool is_slow(int fd)
 
     memset(&info, 0, sizeof info);
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || info.tcpi_unacked > 0 ||
-        info.tcpi_rtt == 0)
+        info.tcpi_rtt == 0 || (uint64_t)info.tcpi_snd_cwnd * info.tcpi_snd_mss > WINDOW_MOST)
         return false;
     double rate = BBR_BEGINNING * info.tcpi_snd_cwnd * info.tcpi_snd_mss * 1e6 / info.tcpi_rtt;
     return rate > WORTH_IT * (double)info.tcpi_pacing_rate;
+}
+
+static void begin_anew(struct tls *tls, int64_t now)
+{
+    tls->bbr = choose(tls->fd, "reno") && choose(tls->fd, "bbr");
+    tls->begun_at = now;
 }
 
 void tls_wake(struct tls *tls)
 {
     int64_t now;
 
-    if (!tls->bbr)
+    if (!tls->bbr || tls->unpaced)
         return;
     now = clock_now();
     if (now - tls->sent_at >= IDLE_NS && is_slow(tls->fd) && is_beginning(tls->fd))
-        tls->bbr = choose(tls->fd, "reno") && choose(tls->fd, "bbr");
+        begin_anew(tls, now);
+    else if (now < tls->reader_until && now - tls->begun_at > PROBE_DUE_NS)
+        begin_anew(tls, now);
     tls->sent_at = now;
 }

@@ -36,7 +36,8 @@
 
 #define OPEN_BACKGROUND                                                                            \
     256 /* files without a reader open at once: each is looked at when there is room */
-#define READER_NEAR NS_PER_S /* so long after a demand the link is kept short for the next one */
+#define READER_NEAR                                                                                \
+    (5 * NS_PER_S) /* so long after a read the link is kept short for the next one */
 
 void link_say(struct link *link, Peer__PeerType type, const ProtobufCMessage *message)
 {
@@ -120,7 +121,7 @@ void fetch_ask(struct fetch *fetch, uint64_t block, enum picker_class class)
     struct link *link = fetch->link;
 
     hashes_need(fetch->file, (uint32_t)(block / fetch->file->geometry->piece_blocks), fetch);
-    if (class == PICKER_DEMAND)
+    if (class != PICKER_BACKGROUND)
         link->last_demand = clock_now();
     run_add(fetch, block, class, RUN_REQUEST);
 }

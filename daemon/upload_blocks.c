@@ -15,13 +15,17 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/stream.h"
 #include "base/workers.h"
+#include "crypto/tls.h"
 #include "daemon/daemon.h"
 #include "daemon/request_queue.h"
 #include "daemon/store.h"
 #include "proto/channel.h"
 #include "proto/message.h"
 #include "proto/peer.pb-c.h"
+
+#define READER_NEAR (5 * NS_PER_S) /* so long after a read the next one is expected */
 
 struct read_job {
     struct job job;
@@ -202,6 +206,7 @@ void serve_link_start(struct serve_link *link, struct block_run run, bool urgent
 const char *serve_blocks(struct served *f, struct block_run wanted, enum urgency urgency)
 {
     struct serve_link *link = f->link;
+    int64_t now = clock_now();
     const uint8_t *present = content_present(f->content);
     uint64_t at = wanted.first, end = wanted.first + wanted.count;
     unsigned gaps = 0;
@@ -209,6 +214,8 @@ const char *serve_blocks(struct served *f, struct block_run wanted, enum urgency
     if (wanted.first >= content_geometry(f->content)->blocks ||
         wanted.count > content_geometry(f->content)->blocks - wanted.first)
         return "a Request behind the end of the file";
+    if (urgency != URGENT_BACKGROUND)
+        tls_reader_near(channel_stream(link->channel), now + READER_NEAR);
     /* What is not here is refused at once; runs of what is go into the queue. */
     while (at < end) {
         uint64_t have = bitmap_next_set(present, at, end);
@@ -222,7 +229,7 @@ const char *serve_blocks(struct served *f, struct block_run wanted, enum urgency
         if (have > at)
             serve_reject(link, (struct block_run){wanted.file, at, (uint32_t)(have - at)},
                          PEER__REASON__REASON_NO_BLOCK, false);
-        if (run.count > 0 && !choker_request(link->choke, run, urgency, clock_now()))
+        if (run.count > 0 && !choker_request(link->choke, run, urgency, now))
             serve_reject(link, run, PEER__REASON__REASON_BUSY, false);
         at = until;
     }
