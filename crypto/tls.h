@@ -33,7 +33,8 @@ struct tls_settings {
     struct certificate *certificate; /* ours, or NULL where the policy allows none */
     struct key *key;                 /* its key, or NULL */
     int64_t handshake_timeout_ns;
-    unsigned notsent_lowat; /* bytes; 0: the kernel's default */
+    unsigned
+        notsent_lowat; /* bytes, while a reader is near; else twice that or more; 0: the kernel's default */
 };
 
 /* Takes references on what it needs. NULL on failure with *fault set. Any thread; immutable. */

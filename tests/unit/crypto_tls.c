@@ -455,6 +455,10 @@ static void two_devices_know_each_other_once_ready(void **state)
     assert_int_not_equal(on, 0);
     assert_int_equal(
         getsockopt(tls_fd(p.client->stream), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, &size), 0);
+    assert_int_equal(lowat, 2 * 65536);
+    tls_reader_near(p.client->stream, INT64_MAX); /* this thread alone uses the stream now */
+    assert_int_equal(
+        getsockopt(tls_fd(p.client->stream), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, &size), 0);
     assert_int_equal(lowat, 65536);
     assert_true(tls_rtt(p.client->stream) > 0);
     pair_free(&p);
