@@ -32,8 +32,8 @@
 #include "proto/limits.h"
 
 /* How often the certificate's age is looked at: the wall clock may jump, so no timer is set to the
- * due time itself. */
-#define RENEW_LOOK_NS (60 * NS_PER_S)
+ * due time itself. Until it is renewed others refuse it, and readers do not wait longer than half a minute. */
+#define RENEW_LOOK_NS (5 * NS_PER_S)
 /* A member's device certificate lives a day; it is renewed when less than this share of its life is
  * left. */
 #define RENEW_SHARE 3
@@ -623,6 +623,9 @@ static bool renewal_is_due(const struct credentials *c)
 
     if (!certificate_subject(c->certificate, &subject))
         return false;
+    /* The clock was set back: to others it is not valid yet, and will not be for long. */
+    if (now < subject.not_before)
+        return true;
     /* The hour that notBefore lies back counts to the life: that errs on the early side. */
     return subject.not_after - now < (subject.not_after - subject.not_before) / RENEW_SHARE;
 }

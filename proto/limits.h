@@ -160,6 +160,8 @@
 /* --- the tracker protocol ------------------------------------------------------------------------------ */
 #define LIMIT_ANNOUNCE_FILES 1024   /* files in one Announce */
 #define LIMIT_ANNOUNCED      200000 /* files that one device may hold announced */
+#define LIMIT_ANNOUNCED_UNSEEN                                                                     \
+    32768 /* of which in no folder that it may see: published later, or made up; 10 MiB */
 #define LIMIT_ANNOUNCED_PIECES                                                                     \
     (16u << 20)              /* pieces of its incomplete files: 2 MiB of maps, 32 MiB of counts */
 #define LIMIT_ADDRESSES   16 /* addresses of one device */

@@ -196,8 +196,10 @@ static void map_count(struct content *c, const uint8_t *map,
 
 void swarm_holding_bar(struct holding *h, bool barred)
 {
-    if (h->barred != barred)
+    if (h->barred != barred) {
         h->content->barred += barred ? 1 : UINT32_MAX;
+        h->device->barred += barred ? 1 : UINT32_MAX;
+    }
     h->barred = barred;
 }
 
@@ -307,11 +309,13 @@ static void holding_set(struct swarm *s, struct holding *h, uint8_t *map, bool f
     mark_dirty(s, h);
 }
 
-static const char *check_room(const struct swarm_device *d, const struct content *c,
-                              const struct holding *h, bool map)
+static const char *check_room(const struct swarm *s, const struct swarm_device *d,
+                              const struct content *c, const struct holding *h, bool map)
 {
     if (h == NULL && d->held_count >= LIMIT_ANNOUNCED)
         return "more files announced than a device may";
+    if (h == NULL && d->barred >= LIMIT_ANNOUNCED_UNSEEN && !swarm_may(s, d, c))
+        return "more files announced that are in no folder it may see than a device may";
     if (map && (h == NULL || h->map == NULL) && d->map_pieces + c->pieces > LIMIT_ANNOUNCED_PIECES)
         return "more pieces of incomplete files announced than a device may";
     return NULL;
@@ -351,7 +355,7 @@ const char *swarm_hold(struct swarm *s, struct swarm_device *d, const struct swa
     }
     struct content *c = swarm_content(s, key, true);
     struct holding *h = swarm_holding(s, d, c);
-    const char *fault = check_room(d, c, h, map != NULL);
+    const char *fault = check_room(s, d, c, h, map != NULL);
     if (fault != NULL) {
         free(map);
         content_forget(s, c);
@@ -389,7 +393,7 @@ const char *swarm_add(struct swarm *s, struct swarm_device *d, const struct swar
         swarm_count_in(s, h);
     if (count == 0 || (h != NULL && h->map == NULL))
         return NULL;
-    const char *fault = check_room(d, c, h, true);
+    const char *fault = check_room(s, d, c, h, true);
     if (fault != NULL) {
         content_forget(s, c);
         return fault;
@@ -470,7 +474,7 @@ const char *swarm_release(struct swarm *s, struct swarm_device *d, const struct 
                 bitmap_set(granted, i);
                 any = true;
             }
-        if (h != NULL && any && check_room(d, c, h, true) != NULL)
+        if (h != NULL && any && check_room(s, d, c, h, true) != NULL)
             memset(granted, 0, bytes); /* no room for the map of what stays */
         else if (h != NULL && any)
             holding_lessen(s, h, granted);

@@ -38,6 +38,7 @@ struct swarm_device {
     uint32_t held_count, held_room;
     struct want **wants;
     uint32_t wants_count, wants_room;
+    uint32_t barred;     /* holdings that are */
     uint64_t map_pieces; /* pieces of all incomplete holdings: what the maps cost */
 };
 

@@ -163,6 +163,33 @@ static void one_device_cannot_announce_maps_without_bound(void **state)
     swarm_free(s);
 }
 
+static bool sees_nothing(void *arg, void *owner, const uint8_t root[HASH_SIZE])
+{
+    return root[0] != 2;
+}
+
+static void what_a_device_may_not_see_takes_little(void **state)
+{
+    struct swarm *s = swarm_new(1);
+    struct swarm_device *d = connected(s, 1);
+    struct swarm_key key = {.root = {2}, .size = PIECE}, seen = {.root = {3}, .size = PIECE};
+    swarm_set_judge(s, sees_nothing, NULL);
+    for (uint32_t i = 0; i < LIMIT_ANNOUNCED_UNSEEN; i++) {
+        memcpy(key.root + 4, &i, sizeof i);
+        hold_all(s, d, key);
+    }
+    hold_all(s, d, key); /* said again */
+    key.root[9] = 1;
+    assert_non_null(swarm_hold(s, d, &key, true, NULL, 0));
+    hold_all(s, d, seen);
+    key.root[9] = 0;
+    swarm_drop(s, d, &key);
+    key.root[9] = 1;
+    hold_all(s, d, key);
+    swarm_forget(s, d);
+    swarm_free(s);
+}
+
 static void an_offline_device_is_known_but_does_not_count(void **state)
 {
     struct swarm *s = swarm_new(1);
@@ -639,6 +666,7 @@ int main(void)
         cmocka_unit_test(one_root_with_two_sizes_is_two_contents),
         cmocka_unit_test(bad_bitfields_and_pieces_are_refused),
         cmocka_unit_test(one_device_cannot_announce_maps_without_bound),
+        cmocka_unit_test(what_a_device_may_not_see_takes_little),
         cmocka_unit_test(an_offline_device_is_known_but_does_not_count),
         cmocka_unit_test(what_is_not_said_again_after_an_announce_from_scratch_is_dropped),
         cmocka_unit_test(counts_by_deltas_equal_a_recount),
