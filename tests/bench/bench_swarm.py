@@ -1,12 +1,16 @@
 """How near to the physical limit a swarm comes: one seed and N leechers in the lab of tests/lab, all fetching at once.
 
 usage: bench_swarm.py [--leechers N] [--mib N] [--up MBIT] [--down MBIT] [--delay MS] [--mixed]
+                      [--timeline]
        (P2P_BIN=build/release/bin, as root)
 
 Prints when the last and the middle leecher had all, over the fluid bound max(F/u_seed, F/d_min, N F/(u_seed + sum u)), and
-how many copies of the file the seed's uplink carried until then. --mixed: uplinks of a quarter and seven quarters, by turns.
+how many copies of the file the seed's uplink carried until then; what each leecher received, of the file, headers included, and
+what of it came in vain; how busy this machine was: near 1 the figures are the machine's. --mixed: uplinks of a quarter and seven
+quarters, by turns. --timeline: how much of its uplink the seed and each leecher used in each second, in percent.
 """
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +23,15 @@ parser = argparse.ArgumentParser()
 for name, value in (("leechers", 8), ("mib", 100), ("up", 40.0), ("down", 200.0), ("delay", 10.0)):
     parser.add_argument(f"--{name}", type=type(value), default=value)
 parser.add_argument("--mixed", action="store_true")
+parser.add_argument("--timeline", action="store_true")
 options = parser.parse_args()
+
+
+def processor_time():
+    """Busy and all, of all processors, in ticks."""
+    with open("/proc/stat") as file:
+        ticks = [int(word) for word in file.readline().split()[1:8]]
+    return sum(ticks) - ticks[3], sum(ticks)
 
 
 class Swarm(SwarmTest):
@@ -37,8 +49,10 @@ class Swarm(SwarmTest):
                 file.write(os.urandom(1 << 20))
         for member in leechers:
             wait_for("the file's name", lambda m=member: m.ctl("ls", "/file", check=False).returncode == 0, 30)
-        sent = lab.stats()["hosts"][1]["up"]["bytes"]
-        began, took = time.monotonic(), {}
+        lab.clear()
+        before, busy = lab.stats()["hosts"], processor_time()
+        began, took, lines = time.monotonic(), {}, []
+        looked = began
         running = {i: subprocess.Popen(self.in_host(m.host, f"{BIN}/p2pctl", "get", "/file"), env=m.env,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                    for i, m in enumerate(leechers)}
@@ -48,13 +62,25 @@ class Swarm(SwarmTest):
                     assert running.pop(i).returncode == 0, f"leecher {i} failed"
                     took[i] = time.monotonic() - began
             time.sleep(0.01)
-        copies = (lab.stats()["hosts"][1]["up"]["bytes"] - sent) / size
+            now = time.monotonic()
+            if options.timeline and now - looked >= 1:
+                hosts = lab.stats()["hosts"]
+                lines.append(" ".join(
+                    f"{(hosts[i + 1]['up']['bytes'] - before[i + 1]['up']['bytes']) / (now - looked) / up / 1250:4.0f}"
+                    for i, up in enumerate([options.up] + ups)))
+                before, looked = hosts, now
+        hosts, spent = lab.stats()["hosts"], [b - a for a, b in zip(busy, processor_time())]
+        copies = hosts[1]["up"]["bytes"] / size
+        received = sum(host["down"]["bytes"] for host in hosts[2:]) / size / n
+        wasted = sum(int(json.loads(m.ctl("status", "--json").stdout).get("wasted_in", 0)) for m in leechers) / size / n
         bound = max(size / (options.up * 125e3), size / (options.down * 125e3),
                     n * size / ((options.up + sum(ups)) * 125e3))
         times = sorted(took.values())
         print(f"{n} leechers, {options.mib} MiB, {options.up:g}/{options.down:g} Mbit/s{', mixed' if options.mixed else ''}: "
               f"bound {bound:.1f} s, last {times[-1] / bound:.3f}, median {times[n // 2] / bound:.3f}, "
-              f"the seed sent {copies:.3f} copies (headers included)")
+              f"the seed sent {copies:.3f} copies (headers included); each received {received:.3f}, {wasted:.3f} in vain; "
+              f"processors {spent[0] / spent[1]:.2f}")
+        print("\n".join(f"{i + 1:4}: {line}" for i, line in enumerate(lines)), end="\n" if lines else "")
 
 
 if __name__ == "__main__":
