@@ -27,6 +27,7 @@
 #define SCHEMA_VERSION 2
 #define RESERVE_OPS    1024
 #define RESERVE_INOS   8192
+#define OPEN_AGAIN     3
 #define BUSY_MS        2000 /* nobody else writes here but a person with a tool */
 
 static const char schema[] =
@@ -226,6 +227,11 @@ bool db_open(struct catalogue *c, const char **fault)
 {
     int result = try_open(c, fault);
 
+    /* What a failing disk gives once it may not give again: nothing is set aside for that. */
+    for (int i = 0; i < OPEN_AGAIN && result == 0; i++) {
+        close_connection(c);
+        result = try_open(c, fault);
+    }
     if (result == 0) {
         close_connection(c);
         move_aside(c);

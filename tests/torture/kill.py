@@ -224,13 +224,13 @@ class Torture(SwarmTest):
             except OSError:
                 continue
             self.reads += 1
-            # A version is in the list before its first byte is written.
-            if not any(found == data for data in name.versions):
-                if not any(data is not None and data.startswith(found) and least is not None and len(found) >= least
-                           for data, least in name.maybe) and not self.was_cut(name, found):
-                    others = [k for w in self.writers for k, n in w.names.items() if found in n.versions]
-                    self.wrong.append(f"ben reads {key}: {len(found)} bytes {found[:8].hex()} that nobody wrote"
-                                      f"{' there, but in ' + ', '.join(others) if others else ''}")
+            # A version is in the list before its first byte is written. A name may still be looked up as the file that has
+            # been renamed since, and that has a new version under its new name: news come one after the other.
+            if any(found in other.versions for other in writer.names.values()):
+                continue
+            if not any(data is not None and data.startswith(found) and least is not None and len(found) >= least
+                       for data, least in name.maybe) and not any(self.was_cut(n, found) for n in writer.names.values()):
+                self.wrong.append(f"ben reads {key}: {len(found)} bytes {found[:8].hex()} that its writer never wrote")
 
     @staticmethod
     def was_cut(name, found):

@@ -112,6 +112,13 @@ class Power(kill.Torture):
             super().revive("ann.p2pfs")
 
     def check(self, what, all_of_it=False):
+        """A publication may have come to the tracker, and its commit at ann have been lost: it is under way until ann hears of
+        it, as of all that came before what ben makes now."""
+        self.await_calm(self.ann)
+        self.await_calm(self.ben)
+        self.marks = getattr(self, "marks", 0) + 1
+        os.mkdir(self.ben.path(f"mark-{self.marks}"))
+        wait_for("what ben made", lambda: os.path.exists(self.ann.path(f"mark-{self.marks}")), kill.PATIENCE)
         super().check(what, True)
 
 
