@@ -24,6 +24,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define INC_EPOCH    8    /* enum fuse_notify_code, since protocol 7.44 */
@@ -50,7 +51,8 @@ struct invalidator {
     pthread_mutex_t lock; /* of the names, held for memory operations only */
     struct seen *seen[SEEN_BUCKETS];
     unsigned seen_count;
-    bool finishing, ended; /* atomic */
+    bool finishing; /* atomic */
+    int ended;      /* an eventfd */
 };
 
 struct invalidate_mail {
@@ -170,6 +172,8 @@ struct invalidator *invalidator_new(struct fs *fs)
 
     invalidator->fs = fs;
     CHECK(pthread_mutex_init(&invalidator->lock, NULL) == 0);
+    invalidator->ended = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    CHECK(invalidator->ended >= 0);
     invalidator->loop = loop_new("invalidate");
     loop_set_owner(invalidator->loop, invalidator);
     return invalidator;
@@ -185,7 +189,7 @@ static void deliver_end(struct mail *mail, void *owner)
     struct invalidator *invalidator = owner;
 
     free(mail);
-    __atomic_store_n(&invalidator->ended, true, __ATOMIC_RELEASE);
+    CHECK(eventfd_write(invalidator->ended, 1) == 0);
 }
 
 void invalidator_finish(struct invalidator *invalidator)
@@ -197,9 +201,9 @@ void invalidator_finish(struct invalidator *invalidator)
     loop_post(invalidator->loop, mail);
 }
 
-bool invalidator_has_ended(struct invalidator *invalidator)
+int invalidator_ended_fd(const struct invalidator *invalidator)
 {
-    return __atomic_load_n(&invalidator->ended, __ATOMIC_ACQUIRE);
+    return invalidator->ended;
 }
 
 void invalidator_free(struct invalidator *invalidator)
@@ -215,6 +219,7 @@ void invalidator_free(struct invalidator *invalidator)
             free(one);
         }
     CHECK(pthread_mutex_destroy(&invalidator->lock) == 0);
+    close(invalidator->ended);
     free(invalidator);
 }
 

@@ -11,9 +11,9 @@ struct invalidator;
 struct invalidator *invalidator_new(struct fs *);
 void invalidator_start(struct invalidator *); /* after the session is mounted */
 /* Asks the thread to end; what was not carried out is dropped. It may still wait for a directory's lock, so the kernel's
- * requests must be answered until invalidator_has_ended. */
+ * requests must be answered until the descriptor of invalidator_ended_fd (the invalidator's own) is readable. */
 void invalidator_finish(struct invalidator *);
-bool invalidator_has_ended(struct invalidator *);
+int invalidator_ended_fd(const struct invalidator *);
 /* After invalidator_finish, before the session is unmounted: nothing may be written to a device that is closed. */
 void invalidator_free(struct invalidator *);
 

@@ -12,6 +12,7 @@
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/home.h"
 #include "base/log.h"
@@ -47,7 +48,6 @@
     2048 /* reads and writes that the kernel has under way: one parked read of each of 2,000 */
 #define CONGESTION      1536
 #define DISK_THREADS    2
-#define REFUSE_POLL_MS  5 /* between looks at whether the invalidator has ended */
 #define REQUEST_TIMEOUT "/proc/sys/fs/fuse/max_request_timeout"
 #define LOG_NAME        "p2pfs.log"
 
@@ -360,21 +360,23 @@ static bool go_into_background(const char *home)
 /* Reads what still comes from the kernel, for the client to refuse, until the invalidator has ended. */
 static void refuse_requests(struct fs *fs)
 {
-    struct pollfd device = {.fd = fuse_session_fd(fs->session), .events = POLLIN};
+    struct pollfd fds[] = {{.fd = invalidator_ended_fd(fs->invalidator), .events = POLLIN},
+                           {.fd = fuse_session_fd(fs->session), .events = POLLIN}};
     struct fuse_buf buffer = {.mem = NULL};
-    int result = 1;
 
     invalidator_finish(fs->invalidator);
-    while (!invalidator_has_ended(fs->invalidator)) {
-        if (result < 0 || poll(&device, 1, REFUSE_POLL_MS) <= 0) {
-            usleep(REFUSE_POLL_MS * 1000);
+    for (;;) {
+        if (poll(fds, 2, -1) < 0) {
+            CHECK(errno == EINTR);
             continue;
         }
-        result = fuse_session_receive_buf(fs->session, &buffer);
+        if (fds[0].revents != 0)
+            break;
+        int result = fuse_session_receive_buf(fs->session, &buffer);
         if (result > 0)
             fuse_session_process_buf(fs->session, &buffer);
-        else if (result == -EINTR || result == -EAGAIN)
-            result = 0;
+        else if (result != -EINTR && result != -EAGAIN)
+            fds[1].fd = -1; /* unmounted: nothing comes any more */
     }
     free(buffer.mem);
 }
