@@ -132,6 +132,7 @@ static void choose_control(struct tls *tls, uint64_t rate)
     const char *control = unpaced ? "cubic" : tls->control;
     (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_CONGESTION, control,
                      (socklen_t)strnlen(control, sizeof tls->control));
+    tls->bbr = strcmp(control, "bbr") == 0;
 }
 
 /* What is written waits behind what the socket and the outbox hold. On a slow link that must be little, or an urgent frame
