@@ -5,7 +5,7 @@
  *        sim --peers N [--up MBIT] [--down MBIT] [--delay MS] [--mib N] [--piece KIB] [--unit N] [--mixed] [--seed N]
  *
  * Prints for each run: completion times against the fluid bound max(F/u_seed, F/d_min, N F/(u_seed + sum u)); in brackets the
- * last one against what is possible if only whole pieces are passed on (see bound_of_pieces); the copies that
+ * last one against what is possible if only whole units (daemon/parts.h) are passed on (see bound_of_pieces); the copies that
  * the first seed sent until every piece was out and in all, fairness of completion times (Jain's index), blocks that came in
  * vain, readers' stalls, a digest of all events. What it took of this machine goes to standard error, so that the rest is the
  * same each time. Ends with 1 if a scenario misses its goal, and the line names the seed that repeats it; with --twice also if
@@ -116,8 +116,7 @@ static const struct scenario scenarios[] = {
      .worst_stall = 2.0},
     {.name = "crowd",
      .what = "10,000 peers at once",
-     /* A quarter of the daemon's smallest piece at a quarter of a usual rate: as many pieces, and as long for each, with a
-      * quarter of the blocks. */
+     /* 64 units of 64 KiB, as the daemon cuts 4 MiB; a tenth of a second for each on this uplink. */
      .peers = 10000,
      .neighbours = 6,
      .up = 5,
@@ -125,7 +124,6 @@ static const struct scenario scenarios[] = {
      .seed_up = 50,
      .delay = 10,
      .kib = 4 << 10,
-     .piece_kib = 64,
      .unit = 4,
      .last = 1.9},
 };
@@ -355,7 +353,7 @@ static uint64_t run_once(const struct scenario *s, const struct options *options
         peer_event(swarm, &event);
     f = measure(swarm);
     *good = judge(s, &f, swarm);
-    printf("%-11s %6u peers  %u pieces  bound %.1f s (whole pieces %.1f s)  last %.3f (%.3f)  p99 "
+    printf("%-11s %6u peers  %u units  bound %.1f s (whole units %.1f s)  last %.3f (%.3f)  p99 "
            "%.3f  median %.3f  "
            "copies %.3f until out, %.2f in all  fairness %.3f  vain %.2f%%",
            s->name, s->peers, swarm->geometry.pieces, bound, pieces, f.last,
