@@ -6,7 +6,6 @@
  *      incomplete: what it lacks is put in from here
  *   3  else fdatasync the data; write the hash file and fdatasync it
  *   4  rename both into the store, the data last; fsync the folder
- * A small one is renamed before its only fsync instead of 3 and 4: see store_fresh.c.
  * Any failure before the last rename leaves the working file as it is, to be sealed again; but after a failed fdatasync
  * never: the kernel has forgotten which pages did not reach the disk.
  *
@@ -33,7 +32,6 @@ struct seal {
     uint8_t *layer;
     uint8_t *buffer;      /* STRETCH blocks */
     struct timespec time; /* of the last change of the file, when all of it was written */
-    bool fresh;           /* it is renamed first, and synced then */
 };
 
 /* --- hashing what is left ------------------------------------------------------------------------------------ */
@@ -161,7 +159,7 @@ static int write_hash_file(struct seal *seal)
         result =
             file_pwrite_all(ingest->hash_fd, seal->layer, HASHES(g->pieces), hash_layer_offset(g));
     if (result == 0 && (ftruncate(ingest->hash_fd, (off_t)hash_file_size(g)) < 0 ||
-                        (!seal->fresh && fdatasync(ingest->hash_fd) < 0)))
+                        fdatasync(ingest->hash_fd) < 0))
         result = -errno;
     return result;
 }
@@ -170,11 +168,8 @@ static int make_durable(struct seal *seal)
 {
     struct ingest *ingest = seal->ingest;
 
-    if (seal->fresh && fchmod(ingest->fd, MODE_FRESH) < 0)
-        seal->fresh = false;
-    if (!seal->fresh)
-        (void)fchmod(ingest->fd, MODE_OWN);
-    if (!seal->fresh && ingest->broken == 0 && fsync(ingest->fd) < 0)
+    (void)fchmod(ingest->fd, MODE_OWN);
+    if (ingest->broken == 0 && fsync(ingest->fd) < 0)
         ingest->broken = -errno;
     if (ingest->broken < 0)
         return ingest->broken;
@@ -188,20 +183,7 @@ static int adopt(struct seal *seal)
     ingest_data_name(seal->ingest, data);
     ingest_hash_name(seal->ingest, hash);
     return store_adopt(seal->ingest->store, seal->root, seal->geometry.size, data,
-                       seal->geometry.blocks == 1 ? NULL : hash, seal->fresh);
-}
-
-/* The one sync of a small content. What could not be synced is not kept: it may be here in part only. */
-static int settle(struct seal *seal)
-{
-    struct ingest *ingest = seal->ingest;
-    int result = store_settle_fresh(ingest->fd);
-
-    if (result < 0) {
-        ingest->broken = result;
-        (void)store_drop_unused(ingest->store, seal->root);
-    }
-    return result;
+                       seal->geometry.blocks == 1 ? NULL : hash);
 }
 
 /* Another content with this root is here already. Its reference is taken over. */
@@ -246,8 +228,6 @@ static struct content *enter(struct seal *seal, int *error)
             return NULL;
         durable = true;
         *error = adopt(seal);
-        if (*error == 0 && seal->fresh)
-            *error = settle(seal);
         if (*error < 0 && *error != -EEXIST)
             return NULL;
         seal->ingest->adopted = fresh = *error == 0;
@@ -283,10 +263,8 @@ struct content *ingest_seal(struct ingest *ingest, uint64_t size, int *error)
         return NULL;
     if (size == 0)
         return NULL;
-    if (size > FRESH_MAX)
-        sync_file_range(ingest->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    sync_file_range(ingest->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     seal.geometry = geometry_of(size);
-    seal.fresh = size <= FRESH_MAX && ingest->store->renames_follow && !ingest->marked;
     seal.buffer = malloc((size_t)STRETCH * BLOCK_SIZE);
     seal.layer = malloc(HASHES(seal.geometry.pieces));
     *error = seal.buffer == NULL || seal.layer == NULL ? -ENOMEM : 0;

@@ -242,7 +242,6 @@ static int open_directories(struct store *store)
     store->incoming = openat(store->fd, "incoming", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (store->incoming < 0)
         return -errno;
-    store->renames_follow = store_renames_follow(store->fd);
     store->first_number = store->next_number = ingest_next_number(store);
     return store_scan(store);
 }
@@ -511,7 +510,7 @@ static int rename_in(struct store *store, const uint8_t root[HASH_SIZE], const c
 }
 
 int store_adopt(struct store *store, const uint8_t root[HASH_SIZE], uint64_t size, const char *data,
-                const char *hash, bool fresh)
+                const char *hash)
 {
     lock_take(&store->lock);
     if (find_quiet(store, root) != NULL) {
@@ -532,7 +531,7 @@ int store_adopt(struct store *store, const uint8_t root[HASH_SIZE], uint64_t siz
         result = rename_in(store, root, data, SUFFIX_DATA);
     if (result == 0) {
         /* If this fails it is here nevertheless, but may not be after a power loss: the caller is told. */
-        result = fresh ? 0 : store_sync_folder(store, root);
+        result = store_sync_folder(store, root);
         there = true;
         __atomic_fetch_add(&store->held, size, __ATOMIC_RELAXED);
     }

@@ -281,12 +281,6 @@ static void add_found(struct store *store, const struct found *found)
         store_unlink_all(store, found->root);
         return;
     }
-    if (complete && (status.st_mode & S_ISVTX) != 0 &&
-        !store_check_fresh(store, name, found->root, size)) {
-        log_info("store: %s did not reach the disk whole, deleted", name);
-        store_unlink_all(store, found->root);
-        return;
-    }
     if (complete && (found->flags & HAS_PART) != 0)
         store_unlink(store, found->root, SUFFIX_PART);
     if (complete && (found->flags & HAS_MAP) != 0)

@@ -3,7 +3,6 @@
  *   store.c         the table of records, references, idle contents, rounds of syncing
  *   store_window.c  what stays in the page cache of what is written
  *   store_files.c   names, headers, the scan at the start
- *   store_fresh.c   small contents, which become durable with one sync
  *   content_open.c  opening, making, checking after an unclean end, closing
  *   content.c       blocks: put, get, the bits and what is counted from them
  *   content_lend.c  descriptors for other processes
@@ -86,7 +85,6 @@ struct store {
     uint32_t magic;
     char *directory;
     int fd, incoming;
-    bool renames_follow; /* store_renames_follow */
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct record **buckets;
@@ -188,10 +186,10 @@ int store_scan(struct store *);
 /* --- store.c --- */
 struct record *store_add_record(struct store *, const uint8_t root[HASH_SIZE], uint64_t size,
                                 uint64_t bytes);
-/* Takes what makes a complete content into the store: renames incoming/`data` and, if not NULL, `hash`; `fresh`: its
- * folder is not synced, see store_fresh.c. -EEXIST if the root is known here already. */
+/* Takes what makes a complete content into the store: renames incoming/`data` and, if not NULL, `hash`.
+ * -EEXIST if the root is known here already. */
 int store_adopt(struct store *, const uint8_t root[HASH_SIZE], uint64_t size, const char *data,
-                const char *hash, bool fresh);
+                const char *hash);
 /* This member put it in, too. 0 or -errno. */
 int content_own(struct content *);
 #define MODE_OWN                                                                                   \
@@ -206,17 +204,6 @@ void store_take(struct store *, struct content *);
 /* store->lock is held. */
 void store_add_dirty(struct store *, struct content *);
 void store_tell(struct content *, uint64_t first, uint64_t count, bool present);
-
-/* --- store_fresh.c --- */
-#define FRESH_MAX  (UINT64_C(1) << 20) /* bytes of a small content: read again in a millisecond */
-#define MODE_FRESH (MODE_OWN | S_ISVTX)
-/* Whether a sync of a file there brings its rename to the disk as well. */
-bool store_renames_follow(int fd);
-/* The fresh data file is durable, and says so. 0 or -errno. */
-int store_settle_fresh(int fd);
-/* After a restart: whether it is what its name says; then it is fresh no more. */
-bool store_check_fresh(struct store *, const char *name, const uint8_t root[HASH_SIZE],
-                       uint64_t size);
 
 /* --- store_window.c --- */
 struct store_window *store_window_new(void);

@@ -452,53 +452,6 @@ static void after_a_restart_working_files_are_kept_adopted_or_deleted(void **sta
     help_unmake(&made);
 }
 
-/* As a power loss leaves it: renamed, and perhaps synced. */
-static void call_fresh(struct place *place, const struct made *made)
-{
-    char *path = help_path(place->directory, made, "data");
-
-    assert_int_equal(chmod(path, 01700), 0);
-    free(path);
-}
-
-static void a_small_content_that_was_renamed_and_not_synced_is_read_before_it_counts(void **state)
-{
-    struct place *place = *state;
-    struct made one = help_make(5000, 21), some = help_make(300000, 22), bad = help_make(40000, 23);
-    const struct made *all[] = {&one, &some, &bad};
-    struct stat status;
-
-    for (int i = 0; i < 3; i++) {
-        struct ingest *ingest = begin(place);
-        put(ingest, all[i]->data, 0, all[i]->g.size);
-        seal_right(place, ingest, all[i]);
-    }
-    for (int i = 0; i < 3; i++) {
-        char *path = help_path(place->directory, all[i], "data");
-        assert_int_equal(stat(path, &status), 0);
-        assert_int_equal(status.st_mode & 07777, 0700); /* it is synced by now */
-        free(path);
-        call_fresh(place, all[i]);
-    }
-    help_damage(place->directory, &bad, "data", 20000, 7, 100);
-    help_damage(place->directory, &some, "hash", 5000, 7, 100); /* made anew */
-    reopen(place);
-    assert_false(help_exists(place->directory, &bad, "data"));
-    for (int i = 0; i < 2; i++) {
-        struct content *content = help_get(place->store, all[i], false);
-        char *path = help_path(place->directory, all[i], "data");
-        assert_non_null(content);
-        assert_int_equal(help_verify(content, all[i]), all[i]->g.blocks);
-        content_release(content);
-        assert_int_equal(stat(path, &status), 0);
-        assert_int_equal(status.st_mode & 07777, 0700);
-        free(path);
-    }
-    help_unmake(&one);
-    help_unmake(&some);
-    help_unmake(&bad);
-}
-
 static void a_kill_while_sealing_leaves_the_file_or_the_content(void **state)
 {
     struct place *place = *state;
@@ -636,7 +589,6 @@ int main(void)
         TEST(an_incomplete_content_is_completed),
         TEST(a_new_version_starts_from_the_old),
         TEST(after_a_restart_working_files_are_kept_adopted_or_deleted),
-        TEST(a_small_content_that_was_renamed_and_not_synced_is_read_before_it_counts),
         TEST(a_kill_while_sealing_leaves_the_file_or_the_content),
         TEST(hashing_goes_on_while_the_writer_writes),
         TEST(a_full_disk_leaves_the_working_file_to_be_sealed_again),
