@@ -432,6 +432,7 @@ static void deliver_want(struct mail *raw, void *owner)
         HASH_ADD(hh, s->wanted, root, HASH_SIZE, wanted);
     }
     wanted->size = mail->size;
+    session_announce_wanted(s, mail->root, mail->size);
     ask_for(s, wanted);
     ask_wanted(s);
     free(mail);

@@ -296,6 +296,41 @@ static void announce_due(void *arg)
         ;
 }
 
+/* It is not what was announced: what is here a worker finds out. */
+static void take_back(struct session *s, struct holding *h, uint64_t size)
+{
+    Tracker__Announce announce = TRACKER__ANNOUNCE__INIT;
+    Tracker__Holding row = TRACKER__HOLDING__INIT, *list = &row;
+
+    row.root.data = h->root;
+    row.root.len = HASH_SIZE;
+    row.size = h->size;
+    row.dropped = true;
+    announce.holdings = &list;
+    announce.n_holdings = 1;
+    if (tracker_link_is_up(s->link))
+        send_announce(s, &announce);
+    h->size = size;
+    h->complete = h->told_complete = false;
+    free(h->told);
+    h->told = NULL;
+    mark(s, h);
+}
+
+void session_announce_wanted(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size)
+{
+    struct holding *h;
+
+    HASH_FIND(hh, s->holdings, root, HASH_SIZE, h);
+    if (h == NULL || h->dropped || s->stopping)
+        return;
+    /* The size of a complete content was its file's until now, which may have been cut. */
+    if (h->size != size || (h->complete && h->content == NULL))
+        take_back(s, h, size);
+    else if (h->marked)
+        announce_due(s);
+}
+
 /* --- addresses
  * ----------------------------------------------------------------------------------------------------
  */

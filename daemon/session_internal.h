@@ -144,6 +144,9 @@ void session_announce_down(struct session *); /* at the end: timers are freed */
 void session_announce_free(struct session *); /* after the last mail */
 void session_announce_link_up(struct session *, const char *seen_as);
 void session_announce_link_down(struct session *);
+/* A content is about to be asked for, so it is not whole here. The tracker names nobody to a device that it thinks has all:
+ * what it does not know yet of our losses goes out first. */
+void session_announce_wanted(struct session *, const uint8_t root[HASH_SIZE], uint64_t size);
 /* Between the two nothing is told of this content: the tracker has been asked whether parts of it may be deleted, and
  * what it granted must not count again before it is gone. `gone`: nothing is left. */
 void session_announce_hold(struct session *, const uint8_t root[HASH_SIZE], uint64_t size);

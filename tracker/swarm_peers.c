@@ -66,6 +66,14 @@ static bool is_useful(const struct holding *h, const struct holding *own)
     return false;
 }
 
+/* What the asker has. What he has not said again since he came back may be gone, and be what he asks for. */
+static struct holding *own_of(struct swarm *s, const struct swarm_device *d,
+                              const struct content *c)
+{
+    struct holding *h = swarm_holding(s, d, c);
+    return h != NULL && h->at_content == NOT_LISTED ? NULL : h;
+}
+
 static struct swarm_peer peer_of(const struct holding *h)
 {
     return (struct swarm_peer){
@@ -100,7 +108,7 @@ static size_t choose(struct swarm *s, struct content *c, struct swarm_device *as
     struct draw draw;
     uint32_t i;
     size_t count = 0;
-    struct holding *own = swarm_holding(s, asker, c);
+    struct holding *own = own_of(s, asker, c);
     draw_start(s, &draw, c->holders_count);
     while (count < max && draw_next(s, &draw, &i)) {
         struct holding *h = c->holders[i];
@@ -305,7 +313,7 @@ static size_t news_for(struct swarm *s, struct content *c, struct want *want,
 {
     size_t count = 0;
     bool few = c->holders_count <= LIMIT_PEERS;
-    struct holding *own = swarm_holding(s, want->device, c);
+    struct holding *own = own_of(s, want->device, c);
     for (uint32_t i = 0; i < c->news_count && count < LIMIT_PEERS; i++) {
         struct swarm_device *d = c->news[i];
         if (d == want->device || d->owner == NULL)

@@ -103,20 +103,29 @@ class Damage(SwarmTest):
                 self.assertEqual(self.ann.xattr("two", "state"), "complete")
                 self.assertEqual(0, self.ann.ctl("check", "/two").returncode)
 
-    def test_a_content_that_was_cut_is_set_aside(self):
-        path = self.store(self.ann, "two", "data")
-        self.stop(self.ann)
-        cut(path)
-        self.start(self.ann)
-        with open(self.ann.path("one"), "rb") as file:
-            self.assert_same_bytes(self.data["one"], file.read())
+    def fetched_again(self, member, name):
+        """True once it was read; until a peer is found a read may fail, but never give another byte."""
         try:
-            found = self.ann.read("two")
+            found = member.read(name)
         except OSError:
-            found = None # as long as the tracker thinks that ann has it
-        self.assertIn(found, (None, self.data["two"]))
-        self.assertRegex(self.ann.daemon.text(), r"store: .*\.data is damaged and was renamed to .*\.damaged")
-        self.assertTrue(os.path.exists(path[:-4] + "damaged"))
+            return False
+        self.assert_same_bytes(self.data[name], found)
+        return True
+
+    def test_the_bytes_of_a_content(self):
+        for what, damage in (("cut", cut), ("emptied", lambda path: os.truncate(path, 0)),
+                             ("longer", lambda path: os.truncate(path, 4000000)), ("gone", os.unlink)):
+            with self.subTest(what):
+                path = self.store(self.ann, "two", "data")
+                self.stop(self.ann)
+                damage(path)
+                self.start(self.ann)
+                self.assert_same_bytes(self.data["one"], self.ann.read("one"))
+                wait_for("what ben has", lambda: self.fetched_again(self.ann, "two"))
+                if what != "gone":
+                    self.assertRegex(self.ann.daemon.text(),
+                                     r"store: .*\.data is damaged and was renamed to .*\.damaged")
+                    self.assertTrue(os.path.exists(path[:-4] + "damaged"))
 
     def test_a_content_that_is_not_whole(self):
         self.ann.write("big", pattern(20000000, 5))

@@ -705,6 +705,7 @@ static void a_new_password_logs_out_the_other_devices_if_asked(void **state)
     assert_int_equal(fault_of(call(lost, TYPE(WHOAMI), &message.base)), FAULT(DISABLED));
     client_close(lost);
     certificate_free(other.certificate);
+    key_free(other.key);
     client_close(member_open(&bob));
 }
 
