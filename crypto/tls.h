@@ -57,7 +57,8 @@ int tls_fd(const struct stream *);
 void tls_move(struct stream *, struct loop *to);
 /* Smooth measurements by the kernel (TCP_INFO): round trip time in ns, 0 if unknown. */
 int64_t tls_rtt(const struct stream *);
-/* Until then (clock_now) somebody at the other end waits for some of what is written: no pause of the link's own making. */
+/* Until then (clock_now) somebody at the other end waits for some of what is written: no pause of the link's own making.
+ * Nothing on a stream of another kind. */
 void tls_reader_near(struct stream *, int64_t until);
 
 #endif

@@ -64,6 +64,8 @@ void tls_reader_near(struct stream *stream, int64_t until)
 {
     struct tls *tls = (struct tls *)(void *)stream;
 
+    if (stream->class != &tls_class)
+        return;
     CHECK_OBJECT(tls, TLS_MAGIC);
     if (tls->reader_until < clock_now() && tls->ahead > 0)
         set_ahead(tls, true);

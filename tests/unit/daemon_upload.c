@@ -789,6 +789,8 @@ static void what_is_asked_for_along_with_an_open_is_bounded_and_checked(void **s
         ;
     assert_int_equal(type, PONG);
     pthread_mutex_unlock(&held_back);
+    /* With the first file's refusal its requests have gone, and there is room for others. */
+    expect_refusal(&w, PEER__REASON__REASON_NO_FILE);
     send_open(&w, 2, big.root, big.g.size);
     request(&w, 2, big.g.blocks - 1, 2, DEMAND); /* behind its end, which is not known yet */
     while (wire_next(&w) > 0)
