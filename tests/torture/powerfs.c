@@ -719,5 +719,6 @@ int main(int argc, char **argv)
     save_names();
     fuse_unmount(the_fuse);
     fuse_destroy(the_fuse);
+    fuse_opt_free_args(&args);
     return 0;
 }
