@@ -1,8 +1,8 @@
 /* Password hashes: Argon2id by libargon2, as PHC strings ("$argon2id$v=19$m=…").
  *
  * 19456 KiB, t=2, p=1 or above (OWASP); the parameters stand in the record, so that they can be raised and
- * a record be upgraded at the next log in. Each call costs 20 MiB and 25 ms: run it on a worker pool of at
- * most cores + 1 threads, with a bounded queue. */
+ * a record be upgraded at the next log in. Each call costs 20 MiB and 25 ms: run it on a small worker pool
+ * with a bounded queue. */
 #ifndef CRYPTO_PASSWORD_H
 #define CRYPTO_PASSWORD_H
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -26,6 +27,7 @@
 
 enum { DONE = 0, FAILED = 1, USAGE = 2 };
 
+#define HEAP_BLOCK        (1 << 20)
 #define LIFETIME_SHORTEST 60
 #define LIFETIME_LONGEST  (366 * 86400)
 #define TICKET_SHORTEST   10
@@ -482,6 +484,8 @@ int main(int argc, char **argv)
 {
     log_init("p2ptracker", LOG_LEVEL_INFO, false);
     umask(0077);
+    /* Left alone, the C library learns from the first password (20 MiB) to keep such blocks in its heaps: 60 MiB for good. */
+    (void)mallopt(M_MMAP_THRESHOLD, HEAP_BLOCK);
     if (argc < 2)
         return wrong_use("a verb is missing");
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {

@@ -552,7 +552,7 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     server->loop = loop_new("tracker");
     loop_set_owner(server->loop, server);
     server->crypto = workers_new("crypto", 0);
-    server->passwords = workers_new("password", cores < 1 ? 2 : (unsigned)cores + 1);
+    server->passwords = workers_new("password", cores < 3 ? 1 : (unsigned)cores / 2);
     server->queue = storage_queue_new(server->storage, server->loop);
     server->accepting = event_new(loop_base(server->loop), server->listener, EV_READ | EV_PERSIST,
                                   on_accept, server);

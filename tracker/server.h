@@ -1,7 +1,8 @@
 /* The tracker as one object: listener, sessions, swarm state, storage, all threads.
  *
  * The thread that calls server_run owns everything; the storage has a thread of its own, handshakes and
- * certificates a pool of one thread per core, passwords a pool of cores + 1. */
+ * certificates a pool of one thread per core, passwords a pool of half as many: 20 MiB each,
+ * and whoever tries passwords takes no more of the machine. */
 #ifndef TRACKER_SERVER_H
 #define TRACKER_SERVER_H
 
