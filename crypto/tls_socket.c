@@ -153,6 +153,16 @@ static void pace(struct tls *tls, size_t sent)
     tls->paced_at = now;
 }
 
+/* What TCP holds back counts as unsent: a socket that takes no more because of it would stay so until TCP's own timer. */
+static void push(struct tls *tls)
+{
+    int on = 1;
+
+    if (tls->corked)
+        (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    tls->corked = false;
+}
+
 int tls_socket_send(struct tls *tls)
 {
     if (tls_outbox_held(tls) > 0)
@@ -164,6 +174,7 @@ int tls_socket_send(struct tls *tls)
             continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             tls->filled = true;
+            push(tls);
             return STREAM_AGAIN;
         }
         if (n < 0) {
@@ -175,11 +186,7 @@ int tls_socket_send(struct tls *tls)
         pace(tls, (size_t)n);
     }
     tls->out_head = tls->out_tail = 0;
-    if (tls->corked) { /* setting it pushes what TCP holds back */
-        int on = 1;
-        (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        tls->corked = false;
-    }
+    push(tls);
     if (tls->context->policy == TLS_TRACKER && tls->out_room > OUTBOX_FIRST) {
         /* ten thousand idle connections do not keep what a burst needed */
         free(tls->out);
@@ -221,8 +228,10 @@ static size_t send_through(struct tls *tls, const char *from, size_t size)
 
     tls_wake(tls);
     ssize_t n = sendmsg(tls->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE);
-    if (n <= 0)
+    if (n <= 0) {
+        push(tls);
         return 0;
+    }
     tls->corked = true;
     pace(tls, (size_t)n);
     if ((size_t)n < held) {

@@ -18,7 +18,7 @@
 #define LIMIT_STRANGER_FRAME                                                                       \
     (64u << 10) /* a packed message before the other end is known to be a member */
 #define LIMIT_SEND_QUEUE                                                                           \
-    (4u << 20) /* bytes queued to one receiver who does not read: then the channel ends */
+    (8u << 20) /* bytes queued to one receiver who does not read: then the channel ends */
 #define LIMIT_FRAME_FDS 2 /* file descriptors beside one local message: data file and bitmap */
 #define LIMIT_FIRST_ROOM                                                                           \
     4096 /* memory that a claimed length gets at once; more follows the bytes */
