@@ -338,6 +338,17 @@ static void end_race(struct picker *picker, struct piece *piece, uint32_t index)
 
 /* --- what became of requests
  * ----------------------------------------------------------------------------------- */
+/* What was asked of this source for that block; NULL: nothing. */
+static struct request *request_of(const struct picker_source *source, const struct piece *piece,
+                                  uint32_t index)
+{
+    struct request *request = piece->requests[index];
+
+    while (request != NULL && request->source != source)
+        request = request->next;
+    return request;
+}
+
 enum picker_verdict picker_received(struct picker_source *source, uint64_t block, uint32_t size,
                                     int64_t now, bool *urgent)
 {
@@ -353,9 +364,7 @@ enum picker_verdict picker_received(struct picker_source *source, uint64_t block
     number = (uint32_t)(block / picker->geometry.piece_blocks);
     piece = picker_piece(picker, number);
     index = (uint32_t)(block % picker->geometry.piece_blocks);
-    request = piece != NULL ? piece->requests[index] : NULL;
-    while (request != NULL && request->source != source)
-        request = request->next;
+    request = piece != NULL ? request_of(source, piece, index) : NULL;
     if (request != NULL) {
         if (urgent != NULL)
             *urgent = request->urgency == PICKER_DEMAND;
@@ -462,8 +471,7 @@ void picker_rejected(struct picker_source *source, uint64_t first, uint32_t coun
             picker_source_lacks(source, (uint32_t)(block / picker->geometry.piece_blocks));
         if (piece == NULL)
             continue;
-        for (request = piece->requests[index]; request != NULL && request->source != source;)
-            request = request->next;
+        request = request_of(source, piece, index);
         if (request == NULL)
             continue;
         picker_drop(picker, request, false);
@@ -477,12 +485,10 @@ static void pass_on(struct picker_source *from, struct piece *piece, uint32_t in
 {
     struct picker *picker = from->picker;
     uint64_t version = picker->version;
-    struct request *request = piece->requests[index];
+    struct request *request = request_of(from, piece, index);
     struct picker_source *taker;
     bool urgent;
 
-    while (request != NULL && request->source != from)
-        request = request->next;
     if (request == NULL || !request->withdrawn)
         return;
     taker = request->taker;
