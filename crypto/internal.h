@@ -29,6 +29,12 @@ struct certificate *certificate_wrap(X509 *x509, const char **fault);
 /* For PEM reading: never asks a terminal for a password. */
 int pem_no_password(char *buffer, int size, int writing, void *arg);
 
+/* What key_set_passphrase set, *size bytes of it; NULL: nothing. */
+const char *key_passphrase(size_t *size);
+/* scrypt, at the cost that a key file's passphrase has. False if OpenSSL runs out of memory. */
+bool passphrase_stretch(uint8_t to[32], const uint8_t *salt, size_t salt_size,
+                        const void *passphrase, size_t size);
+
 #define URI_TRACKER       "p2p://tracker"
 #define URI_DEVICE_PREFIX "p2p://device/"
 

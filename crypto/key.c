@@ -138,6 +138,12 @@ void key_set_passphrase(const void *bytes, size_t size)
     passphrase_size = size;
 }
 
+const char *key_passphrase(size_t *size)
+{
+    *size = passphrase_size;
+    return passphrase;
+}
+
 /* OpenSSL asks for the passphrase of a file that needs one. */
 static int give_passphrase(char *buffer, int size, int writing, void *arg)
 {
@@ -217,6 +223,13 @@ bool key_save(const struct key *key, const char *path, const char **fault)
 #define SCRYPT_N 16384
 #define SCRYPT_R 8
 #define SCRYPT_P 5
+
+bool passphrase_stretch(uint8_t to[32], const uint8_t *salt, size_t salt_size, const void *with,
+                        size_t size)
+{
+    return EVP_PBE_scrypt(with, size, salt, salt_size, SCRYPT_N, SCRYPT_R, SCRYPT_P, 0, to, 32) ==
+           1;
+}
 
 bool key_save_protected(const struct key *key, const char *path, const void *with, size_t size,
                         const char **fault)
