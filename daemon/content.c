@@ -230,34 +230,6 @@ static void verify(const struct content *content, uint64_t first, uint32_t count
             memcmp(hashes + HASHES(i), leaves + HASHES(which[i]), HASH_SIZE) == 0 ? 0 : -EBADMSG;
 }
 
-/* Writes all of the vector, which it uses up. Returns how many bytes came to the file; *error says why not all. */
-static uint64_t write_all(int fd, struct iovec *vector, int count, uint64_t offset, int *error)
-{
-    uint64_t done = 0;
-
-    while (count > 0) {
-        ssize_t n = pwritev(fd, vector, count, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            *error = n < 0 ? -errno : -EIO;
-            return done;
-        }
-        done += (uint64_t)n;
-        size_t left = (size_t)n;
-        while (count > 0 && left >= vector->iov_len) {
-            left -= vector->iov_len;
-            vector++;
-            count--;
-        }
-        if (left > 0) {
-            vector->iov_base = (uint8_t *)vector->iov_base + left;
-            vector->iov_len -= left;
-        }
-    }
-    return done;
-}
-
 /* Writes the runs of blocks whose verdict is 0; those that could not be get -errno. */
 static void write_runs(struct content *content, uint64_t first, uint32_t count,
                        const uint8_t *const *blocks, int *verdicts)
@@ -274,8 +246,8 @@ static void write_runs(struct content *content, uint64_t first, uint32_t count,
             continue;
         }
         int error = 0;
-        uint64_t done =
-            write_all(content->fd[FD_DATA], vector, (int)run, (first + i) * BLOCK_SIZE, &error);
+        uint64_t done = file_cipher_put(content->cipher, content->fd[FD_DATA], vector, (int)run,
+                                        (first + i) * BLOCK_SIZE, &error);
         if (done > 0)
             content_wrote(content, (first + i) * BLOCK_SIZE, done);
         for (uint32_t k = 0; k < run && error < 0; k++) {
@@ -384,9 +356,9 @@ static uint32_t read_verified(struct content *content, uint64_t first, uint32_t 
     if (*error < 0)
         return 0;
     bool timed = content_file_time(content, &time);
-    *error =
-        file_pread_all(content->fd[FD_DATA], to,
-                       content_block_bytes(&content->geometry, first, count), first * BLOCK_SIZE);
+    *error = file_cipher_pread_all(content->cipher, content->fd[FD_DATA], to,
+                                   content_block_bytes(&content->geometry, first, count),
+                                   first * BLOCK_SIZE);
     if (*error == -ENODATA) /* somebody made the file shorter */
         *error = -EBADMSG;
     if (*error < 0)
@@ -475,7 +447,8 @@ void content_forget_cached(struct content *content, uint64_t first, uint64_t cou
     CHECK_OBJECT(content, CONTENT_MAGIC);
     if (content_pin(content) < 0)
         return;
-    (void)posix_fadvise(content->fd[FD_DATA], (off_t)(first * BLOCK_SIZE),
+    (void)posix_fadvise(content->fd[FD_DATA],
+                        (off_t)file_cipher_at(content->cipher, first * BLOCK_SIZE),
                         (off_t)(count * BLOCK_SIZE), POSIX_FADV_DONTNEED);
     content_unpin(content, false);
 }

@@ -142,7 +142,7 @@ static int punch(struct content *content, uint64_t first, uint64_t count)
 
     bytes = (bytes + STORE_PAGE - 1) / STORE_PAGE * STORE_PAGE;
     return fallocate(content->fd[FD_DATA], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                     (off_t)(first * BLOCK_SIZE), (off_t)bytes) < 0
+                     (off_t)file_cipher_at(content->cipher, first * BLOCK_SIZE), (off_t)bytes) < 0
                ? -errno
                : 0;
 }

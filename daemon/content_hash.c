@@ -25,8 +25,8 @@ uint64_t hash_file_size(const struct geometry *g)
     return hash_layer_offset(g) + HASHES(g->pieces);
 }
 
-int hash_blocks(int fd, const struct geometry *g, uint64_t first, uint64_t count, uint8_t *leaves,
-                uint8_t *buffer)
+int hash_blocks(const struct file_cipher *cipher, int fd, const struct geometry *g, uint64_t first,
+                uint64_t count, uint8_t *leaves, uint8_t *buffer)
 {
     const uint8_t *messages[STRETCH];
 
@@ -35,8 +35,9 @@ int hash_blocks(int fd, const struct geometry *g, uint64_t first, uint64_t count
     for (uint64_t done = 0, step; done < count; done += step) {
         step = count - done < STRETCH ? count - done : STRETCH;
         uint32_t last = geometry_block_size(g, first + done + step - 1);
-        int result = file_pread_all(fd, buffer, (size_t)((step - 1) * BLOCK_SIZE + last),
-                                    (first + done) * BLOCK_SIZE);
+        int result =
+            file_cipher_pread_all(cipher, fd, buffer, (size_t)((step - 1) * BLOCK_SIZE + last),
+                                  (first + done) * BLOCK_SIZE);
         if (result < 0)
             return result == -ENODATA ? -EIO : result;
         merkle_leaves(leaves + HASHES(done), messages, step, last);
@@ -350,8 +351,8 @@ static int heal_leaves(struct content *content, const uint8_t *layer, struct lea
     uint8_t *buffer = malloc((size_t)STRETCH * BLOCK_SIZE);
     if (buffer == NULL)
         return -ENOMEM;
-    int result = hash_blocks(content->fd[FD_DATA], &content->geometry, first, leaves->count,
-                             leaves->hashes, buffer);
+    int result = hash_blocks(content->cipher, content->fd[FD_DATA], &content->geometry, first,
+                             leaves->count, leaves->hashes, buffer);
     free(buffer);
     if (result < 0)
         return result;
@@ -462,7 +463,7 @@ static int rebuild_into(struct content *content, int data_fd, int hash_fd, uint8
         uint64_t first;
         uint32_t count;
         geometry_piece(g, piece, &first, &count);
-        result = hash_blocks(data_fd, g, first, count, leaves, buffer);
+        result = hash_blocks(content->cipher, data_fd, g, first, count, leaves, buffer);
         if (result == 0) {
             merkle_piece(layer + HASHES(piece), g, piece, leaves);
             result = file_pwrite_all(hash_fd, leaves, HASHES(count), hash_leaf_offset(first));

@@ -110,6 +110,14 @@ int content_lend(const struct content *constant, bool wait, int *data, int *map)
     return result;
 }
 
+bool content_key(const struct content *content, uint8_t key[FILE_CIPHER_KEY])
+{
+    CHECK_OBJECT(content, CONTENT_MAGIC);
+    if (content->cipher != NULL)
+        file_cipher_key(content->cipher, key);
+    return content->cipher != NULL;
+}
+
 int content_dup_data(const struct content *constant)
 {
     int result;

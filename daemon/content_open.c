@@ -65,6 +65,7 @@ void content_close(struct content *content)
     free(content->dirty_pages);
     free(content->layer);
     free(content->trusted);
+    file_cipher_free(content->cipher);
     content->magic = 0;
     free(content);
 }
@@ -159,8 +160,11 @@ static int make_data(struct content *content)
                     S_IRUSR | S_IWUSR);
     if (fd < 0)
         return -errno;
-    if (ftruncate(fd, (off_t)content->geometry.size) < 0) {
-        int result = -errno;
+    int result;
+    content->cipher = file_cipher_make(content->store->key, fd, &result);
+    if (result == 0)
+        result = file_cipher_truncate(content->cipher, fd, content->geometry.size);
+    if (result < 0) {
         close(fd);
         return result;
     }
@@ -214,7 +218,8 @@ static int open_complete(struct content *content, int data_fd)
     result = open_hashes(content);
     if (result == 0 && g->blocks == 1) { /* so small that it can be looked at now */
         uint8_t hash[HASH_SIZE], *buffer = malloc((size_t)STRETCH * BLOCK_SIZE);
-        result = buffer == NULL ? -ENOMEM : hash_blocks(data_fd, g, 0, 1, hash, buffer);
+        result =
+            buffer == NULL ? -ENOMEM : hash_blocks(content->cipher, data_fd, g, 0, 1, hash, buffer);
         free(buffer);
         if (result == 0 && memcmp(hash, content->root, HASH_SIZE) != 0)
             result = -EBADMSG;
@@ -254,9 +259,9 @@ static uint64_t next_unsynced(const struct content *content, uint64_t block)
 static bool check_blocks(struct content *content, uint64_t first, uint32_t count, uint8_t *buffer)
 {
     uint8_t wanted[HASHES(STRETCH)], hashes[HASHES(STRETCH)];
-    bool readable =
-        content_leaves(content, first, count, wanted) == 0 &&
-        hash_blocks(content->fd[FD_DATA], &content->geometry, first, count, hashes, buffer) == 0;
+    bool readable = content_leaves(content, first, count, wanted) == 0 &&
+                    hash_blocks(content->cipher, content->fd[FD_DATA], &content->geometry, first,
+                                count, hashes, buffer) == 0;
     bool lost = false;
 
     for (uint32_t i = 0; i < count; i++) {
@@ -341,14 +346,18 @@ struct content *content_open(struct store *store, struct record *record, int *er
     if (content == NULL)
         return NULL;
     bool complete = true;
-    int fd = open_file(content, SUFFIX_DATA, record->size);
+    uint64_t length = file_cipher_length(store->key != NULL, record->size);
+    int fd = open_file(content, SUFFIX_DATA, length);
     if (fd == -ENOENT) {
         complete = false;
-        fd = open_file(content, SUFFIX_PART, record->size);
+        fd = open_file(content, SUFFIX_PART, length);
     }
     *error = fd < 0 ? fd : 0;
     if (fd >= 0) {
         content_take_fd(content, FD_DATA, fd);
+        content->cipher = file_cipher_open(store->key, fd, error);
+    }
+    if (*error == 0) {
         *error = complete ? open_complete(content, fd) : open_incomplete(content);
     }
     if (*error == 0) {

@@ -26,7 +26,8 @@ bool content_file_time(const struct content *content, struct timespec *time)
     struct stat status;
 
     if (!content_complete(content) || fstat(content->fd[FD_DATA], &status) < 0 ||
-        (uint64_t)status.st_size != content->geometry.size)
+        (uint64_t)status.st_size !=
+            file_cipher_length(content->cipher != NULL, content->geometry.size))
         return false;
     *time = status.st_mtim;
     return true;
@@ -63,10 +64,10 @@ static bool read_now(const struct content *content, uint64_t first, uint32_t cou
 {
     const struct geometry *g = &content->geometry;
     uint64_t offset = first * BLOCK_SIZE, end = offset + (uint64_t)count * BLOCK_SIZE;
-    struct iovec vector = {to, (size_t)((end < g->size ? end : g->size) - offset)};
+    size_t size = (size_t)((end < g->size ? end : g->size) - offset);
 
-    return preadv2(content->fd[FD_DATA], &vector, 1, (off_t)offset, RWF_NOWAIT) ==
-           (ssize_t)vector.iov_len;
+    return file_cipher_pread(content->cipher, content->fd[FD_DATA], to, size, offset, RWF_NOWAIT) ==
+           (ssize_t)size;
 }
 
 bool content_get_now(struct content *content, uint64_t first, uint32_t count, uint8_t *to)

@@ -108,6 +108,12 @@ int ingest_get_leaves(struct ingest *ingest, uint64_t first, uint64_t count, uin
     return 0;
 }
 
+/* Its bytes; fstat gave `status`. */
+static uint64_t size_in(const struct ingest *ingest, const struct stat *status)
+{
+    return file_cipher_size(ingest->cipher != NULL, (uint64_t)status->st_size);
+}
+
 /* --- making one ------------------------------------------------------------------------------------------ */
 static struct ingest *ingest_alloc(struct store *store, uint64_t number, int fd)
 {
@@ -127,6 +133,7 @@ void ingest_free(struct ingest *ingest)
 {
     if (ingest->fd >= 0)
         close(ingest->fd);
+    file_cipher_free(ingest->cipher);
     if (ingest->hash_fd >= 0)
         close(ingest->hash_fd);
     pthread_mutex_destroy(&ingest->lock);
@@ -171,15 +178,18 @@ static bool make_room(struct ingest *ingest, uint64_t blocks)
 }
 
 /* What the file systems between can share or copy without us, else through our hands. */
-static int copy_bytes(int from, int to, uint64_t size)
+static int copy_bytes(const struct file_cipher *cipher, int from, const struct ingest *to,
+                      uint64_t size)
 {
     off_t in = 0, out = 0;
     uint8_t *buffer = NULL;
     int result = 0;
+    bool other = cipher != NULL || to->cipher != NULL; /* each file has a key of its own */
 
     while ((uint64_t)out < size && result == 0) {
-        ssize_t n =
-            buffer != NULL ? 0 : copy_file_range(from, &in, to, &out, size - (uint64_t)out, 0);
+        ssize_t n = buffer != NULL || other
+                        ? 0
+                        : copy_file_range(from, &in, to->fd, &out, size - (uint64_t)out, 0);
         if (n > 0 || (n < 0 && errno == EINTR))
             continue;
         if (n < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG || errno == EIO)) {
@@ -191,9 +201,9 @@ static int copy_bytes(int from, int to, uint64_t size)
             break;
         }
         size_t step = size - (uint64_t)out < COPY_STEP ? size - (uint64_t)out : COPY_STEP;
-        result = file_pread_all(from, buffer, step, (uint64_t)out);
+        result = file_cipher_pread_all(cipher, from, buffer, step, (uint64_t)out);
         if (result == 0)
-            result = file_pwrite_all(to, buffer, step, (uint64_t)out);
+            result = file_cipher_pwrite_all(to->cipher, to->fd, buffer, step, (uint64_t)out);
         out += (off_t)step;
         in = out;
     }
@@ -241,7 +251,7 @@ static int copy_from(struct ingest *ingest, struct content *from, uint64_t keep)
     }
     if (result < 0)
         return result;
-    result = copy_bytes(fd, ingest->fd, keep);
+    result = copy_bytes(from->cipher, fd, ingest, keep);
     close(fd);
     ingest->written = keep;
     return result < 0 ? result : copy_leaves(ingest, from, keep / BLOCK_SIZE);
@@ -261,6 +271,8 @@ struct ingest *ingest_new(struct store *store, struct content *from, uint64_t ke
     }
     struct ingest *ingest = ingest_alloc(store, number, fd);
     *error = flock(fd, LOCK_SH | LOCK_NB) < 0 ? -errno : 0;
+    if (*error == 0)
+        ingest->cipher = file_cipher_make(store->key, fd, error);
     if (*error == 0 && from != NULL && keep > 0)
         *error = copy_from(ingest, from, keep);
     if (*error == 0)
@@ -287,11 +299,13 @@ struct ingest *ingest_reopen(struct store *store, uint64_t number, int *error)
         *error = -errno;
     else if (*error == 0 && !S_ISREG(status.st_mode))
         *error = -EINVAL;
+    if (*error == 0)
+        ingest->cipher = file_cipher_open(store->key, ingest->fd, error);
     if (*error < 0) {
         ingest_free(ingest);
         return NULL;
     }
-    ingest->written = (uint64_t)status.st_size;
+    ingest->written = size_in(ingest, &status);
     return ingest;
 }
 
@@ -319,6 +333,22 @@ int ingest_dup(const struct ingest *ingest)
     CHECK_OBJECT(ingest, INGEST_MAGIC);
     int fd = fcntl(ingest->fd, F_DUPFD_CLOEXEC, 0);
     return fd < 0 ? -errno : fd;
+}
+
+bool ingest_key(const struct ingest *ingest, uint8_t key[FILE_CIPHER_KEY])
+{
+    CHECK_OBJECT(ingest, INGEST_MAGIC);
+    if (ingest->cipher != NULL)
+        file_cipher_key(ingest->cipher, key);
+    return ingest->cipher != NULL;
+}
+
+int64_t ingest_size(const struct ingest *ingest)
+{
+    struct stat status;
+
+    CHECK_OBJECT(ingest, INGEST_MAGIC);
+    return fstat(ingest->fd, &status) < 0 ? -errno : (int64_t)size_in(ingest, &status);
 }
 
 int ingest_mark(struct ingest *ingest)
@@ -415,8 +445,8 @@ static int take_stretch(struct ingest *ingest, uint64_t max, uint64_t *first, ui
     if (fstat(ingest->fd, &status) < 0)
         return -errno;
     lock_take(&ingest->lock);
-    if (ingest->written > (uint64_t)status.st_size) /* it was cut off since */
-        ingest->written = (uint64_t)status.st_size;
+    if (ingest->written > size_in(ingest, &status)) /* it was cut off since */
+        ingest->written = size_in(ingest, &status);
     uint64_t blocks = ingest->written / BLOCK_SIZE;
     *first = ingest->hashed;
     *end = blocks - *first > max ? *first + max : blocks;
@@ -433,7 +463,8 @@ static int take_stretch(struct ingest *ingest, uint64_t max, uint64_t *first, ui
 static void begin_flush(struct ingest *ingest, uint64_t end)
 {
     if (end >= ingest->flushed + FLUSH_STEP) {
-        sync_file_range(ingest->fd, (off_t)ingest->flushed, (off_t)(end - ingest->flushed),
+        sync_file_range(ingest->fd, (off_t)file_cipher_at(ingest->cipher, ingest->flushed),
+                        (off_t)(end - ingest->flushed),
                         SYNC_FILE_RANGE_WRITE); /* only a beginning: errors are fdatasync's */
         ingest->flushed = end;
     }
@@ -455,7 +486,7 @@ int ingest_hash(struct ingest *ingest, uint64_t max_bytes)
     result = buffer == NULL ? -ENOMEM : 0;
     while (done < end && result == 0) {
         uint64_t step = end - done < STRETCH ? end - done : STRETCH;
-        result = hash_blocks(ingest->fd, &g, done, step, leaves, buffer);
+        result = hash_blocks(ingest->cipher, ingest->fd, &g, done, step, leaves, buffer);
         if (result == 0)
             result = ingest_put_leaves(ingest, done, step, leaves);
         if (result == 0)

@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "crypto/file_cipher.h"
 #include "crypto/merkle.h"
 
 struct store;
@@ -34,6 +35,10 @@ struct ingest *ingest_reopen(struct store *, uint64_t number, int *error);
 uint64_t ingest_number(const struct ingest *);
 /* A descriptor for p2pfs, read and write, sharing the flock. The caller closes its copy. */
 int ingest_dup(const struct ingest *);
+/* The key that goes with it; false if the file is not encrypted. */
+bool ingest_key(const struct ingest *, uint8_t key[FILE_CIPHER_KEY]);
+/* How many bytes it has now; -errno. */
+int64_t ingest_size(const struct ingest *);
 /* p2pfs wrote there, or cut the file there (the range that was cut off counts as written). Cheap; no I/O; any thread, also
  * while a worker hashes (not while it seals). What was written must be told before it is sealed. */
 void ingest_wrote(struct ingest *, uint64_t offset, uint64_t size);

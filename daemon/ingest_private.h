@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "crypto/file_cipher.h"
 #include "crypto/merkle.h"
 #include "daemon/ingest.h"
 
@@ -24,6 +25,7 @@ struct ingest {
     struct store *store;
     uint64_t number;
     int fd;
+    struct file_cipher *cipher;
     bool marked;
     bool adopted; /* the store has it, only a reference could not be had */
     int broken;   /* fdatasync has failed: what is on disk nobody knows, for good */

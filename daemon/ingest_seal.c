@@ -42,7 +42,8 @@ static int hash_range(struct seal *seal, uint64_t first, uint64_t end)
 
     for (uint64_t step; first < end && result == 0; first += step) {
         step = end - first < STRETCH ? end - first : STRETCH;
-        result = hash_blocks(seal->ingest->fd, &seal->geometry, first, step, leaves, seal->buffer);
+        result = hash_blocks(seal->ingest->cipher, seal->ingest->fd, &seal->geometry, first, step,
+                             leaves, seal->buffer);
         if (result == 0)
             result = ingest_put_leaves(seal->ingest, first, step, leaves);
     }
@@ -125,8 +126,8 @@ static int fill_piece(struct seal *seal, struct content *content, uint32_t piece
         uint64_t end = (at + step) * BLOCK_SIZE < g->size ? (at + step) * BLOCK_SIZE : g->size;
         if (bitmap_all(content_present(content), at, step))
             continue;
-        result =
-            file_pread_all(seal->ingest->fd, seal->buffer, end - at * BLOCK_SIZE, at * BLOCK_SIZE);
+        result = file_cipher_pread_all(seal->ingest->cipher, seal->ingest->fd, seal->buffer,
+                                       end - at * BLOCK_SIZE, at * BLOCK_SIZE);
         if (result == 0)
             result = content_put(content, at, (uint32_t)step, blocks, verdicts);
     }
@@ -241,10 +242,13 @@ static int set_length(struct seal *seal, uint64_t size)
 
     if (fstat(ingest->fd, &status) < 0)
         return -errno;
-    if (ingest->adopted && (uint64_t)status.st_size != size)
+    bool right = (uint64_t)status.st_size == file_cipher_length(ingest->cipher != NULL, size);
+    if (ingest->adopted && !right)
         return -EINVAL; /* it is the store's, and never changes again */
-    if ((uint64_t)status.st_size != size &&
-        (ftruncate(ingest->fd, (off_t)size) < 0 || fstat(ingest->fd, &status) < 0))
+    int result = right ? 0 : file_cipher_truncate(ingest->cipher, ingest->fd, size);
+    if (result < 0)
+        return result;
+    if (!right && fstat(ingest->fd, &status) < 0)
         return -errno;
     seal->time = status.st_mtim;
     return 0;
@@ -305,7 +309,7 @@ static bool is_orphan(struct store *store, const char *name, bool marked, uint64
         return false;
     if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &status) == 0) {
         orphan = marked;
-        *size = (uint64_t)status.st_size;
+        *size = store_size_of_length(store, (uint64_t)status.st_size);
         if (!marked && unlinkat(store->incoming, name, 0) < 0)
             log_warning("store: incoming/%s cannot be deleted: %s", name, strerror(errno));
     }

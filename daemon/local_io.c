@@ -230,6 +230,7 @@ static void send_lent(struct local *l, struct reply reply, uint64_t ino, struct 
 {
     Local__Opened opened;
     Local__Attr attr;
+    uint8_t key[FILE_CIPHER_KEY];
 
     if (lent < 0) {
         local_error(l, reply, lent, "the store cannot open it");
@@ -241,7 +242,10 @@ static void send_lent(struct local *l, struct reply reply, uint64_t ino, struct 
                                        : (uint8_t *)(uintptr_t)content_root(content);
     opened.root.len = HASH_SIZE;
     opened.size = content == NULL ? 0 : content_geometry(content)->size;
+    opened.key.data = key;
+    opened.key.len = content != NULL && content_key(content, key) ? sizeof key : 0;
     send_with(l, reply, &opened, fds, content == NULL ? 0 : lent == 1 ? 1 : 2);
+    secret_wipe(key, sizeof key);
     for (int i = 0; i < 2; i++)
         if (fds[i] >= 0)
             close(fds[i]);
@@ -292,6 +296,7 @@ void write_send_working(struct local *l, struct reply reply, const struct workin
 {
     Local__Opened opened;
     Local__Attr attr;
+    uint8_t key[FILE_CIPHER_KEY];
     int fd = ingest_dup(w->ingest);
 
     if (fd < 0) {
@@ -301,7 +306,10 @@ void write_send_working(struct local *l, struct reply reply, const struct workin
     fill_opened(l, &opened, &attr, w->ino);
     opened.working = true;
     opened.number = w->number;
+    opened.key.data = key;
+    opened.key.len = ingest_key(w->ingest, key) ? sizeof key : 0;
     send_with(l, reply, &opened, &fd, 1);
+    secret_wipe(key, sizeof key);
     close(fd);
 }
 

@@ -69,7 +69,9 @@ static void look_for_stored(struct recover_task *recover, int directory, const s
             continue;
         one->stored = hex_decode(one->root, HASH_SIZE, digits) &&
                       fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0;
-        one->size = one->stored ? (uint64_t)status.st_size : 0;
+        one->size = one->stored ? store_size_of_length(recover->task.local->daemon->store,
+                                                       (uint64_t)status.st_size)
+                                : 0;
     }
 }
 

@@ -166,7 +166,7 @@ static void give_up(struct local *l, struct working *w, int error)
         local_fail_deferred(l, working_free(l, w), error);
 }
 
-/* Size and inode of the working file. [worker] */
+/* The working file on the disk. [worker] */
 static int measure(const struct ingest *ingest, struct stat *status)
 {
     int fd = ingest_dup(ingest);
@@ -539,11 +539,11 @@ static void seal_work(struct task *task)
     struct seal_task *seal = (struct seal_task *)(void *)task;
 
     if (seal->measure) {
-        struct stat status;
-        seal->error = measure(seal->ingest, &status);
-        if (seal->error != 0)
+        int64_t size = ingest_size(seal->ingest);
+        seal->error = size < 0 ? (int)size : 0;
+        if (size < 0)
             return;
-        seal->size = (uint64_t)status.st_size;
+        seal->size = (uint64_t)size;
     }
     seal->content = ingest_seal(seal->ingest, seal->size, &seal->error);
 }

@@ -265,15 +265,22 @@ static void free_store(struct store *store)
     pthread_cond_destroy(&store->wake);
     free(store->directory);
     store->magic = 0;
+    store_key_free(store->key);
     store_window_free(store->window);
     free(store);
 }
 
 struct store *store_open(const char *directory, const char **fault)
 {
+    return store_open_encrypted(directory, NULL, fault);
+}
+
+struct store *store_open_encrypted(const char *directory, struct store_key *key, const char **fault)
+{
     struct store *store = xcalloc(1, sizeof *store);
 
     store->magic = STORE_MAGIC;
+    store->key = key;
     store->directory = xstrdup(directory);
     store->fd = store->incoming = -1;
     store->seed = random_u64();

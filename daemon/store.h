@@ -10,6 +10,7 @@
  *                HH/ROOT.hash  as above, from the first hash on
  *   HH/ROOT.damaged            complete data that no longer gives its root, set aside
  *   incoming/N     working files (ingest.h)
+ * In an encrypted store data files and working files are those of crypto/file_cipher.h; the others, and the names, are plain.
  *
  * Invariants:
  *   S1  A block's present bit is set only after its bytes were verified against a known block hash and
@@ -35,6 +36,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "crypto/file_cipher.h"
 #include "crypto/merkle.h"
 
 struct store;
@@ -42,6 +44,12 @@ struct content;
 
 /* [worker] Opens or makes the store in `directory` (HOME/store), 0700. NULL and *fault on failure. */
 struct store *store_open(const char *directory, const char **fault);
+/* The same, all data files and working files being encrypted with this key (crypto/file_cipher.h), which is taken over, also
+ * on failure. Not for a directory that holds files of another key or plain ones: these would count as damaged. */
+struct store_key;
+struct store *store_open_encrypted(const char *directory, struct store_key *, const char **fault);
+/* The size of the content in a data file of this length. */
+uint64_t store_size_of_length(const struct store *, uint64_t length);
 /* [worker] Syncs everything, closes. All contents have been released before. */
 void store_close(struct store *);
 
@@ -108,6 +116,8 @@ void content_pieces(const struct content *, uint8_t *map);
  *      reader looks at bits and generation before and behind its read.
  *   -EAGAIN  the content is just changing from one to the other: call again with `wait`, on a worker. Other -errno. */
 int content_lend(const struct content *, bool wait, int *data, int *map);
+/* The key that goes with these descriptors; false if the file is not encrypted. Any thread. */
+bool content_key(const struct content *, uint8_t key[FILE_CIPHER_KEY]);
 /* A descriptor of the data for this process, which must bear blocks going away. */
 int content_dup_data(const struct content *);
 

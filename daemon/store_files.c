@@ -104,6 +104,11 @@ size_t store_map_size(const struct geometry *g)
     return 2 * store_bits_size(g->blocks) + store_bits_size(g->pieces);
 }
 
+uint64_t store_size_of_length(const struct store *store, uint64_t length)
+{
+    return file_cipher_size(store->key != NULL, length);
+}
+
 int store_make_folder(struct store *store, const uint8_t root[HASH_SIZE])
 {
     char name[3];
@@ -274,7 +279,7 @@ static void add_found(struct store *store, const struct found *found)
         log_warning("store: %s is not a file, ignored", name);
         return;
     }
-    uint64_t size = (uint64_t)status.st_size;
+    uint64_t size = store_size_of_length(store, (uint64_t)status.st_size);
     if (size == 0 || size > FILE_SIZE_MAX ||
         (!complete && !read_map(store, found->root, size, &bytes))) {
         log_warning("store: %s is damaged, deleted", name);

@@ -30,6 +30,7 @@
 
 #include "base/bitmap.h"
 #include "base/check.h"
+#include "crypto/file_cipher.h"
 #include "crypto/merkle.h"
 #include "daemon/store.h"
 
@@ -84,6 +85,7 @@ struct leaves {
 struct store {
     uint32_t magic;
     char *directory;
+    struct store_key *key; /* NULL: the files are not encrypted */
     int fd, incoming;
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -116,7 +118,8 @@ struct content {
     struct record *record;
     struct geometry geometry;
     uint8_t root[HASH_SIZE];
-    size_t memory; /* about what it takes */
+    struct file_cipher *cipher; /* of the data file; from its opening on */
+    size_t memory;              /* about what it takes */
 
     /* store->lock */
     uint32_t references;
@@ -248,8 +251,8 @@ static inline uint64_t hash_layer_offset(const struct geometry *g)
     return hash_leaf_offset(g->blocks);
 }
 /* Hashes `count` blocks of a data file; `buffer` holds STRETCH blocks. -EIO if the file ends early. */
-int hash_blocks(int fd, const struct geometry *, uint64_t first, uint64_t count, uint8_t *leaves,
-                uint8_t *buffer);
+int hash_blocks(const struct file_cipher *, int fd, const struct geometry *, uint64_t first,
+                uint64_t count, uint8_t *leaves, uint8_t *buffer);
 /* True if this layer belongs to this root. */
 bool hash_layer_fits(const struct geometry *, const uint8_t root[HASH_SIZE], const uint8_t *layer);
 /* Loads the layer from the hash file. -EBADMSG: there is none that fits. */

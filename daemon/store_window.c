@@ -98,18 +98,19 @@ void content_wrote(struct content *content, uint64_t offset, uint64_t size)
 
 static void write_back(const struct content *content, const struct written *run)
 {
-    (void)sync_file_range(content->fd[FD_DATA], (off_t)run->offset, (off_t)run->size,
-                          SYNC_FILE_RANGE_WRITE);
+    (void)sync_file_range(content->fd[FD_DATA], (off_t)file_cipher_at(content->cipher, run->offset),
+                          (off_t)run->size, SYNC_FILE_RANGE_WRITE);
 }
 
 static void let_go(const struct content *content, const struct written *run)
 {
     int fd = content->fd[FD_DATA];
+    off_t offset = (off_t)file_cipher_at(content->cipher, run->offset);
 
-    (void)sync_file_range(fd, (off_t)run->offset, (off_t)run->size,
+    (void)sync_file_range(fd, offset, (off_t)run->size,
                           SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
                               SYNC_FILE_RANGE_WAIT_AFTER);
-    (void)posix_fadvise(fd, (off_t)run->offset, (off_t)run->size, POSIX_FADV_DONTNEED);
+    (void)posix_fadvise(fd, offset, (off_t)run->size, POSIX_FADV_DONTNEED);
 }
 
 /* What is no longer open is left to the kernel. */

@@ -8,17 +8,23 @@
  * Views. Large reads of a complete content that is in the page cache are answered from a mapping of the data file: the
  * kernel copies from there straight into the mount's pages, once instead of twice. Only the kernel looks at the mapped
  * bytes (a store's file that shrinks gives an error there, no SIGBUS here), and the pages are let go of after each answer,
- * so that reading a large file does not make this process look large. */
+ * so that reading a large file does not make this process look large.
+ *
+ * Encrypted files are read and written through their cipher, and never mapped or passed to the kernel. A part of 16 bytes is
+ * written by writing all of them, so one writer at a time has a working file, and no reader meanwhile: `turn`, held over the
+ * system call, but for working files of an encrypted store only. */
 #include "fs/content.h"
 
 #include "base/bitmap.h"
 #include "base/check.h"
 #include "base/mem.h"
+#include "base/secrecy.h"
 #include "fs/crew.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mman.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -40,6 +46,8 @@ struct content {
     uint64_t size; /* of a sealed content */
     void *mapping; /* NULL: everything is present, and stays */
     size_t mapping_size;
+    struct file_cipher *cipher; /* NULL: the file is plain */
+    pthread_rwlock_t turn;      /* if there is a cipher */
     void *view; /* atomic; of all bytes; NULL: not mapped yet, MAP_FAILED: cannot be */
 };
 
@@ -114,6 +122,14 @@ struct content *content_working(int fd)
     return content;
 }
 
+void content_set_key(struct content *content, const uint8_t key[FILE_CIPHER_KEY])
+{
+    CHECK_OBJECT(content, CONTENT_MAGIC);
+    secrecy_begin(); /* this process holds a key from now on */
+    content->cipher = file_cipher_of_key(key);
+    CHECK(pthread_rwlock_init(&content->turn, NULL) == 0);
+}
+
 struct content *content_share(struct content *content)
 {
     CHECK_OBJECT(content, CONTENT_MAGIC);
@@ -135,6 +151,9 @@ void content_release(struct content *content)
         munmap(content->view, content->size);
     if (content->fd >= 0)
         close(content->fd);
+    if (content->cipher != NULL)
+        CHECK(pthread_rwlock_destroy(&content->turn) == 0);
+    file_cipher_free(content->cipher);
     free(content);
 }
 
@@ -143,13 +162,20 @@ int content_fd(const struct content *content)
     return content->fd;
 }
 
+bool content_is_plain(const struct content *content)
+{
+    return content->cipher == NULL;
+}
+
 int64_t content_size(const struct content *content)
 {
     struct stat st;
 
     if (!content->working)
         return (int64_t)content->size;
-    return fstat(content->fd, &st) == 0 ? st.st_size : -errno;
+    if (fstat(content->fd, &st) != 0)
+        return -errno;
+    return (int64_t)file_cipher_size(content->cipher != NULL, (uint64_t)st.st_size);
 }
 
 bool content_has(const struct content *content, uint64_t offset, size_t size)
@@ -208,8 +234,8 @@ const void *content_view(struct content *content, size_t *size, uint64_t offset)
 {
     char *view;
 
-    if (content->working || *size < VIEW_MIN || offset % PAGE != 0 || offset >= content->size ||
-        content->size > VIEW_MAX || !content_complete(content))
+    if (content->working || content->cipher != NULL || *size < VIEW_MIN || offset % PAGE != 0 ||
+        offset >= content->size || content->size > VIEW_MAX || !content_complete(content))
         return NULL;
     if (*size > content->size - offset)
         *size = (size_t)(content->size - offset);
@@ -225,6 +251,85 @@ const void *content_view(struct content *content, size_t *size, uint64_t offset)
 void content_view_done(const void *view, size_t size)
 {
     (void)madvise((void *)(uintptr_t)view, size, MADV_DONTNEED);
+}
+
+/* --- turns at an encrypted working file ---- */
+
+/* It looks const from outside. */
+static void take_turn(const struct content *content, bool writes)
+{
+    pthread_rwlock_t *turn = (pthread_rwlock_t *)(uintptr_t)&content->turn;
+
+    if (content->cipher != NULL && content->working)
+        CHECK((writes ? pthread_rwlock_wrlock(turn) : pthread_rwlock_rdlock(turn)) == 0);
+}
+
+static void end_turn(const struct content *content)
+{
+    if (content->cipher != NULL && content->working)
+        CHECK(pthread_rwlock_unlock((pthread_rwlock_t *)(uintptr_t)&content->turn) == 0);
+}
+
+int content_write(const struct content *content, const void *from, size_t size, uint64_t offset)
+{
+    take_turn(content, true);
+    int result = file_cipher_pwrite_all(content->cipher, content->fd, from, size, offset);
+    end_turn(content);
+    return result;
+}
+
+int content_set_size(const struct content *content, uint64_t size)
+{
+    take_turn(content, true);
+    int result = file_cipher_truncate(content->cipher, content->fd, size);
+    end_turn(content);
+    return result;
+}
+
+int content_allocate(const struct content *content, int mode, uint64_t offset, uint64_t size)
+{
+    take_turn(content, true);
+    int result = file_cipher_allocate(content->cipher, content->fd, mode, offset, size);
+    end_turn(content);
+    return result;
+}
+
+int64_t content_seek(const struct content *content, uint64_t offset, int whence)
+{
+    const uint64_t start = file_cipher_at(content->cipher, 0);
+    int64_t size = content_size(content);
+    off_t found; /* nobody goes by the descriptor's position */
+
+    if (size < 0)
+        return size;
+    found = lseek(content->fd, (off_t)(start + offset), whence);
+    if (found < 0)
+        return -errno;
+    if ((uint64_t)found - start < (uint64_t)size)
+        return found - (off_t)start;
+    return whence == SEEK_DATA ? -ENXIO : size;
+}
+
+/* --- reading ---- */
+
+/* Part of what is present; -errno. */
+static ssize_t read_part(const struct content *content, void *to, size_t size, uint64_t offset,
+                         int flags)
+{
+    ssize_t part;
+
+    take_turn(content, false);
+    if (content->cipher != NULL && content->working) {
+        int64_t now = content_size(content);
+
+        if (now < 0 || offset >= (uint64_t)now)
+            size = 0;
+        else if (size > (uint64_t)now - offset)
+            size = (size_t)((uint64_t)now - offset);
+    }
+    part = size == 0 ? 0 : file_cipher_pread(content->cipher, content->fd, to, size, offset, flags);
+    end_turn(content);
+    return part;
 }
 
 ssize_t content_read(const struct content *content, void *to, size_t size, uint64_t offset)
@@ -244,9 +349,8 @@ ssize_t content_read(const struct content *content, void *to, size_t size, uint6
             return -EAGAIN;
     }
     while (done < size) {
-        struct iovec rest = {.iov_base = (char *)to + done, .iov_len = size - done};
-        ssize_t part =
-            preadv2(content->fd, &rest, 1, (off_t)(offset + done), patient ? 0 : RWF_NOWAIT);
+        ssize_t part = read_part(content, (char *)to + done, size - done, offset + done,
+                                 patient ? 0 : RWF_NOWAIT);
 
         if (!patient &&
             part <=
@@ -255,10 +359,8 @@ ssize_t content_read(const struct content *content, void *to, size_t size, uint6
             crew_step_aside();
             continue;
         }
-        if (part < 0 && errno == EINTR)
-            continue;
         if (part < 0)
-            return -errno;
+            return part;
         if (part == 0)
             break;
         done += (size_t)part;

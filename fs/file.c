@@ -124,23 +124,34 @@ static int take_fd(struct answer *a, unsigned i)
     return fd;
 }
 
+static struct content *with_key(struct content *content, const Local__Opened *opened)
+{
+    if (content != NULL && opened->key.len != 0)
+        content_set_key(content, opened->key.data);
+    return content;
+}
+
 struct content *file_content_of(struct answer *a, int *error)
 {
     const Local__Opened *opened = a->message;
 
+    if (opened->key.len != 0 && opened->key.len != FILE_CIPHER_KEY) {
+        *error = EPROTO;
+        return NULL;
+    }
     if (opened->working) {
         if (a->fds[0] < 0) {
             *error = EIO;
             return NULL;
         }
-        return content_working(take_fd(a, 0));
+        return with_key(content_working(take_fd(a, 0)), opened);
     } else {
         int data = take_fd(a, 0), map = take_fd(a, 1), result = 0;
         struct content *content =
             content_sealed(data, map, opened->size, opened->complete, &result);
 
         *error = -result;
-        return content;
+        return with_key(content, opened);
     }
 }
 

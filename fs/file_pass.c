@@ -31,7 +31,7 @@ int handle_pass(struct handle *h)
         size = content_size(f->content);
         if (!fs->passthrough || h->writable || f->handles > 1 || f->state != FILE_SEALED ||
             !TAILQ_EMPTY(&f->turns) || f->edited || size < PASS_MIN ||
-            !content_complete(f->content))
+            !content_complete(f->content) || !content_is_plain(f->content))
             return 0;
         f->backing = device_backing_open(fs->device, content_fd(f->content));
         if (f->backing < 0) {

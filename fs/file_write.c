@@ -22,7 +22,6 @@
 #include "fs/file_internal.h"
 
 #include "base/check.h"
-#include "base/file.h"
 #include "base/mem.h"
 #include "fs/client.h"
 #include "fs/fs.h"
@@ -318,11 +317,14 @@ static int set_size(struct file *f, uint64_t size)
 {
     int64_t old = content_size(f->content);
 
+    int result;
+
     set_dirty(f, true);
     if (size > INT64_MAX)
         return -EFBIG;
-    if (ftruncate(content_fd(f->content), (off_t)size) != 0)
-        return -errno;
+    result = content_set_size(f->content, size);
+    if (result != 0)
+        return result;
     if (old > (int64_t)size)
         tell(f, size, (uint64_t)old - size);
     return 0;
@@ -330,12 +332,12 @@ static int set_size(struct file *f, uint64_t size)
 
 static int carry_out(struct file *f, struct request *r)
 {
-    int fd = content_fd(f->content), result = 0;
+    int result = 0;
 
     switch (r->turn) {
     case TURN_WRITE:
         set_dirty(f, true);
-        result = file_pwrite_all(fd, r->data, r->data_size, r->offset);
+        result = content_write(f->content, r->data, r->data_size, r->offset);
         if (result == 0)
             tell(f, r->offset, r->data_size);
         break;
@@ -349,7 +351,7 @@ static int carry_out(struct file *f, struct request *r)
     default:
         CHECK(r->turn == TURN_ALLOCATE);
         set_dirty(f, true);
-        result = fallocate(fd, r->flags, (off_t)r->offset, (off_t)r->size) == 0 ? 0 : -errno;
+        result = content_allocate(f->content, r->flags, r->offset, r->size);
         if ((r->flags & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0)
             tell(f, r->offset, r->size); /* also after an error: it may have come half way */
         break;

@@ -449,8 +449,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
     const struct handle *h = handle_of(fi);
     const struct fs *fs = fuse_req_userdata(req);
     struct content *content;
-    int64_t size;
-    off_t found;
+    int64_t size, found;
 
     if (!fs->passthrough) {
         fuse_reply_err(req, ENOSYS);
@@ -461,11 +460,11 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
     if (offset < 0 || offset >= size) {
         fuse_reply_err(req, size < 0 ? EIO : ENXIO);
     } else if (!h->writable && content_complete(content) && file_is_calm(h->file)) {
-        found = lseek(content_fd(content), offset, whence); /* nobody goes by its position */
+        found = content_seek(content, (uint64_t)offset, whence);
         if (found < 0)
-            fuse_reply_err(req, errno);
+            fuse_reply_err(req, (int)-found);
         else
-            fuse_reply_lseek(req, found < size ? found : size);
+            fuse_reply_lseek(req, found);
     } else {
         fuse_reply_lseek(req, whence == SEEK_DATA ? offset : size);
     }

@@ -10,7 +10,6 @@
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/mem.h"
 #include "fs/attr.h"
 #include "fs/client.h"
@@ -68,7 +67,7 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t s
 
         if (size >= LARGE_WRITE || began < __atomic_load_n(&slow_until, __ATOMIC_RELAXED))
             crew_step_aside();
-        result = file_pwrite_all(content_fd(content), bytes, size, (uint64_t)offset);
+        result = content_write(content, bytes, size, (uint64_t)offset);
         file_end_write(h->file, content, (uint64_t)offset, result == 0 ? size : 0);
         if (clock_now() - began > SLOW_WRITE_NS)
             __atomic_store_n(&slow_until, began + SLOW_FOR_NS, __ATOMIC_RELAXED);
