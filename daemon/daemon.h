@@ -48,6 +48,7 @@ struct daemon_settings {
     uint64_t rate_down;
     bool background;     /* complete files that are really being read; default true */
     uint64_t cache_size; /* bytes of other members' contents that are not pinned; 0: no limit */
+    bool encryption;     /* a store that is empty becomes an encrypted one */
 };
 
 struct daemon {

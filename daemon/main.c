@@ -32,10 +32,12 @@
 #include "base/swarm_url.h"
 #include "base/workers.h"
 #include "crypto/identity.h"
+#include "crypto/store_key.h"
 #include "daemon/bucket.h"
 #include "daemon/credentials.h"
 #include "daemon/daemon.h"
 #include "daemon/download.h"
+#include "daemon/encryption.h"
 #include "daemon/evict.h"
 #include "daemon/limits.h"
 #include "daemon/local.h"
@@ -184,6 +186,7 @@ static bool load_settings(const char *home, struct daemon_settings *settings)
         {"limit", "down", take_rate, &settings->rate_down},
         {"fetch", "background", config_take_bool, &settings->background},
         {"store", "cache-size", take_cache_size, &settings->cache_size},
+        {"store", "encryption", config_take_bool, &settings->encryption},
         {NULL, NULL, NULL, NULL},
     };
     char *path = home_path(home, "p2pd.conf");
@@ -348,11 +351,27 @@ static bool next_line(char **bytes, size_t *left, char **line, size_t *size)
     return true;
 }
 
+/* The store's key opens with either passphrase until the device's key has the new one. */
+static bool change_both(const char *home, const struct key *key, const char *path,
+                        const char *fresh, size_t size, const char **which, const char **fault)
+{
+    *which = "store.key";
+    if (!encryption_prepare_passphrase(home, fresh, size, fault))
+        return false;
+    *which = "device.key";
+    if (!(size == 0 ? key_save(key, path, fault)
+                    : key_save_protected(key, path, fresh, size, fault)))
+        return false;
+    *which = "store.key";
+    return encryption_settle_passphrase(home, fresh, size, fault);
+}
+
 static bool change_passphrase(const char *home)
 {
     char bytes[2 * PASSPHRASE_MAX + 2], *at = bytes, *old, *fresh;
     size_t left = 0, old_size, fresh_size;
-    const char *fault = "was not changed: two lines are needed on standard input";
+    const char *which = "device.key",
+               *fault = "was not changed: two lines are needed on standard input";
     ssize_t n;
     bool good = false;
 
@@ -364,13 +383,11 @@ static bool change_passphrase(const char *home)
         if (old_size > 0)
             key_set_passphrase(old, old_size);
         struct key *key = key_load(path, &fault);
-        good = key != NULL &&
-               (fresh_size == 0 ? key_save(key, path, &fault)
-                                : key_save_protected(key, path, fresh, fresh_size, &fault));
+        good = key != NULL && change_both(home, key, path, fresh, fresh_size, &which, &fault);
         key_free(key);
     }
     if (!good)
-        log_error("device.key %s", fault);
+        log_error("%s %s", which, fault);
     explicit_bzero(bytes, sizeof bytes);
     key_set_passphrase(NULL, 0);
     free(path);
@@ -380,7 +397,8 @@ static bool change_passphrase(const char *home)
 /* What nobody else may read is not used if somebody could have. */
 static bool files_are_private(const char *home)
 {
-    static const char *const names[] = {"device.key", "account", "state.db", "state.db-wal"};
+    static const char *const names[] = {"device.key", "store.key", "account", "state.db",
+                                        "state.db-wal"};
 
     return secrecy_files(home, names, sizeof names / sizeof names[0]);
 }
@@ -491,10 +509,13 @@ static const char *set_up(struct program *p)
 {
     struct daemon *d = &p->daemon;
     const char *fault = NULL;
-    char *store_path = home_path(d->home, "store");
+    struct store_key *key;
 
     d->started = clock_now();
-    d->store = store_open(store_path, &fault);
+    if (!encryption_open(d->home, d->settings.encryption, &key, &fault))
+        return fault;
+    char *store_path = home_path(d->home, "store");
+    d->store = store_open_encrypted(store_path, key, &fault);
     free(store_path);
     if (d->store == NULL)
         return fault;
