@@ -29,6 +29,8 @@ BIN = os.path.realpath(BIN)
 SANITIZER = os.environ.get("P2P_SANITIZER", "")
 # Programs under a sanitizer are several times slower; what a test waits for is the same.
 SLOW = 4 if SANITIZER else 1
+# Every store an encrypted one: for a run by hand of tests that know nothing of it.
+ENCRYPTED = bool(os.environ.get("P2P_TEST_ENCRYPTION"))
 PASSWORD = b"correct horse battery staple\n"
 SUSPICIOUS = re.compile(
     rb"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:|UndefinedBehavior|CHECK failed|check failed|"
@@ -207,7 +209,7 @@ class Member:
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         os.makedirs(self.mount)
         with open(os.path.join(self.home, "p2pd.conf"), "w") as conf:
-            conf.write(f"[peer]\nlisten = {address}:0\n" + config)
+            conf.write(f"[peer]\nlisten = {address}:0\n" + config + ("\n[store]\nencryption = yes\n" if ENCRYPTED else ""))
         self.env = dict(os.environ, P2P_HOME=self.home, P2P_PASSWORD_FILE=test.password)
         self.daemon = Process(test, f"{name}.p2pd", test.in_host(host, f"{BIN}/p2pd"), self.env)
         arguments = [f"{BIN}/p2pfs", self.mount, "-f"] + (["-o", options] if options else [])
