@@ -161,7 +161,10 @@
 #define LIMIT_ANNOUNCE_FILES 1024   /* files in one Announce */
 #define LIMIT_ANNOUNCED      200000 /* files that one device may hold announced */
 #define LIMIT_ANNOUNCED_UNSEEN                                                                     \
-    32768 /* of which in no folder that it may see: published later, or made up; 10 MiB */
+    32768 /* that the devices of one account hold announced of what is in no catalogue, or in no folder that they may
+             see: published later, or made up; 11 MiB */
+#define LIMIT_ANNOUNCED_UNSEEN_PIECES                                                              \
+    (1u << 20) /* pieces of the incomplete ones among these: 2 MiB of counts */
 #define LIMIT_ANNOUNCED_PIECES                                                                     \
     (16u << 20)              /* pieces of its incomplete files: 2 MiB of maps, 32 MiB of counts */
 #define LIMIT_ADDRESSES   16 /* addresses of one device */
@@ -169,9 +172,11 @@
 #define LIMIT_DIALS_ASKED 64 /* dial-backs that one member may ask for in a second */
 #define LIMIT_PEERS                                                                                \
     30 /* peers in one answer: 16 to 30 neighbours spread a file as well as all would */
-#define LIMIT_WANTED       4096       /* files for which one device waits for peers */
-#define LIMIT_OPS          256        /* catalogue operations in one message */
-#define LIMIT_CHANGES      512        /* catalogue entries in one message */
+#define LIMIT_WANTED 4096 /* files for which one device waits for peers ... */
+#define LIMIT_WANTED_ACCOUNT                                                                       \
+    16384                      /* ... and all devices of one account: 5 MiB if they are made up */
+#define LIMIT_OPS          256 /* catalogue operations in one message */
+#define LIMIT_CHANGES      512 /* catalogue entries in one message */
 #define LIMIT_ENTRIES      (4u << 20) /* entries in one swarm's catalogue */
 #define LIMIT_PASSWORD     1024       /* bytes; longer ones only cost time */
 #define LIMIT_PASSWORD_MIN 8          /* bytes; length is all that is asked of a password */

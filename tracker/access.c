@@ -569,6 +569,11 @@ bool access_content(struct access *a, struct access_account *account, const uint
     return false;
 }
 
+bool access_knows(const struct access *a, const uint8_t root[HASH_SIZE])
+{
+    return table_first(&a->contents, content_hash(a, root)) != NULL;
+}
+
 bool access_is_in(struct access *a, struct access_account *account, const char *group)
 {
     const struct principal *p = principal_get(a, ACCESS_GROUP, group, false);

@@ -81,6 +81,8 @@ void access_walk_of(struct access *, struct access_account *, uint64_t folder,
 /* May the account see that the directory is there? */
 bool access_shows(struct access *, struct access_account *, uint64_t folder);
 bool access_content(struct access *, struct access_account *, const uint8_t root[HASH_SIZE]);
+/* Whether any folder has, or lately had, this root. */
+bool access_knows(const struct access *, const uint8_t root[HASH_SIZE]);
 /* Is it a member of that group? */
 bool access_is_in(struct access *, struct access_account *, const char *group);
 

@@ -250,6 +250,7 @@ const char *announce_release(struct session *s, uint32_t id, const void *message
 
 void announce_connect(struct session *s)
 {
+    swarm_device_of(s->server->swarm, s->peer, s->account);
     swarm_connect(s->server->swarm, s->peer, s);
 }
 

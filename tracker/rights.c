@@ -272,6 +272,12 @@ bool rights_judge(void *arg, void *owner, const uint8_t root[HASH_SIZE])
     return owner == NULL || rights_sees_root(owner, root);
 }
 
+bool rights_knows(void *arg, const uint8_t root[HASH_SIZE])
+{
+    const struct server *server = arg;
+    return access_knows(server->rights->access, root);
+}
+
 /* The session's sight is another one now. */
 static void renew_session(struct session *s)
 {
@@ -330,19 +336,20 @@ static void content_changed(struct server *server, const struct storage_entry *e
     bool moved = entry->was != 0 && !entry->gone && entry->was != entry->parent;
     if (entry->was != 0 && entry->was_file)
         access_content_remove(a, entry->was_root, entry->was, !moved);
-    if (!entry->gone && entry->kind == CONTENT)
+    struct swarm_key key = {.size = entry->size};
+    memcpy(key.root, entry->root, sizeof key.root);
+    if (!entry->gone && entry->kind == CONTENT) {
         access_content_add(a, entry->root, entry->parent);
+        swarm_published(server->swarm, &key);
+    }
     if (access_is_plain(a))
         return;
     for (struct session *s = server->sessions; moved && s != NULL; s = s->next)
         if (session_is_member(s) && !sees_all(s) && sees(s, entry->kind, entry->id, entry->was) &&
             !rights_sees_root(s, entry->root))
             s->renew = true;
-    if (!entry->gone && entry->kind == CONTENT && entry->size > 0) {
-        struct swarm_key key = {.size = entry->size};
-        memcpy(key.root, entry->root, sizeof key.root);
+    if (!entry->gone && entry->kind == CONTENT && entry->size > 0)
         swarm_rejudge_content(server->swarm, &key, lost, server);
-    }
 }
 
 void rights_follow(struct server *server, const struct catalogue_changes *changes)

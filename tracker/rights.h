@@ -29,6 +29,8 @@ bool rights_saw(const struct session *, const struct storage_entry *);
 bool rights_sees_root(const struct session *, const uint8_t root[HASH_SIZE]);
 /* The same for the swarm (swarm_set_judge): `owner` is a session, or NULL. */
 bool rights_judge(void *arg, void *owner, const uint8_t root[HASH_SIZE]);
+/* Whether the catalogue has this root, or had it lately; for swarm_set_known. */
+bool rights_knows(void *arg, const uint8_t root[HASH_SIZE]);
 
 /* --- tickets -------------------------------------------------------------------------------------------- */
 void rights_server_key(const struct server *, const uint8_t device[DEVICE_ID_SIZE],

@@ -509,6 +509,7 @@ static bool open_state(struct server *server, char **fault)
         return false;
     server->signers = signers_load(server->storage, server->seed);
     swarm_set_judge(server->swarm, rights_judge, server);
+    swarm_set_known(server->swarm, rights_knows);
     server->members = members_load(server->storage, server->seed);
     bool good = server->signers != NULL && server->members != NULL && announce_load(server) &&
                 storage_begin(server->storage, false);

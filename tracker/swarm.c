@@ -29,6 +29,7 @@ struct swarm *swarm_new(uint64_t seed)
     table_init(&s->devices);
     table_init(&s->contents);
     table_init(&s->holdings);
+    table_init(&s->budgets);
     s->seed = seed;
     s->random = seed | 1;
     s->dirty_end = &s->dirty;
@@ -129,6 +130,7 @@ struct swarm_device *swarm_device(struct swarm *s, const uint8_t id[DEVICE_ID_SI
     if (d == NULL) {
         d = xcalloc(1, sizeof *d);
         memcpy(d->id, id, DEVICE_ID_SIZE);
+        d->budget = &d->alone;
         table_add(&s->devices, &d->node, table_hash(s->seed, id, DEVICE_ID_SIZE));
     }
     return d;
@@ -196,10 +198,8 @@ static void map_count(struct content *c, const uint8_t *map,
 
 void swarm_holding_bar(struct holding *h, bool barred)
 {
-    if (h->barred != barred) {
+    if (h->barred != barred)
         h->content->barred += barred ? 1 : UINT32_MAX;
-        h->device->barred += barred ? 1 : UINT32_MAX;
-    }
     h->barred = barred;
 }
 
@@ -210,6 +210,7 @@ void swarm_count_in(struct swarm *s, struct holding *h)
     if (h->at_content != NOT_LISTED)
         return;
     swarm_holding_bar(h, !swarm_may(s, h->device, c));
+    swarm_budget_judge(s, h);
     if (h->barred)
         return;
     h->at_content = c->holders_count;
@@ -276,6 +277,7 @@ static void holding_drop(struct swarm *s, struct holding *h)
 {
     struct swarm_device *d = h->device;
     swarm_count_out(h);
+    swarm_budget_release(h);
     struct holding *last = d->held[--d->held_count];
     d->held[h->at_device] = last;
     last->at_device = h->at_device;
@@ -283,7 +285,7 @@ static void holding_drop(struct swarm *s, struct holding *h)
     table_remove(&s->holdings, &h->node);
     h->content->known--;
     if (h->map != NULL)
-        d->map_pieces -= h->content->pieces;
+        swarm_map_counts(h, -1);
     free(h->map);
     h->map = NULL;
     mark_dirty(s, h);
@@ -300,12 +302,12 @@ static void holding_set(struct swarm *s, struct holding *h, uint8_t *map, bool f
     }
     swarm_count_out(h);
     if (h->map != NULL)
-        h->device->map_pieces -= c->pieces;
+        swarm_map_counts(h, -1);
     free(h->map);
     h->map = map;
     h->pieces = map == NULL ? c->pieces : (uint32_t)bitmap_count(map, 0, c->pieces);
     if (map != NULL)
-        h->device->map_pieces += c->pieces;
+        swarm_map_counts(h, 1);
     mark_dirty(s, h);
 }
 
@@ -314,11 +316,9 @@ static const char *check_room(const struct swarm *s, const struct swarm_device *
 {
     if (h == NULL && d->held_count >= LIMIT_ANNOUNCED)
         return "more files announced than a device may";
-    if (h == NULL && d->barred >= LIMIT_ANNOUNCED_UNSEEN && !swarm_may(s, d, c))
-        return "more files announced that are in no folder it may see than a device may";
     if (map && (h == NULL || h->map == NULL) && d->map_pieces + c->pieces > LIMIT_ANNOUNCED_PIECES)
         return "more pieces of incomplete files announced than a device may";
-    return NULL;
+    return swarm_budget_fault(s, d, c, h, map);
 }
 
 /* A content that was looked up for somebody who then took no reference goes again. */
@@ -373,7 +373,7 @@ const char *swarm_hold(struct swarm *s, struct swarm_device *d, const struct swa
 static void holding_completes(struct swarm *s, struct holding *h)
 {
     swarm_count_out(h);
-    h->device->map_pieces -= h->content->pieces;
+    swarm_map_counts(h, -1);
     free(h->map);
     h->map = NULL;
     swarm_count_in(s, h);
@@ -401,7 +401,7 @@ const char *swarm_add(struct swarm *s, struct swarm_device *d, const struct swar
     if (h == NULL) {
         h = holding_make(s, d, c);
         h->map = xcalloc(1, bitmap_bytes(end));
-        d->map_pieces += end;
+        swarm_map_counts(h, 1);
     }
     swarm_count_in(s, h);
     for (size_t i = 0; i < count; i++)
@@ -502,7 +502,7 @@ void swarm_load(struct swarm *s, const uint8_t id[DEVICE_ID_SIZE], const struct 
     if (!complete) {
         h->map = xmemdup(map, map_size);
         h->pieces = (uint32_t)bitmap_count(h->map, 0, pieces);
-        d->map_pieces += pieces;
+        swarm_map_counts(h, 1);
     }
 }
 
@@ -632,6 +632,7 @@ void swarm_free(struct swarm *s)
         free((struct swarm_device *)(void *)node);
     }
     CHECK(s->contents.count == 0 && s->holdings.count == 0);
+    swarm_budgets_free(s);
     table_clear(&s->devices);
     table_clear(&s->contents);
     table_clear(&s->holdings);

@@ -33,6 +33,12 @@ void swarm_free(struct swarm *); /* NULL is fine */
  * are not told of. Neither learns the difference. */
 void swarm_set_judge(struct swarm *,
                      bool (*may)(void *arg, void *owner, const uint8_t root[HASH_SIZE]), void *arg);
+/* Is this root in the catalogue, or was it lately? Without such a judge all are. What is not, or may not be seen, is
+ * memory that only its holders ask for: bounded for all devices of an account together (LIMIT_ANNOUNCED_UNSEEN). The
+ * argument is the one of swarm_set_judge. */
+void swarm_set_known(struct swarm *, bool (*known)(void *arg, const uint8_t root[HASH_SIZE]));
+/* It has come into the catalogue. */
+void swarm_published(struct swarm *, const struct swarm_key *);
 typedef void swarm_lost(void *arg, struct swarm_device *asker, struct swarm_device *holder,
                         const struct swarm_key *);
 /* What the device may see has changed: judges its holdings and wants again. `lost` is called for each connected
@@ -48,6 +54,8 @@ struct swarm_device *swarm_device(struct swarm *, const uint8_t id[DEVICE_ID_SIZ
 /* The same, NULL if it is unknown. */
 struct swarm_device *swarm_device_find(struct swarm *, const uint8_t id[DEVICE_ID_SIZE]);
 const uint8_t *swarm_device_id(const struct swarm_device *);
+/* Whose it is: some limits are the account's. Before the device connects; each device alone without. */
+void swarm_device_of(struct swarm *, struct swarm_device *, const char *account);
 /* `owner`, not NULL, stands for its connection. What it is known to hold does not count yet. */
 void swarm_connect(struct swarm *, struct swarm_device *, void *owner);
 void *swarm_owner(const struct swarm_device *); /* NULL: not connected */

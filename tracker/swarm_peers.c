@@ -145,6 +145,7 @@ static void want_end(struct swarm *s, struct want *want)
     last->at_content = want->at_content;
     if (c->wants_count == 0)
         swarm_news_cancel(s, c);
+    d->budget->wants--;
     free(want);
     swarm_content_release(s, c);
 }
@@ -167,6 +168,8 @@ const char *swarm_want(struct swarm *s, struct swarm_device *d, const struct swa
     if (want == NULL) {
         if (d->wants_count >= LIMIT_WANTED)
             return "more files wanted than a device may";
+        if (d->budget->wants >= LIMIT_WANTED_ACCOUNT)
+            return "more files wanted than the devices of an account may";
         c = swarm_content(s, key, true);
         c->refs++;
         want = xcalloc(1, sizeof *want);
@@ -175,6 +178,7 @@ const char *swarm_want(struct swarm *s, struct swarm_device *d, const struct swa
         if (!want->barred)
             swarm_is_news(s, c, d);
         want->device = d;
+        d->budget->wants++;
         want->content = c;
         want->at_device = d->wants_count;
         SWARM_PUSH(d->wants, d->wants_count, d->wants_room, want);
@@ -211,6 +215,7 @@ static void holding_judge(struct swarm *s, struct holding *h)
     } else if (h->at_content != NOT_LISTED && !swarm_may(s, h->device, h->content)) {
         swarm_count_out(h);
         swarm_holding_bar(h, true);
+        swarm_budget_judge(s, h);
     }
 }
 

@@ -2,6 +2,7 @@
 #ifndef TRACKER_SWARM_PRIVATE_H
 #define TRACKER_SWARM_PRIVATE_H
 
+#include "base/name.h"
 #include "tracker/swarm.h"
 #include "tracker/table.h"
 
@@ -16,6 +17,8 @@ struct holding {
     uint32_t at_device;  /* place in device->held; NOT_LISTED once dropped */
     uint32_t at_content; /* place in content->holders; NOT_LISTED: does not count */
     bool barred;         /* said by its device, which may not see the content: does not count */
+    bool
+        unseen; /* barred, or of a content in no catalogue, when that was last judged: counts in budgets */
     bool dirty;
     struct holding *next_dirty;
 };
@@ -30,6 +33,15 @@ struct want {
     bool barred;    /* the device may not see the content */
 };
 
+/* What the devices of one account take together of what only they speak of. */
+struct swarm_budget {
+    struct table_node node; /* swarm.budgets, unless it is a device's own */
+    uint32_t unseen;        /* holdings that are */
+    uint64_t unseen_pieces; /* pieces of those that have maps */
+    uint32_t wants;
+    char account[ACCOUNT_BYTES_MAX + 1];
+};
+
 struct swarm_device {
     struct table_node node; /* swarm.devices */
     uint8_t id[DEVICE_ID_SIZE];
@@ -38,7 +50,10 @@ struct swarm_device {
     uint32_t held_count, held_room;
     struct want **wants;
     uint32_t wants_count, wants_room;
-    uint32_t barred;     /* holdings that are */
+    uint32_t unseen; /* holdings that are */
+    uint64_t unseen_pieces;
+    struct swarm_budget alone; /* until its account is known */
+    struct swarm_budget *budget;
     uint64_t map_pieces; /* pieces of all incomplete holdings: what the maps cost */
 };
 
@@ -67,7 +82,7 @@ struct content {
 };
 
 struct swarm {
-    struct table devices, contents, holdings;
+    struct table devices, contents, holdings, budgets;
     uint64_t seed;
     uint64_t random; /* state of swarm_random */
     int64_t now;
@@ -75,7 +90,8 @@ struct swarm {
     struct content **pending; /* contents with news */
     uint32_t pending_count, pending_room;
     bool (*may)(void *arg, void *owner, const uint8_t root[HASH_SIZE]);
-    void *may_arg;
+    bool (*known)(void *arg, const uint8_t root[HASH_SIZE]);
+    void *may_arg; /* both judges' */
 };
 
 /* Whether the device, which is connected, may see the content. */
@@ -87,6 +103,18 @@ static inline bool swarm_may(const struct swarm *s, const struct swarm_device *d
 void swarm_count_in(struct swarm *, struct holding *);
 void swarm_count_out(struct holding *);
 void swarm_holding_bar(struct holding *, bool barred);
+
+/* --- swarm_budget.c --- */
+/* Judges whether a holding counts in its account's budget. */
+void swarm_budget_judge(struct swarm *, struct holding *);
+/* It does no longer: it goes, or everybody may know of its content. Before its map is freed. */
+void swarm_budget_release(struct holding *);
+/* Of a holding that is to be made (`h` NULL), or to get its first map: NULL, or a clause that says what is too much. */
+const char *swarm_budget_fault(const struct swarm *, const struct swarm_device *,
+                               const struct content *, const struct holding *h, bool map);
+/* Its map comes (+1) or goes (-1): before it does. */
+void swarm_map_counts(struct holding *, int sign);
+void swarm_budgets_free(struct swarm *);
 
 struct content *swarm_content(struct swarm *, const struct swarm_key *, bool make);
 void swarm_content_release(struct swarm *, struct content *);

@@ -190,6 +190,79 @@ static void what_a_device_may_not_see_takes_little(void **state)
     swarm_free(s);
 }
 
+/* Says that it has `count` made-up contents; NULL, or why not all were taken. */
+static const char *make_up(struct swarm *s, struct swarm_device *d, uint32_t first, uint32_t count)
+{
+    struct swarm_key key = {.root = {2}, .size = PIECE};
+    const char *fault = NULL;
+    for (uint32_t i = first; i < first + count && fault == NULL; i++) {
+        memcpy(key.root + 4, &i, sizeof i);
+        fault = swarm_hold(s, d, &key, true, NULL, 0);
+    }
+    return fault;
+}
+
+static bool is_published(void *arg, const uint8_t root[HASH_SIZE])
+{
+    return root[0] != 2;
+}
+
+static void what_nobody_published_is_bounded_for_all_devices_of_an_account(void **state)
+{
+    struct swarm *s = swarm_new(1);
+    struct swarm_device *a = device(s, 1), *b = device(s, 2), *other = device(s, 3);
+    struct swarm_key first = {.root = {2}, .size = PIECE}, known = {.root = {3}, .size = PIECE};
+    swarm_set_known(s, is_published);
+    swarm_device_of(s, a, "eve");
+    swarm_device_of(s, b, "eve");
+    swarm_device_of(s, other, "ann");
+    swarm_connect(s, a, &connection);
+    swarm_connect(s, b, &connection);
+    swarm_connect(s, other, &connection);
+    assert_null(make_up(s, a, 0, LIMIT_ANNOUNCED_UNSEEN / 2));
+    assert_null(make_up(s, b, 1u << 20, LIMIT_ANNOUNCED_UNSEEN / 2));
+    assert_non_null(make_up(s, a, 2u << 20, 1));
+    assert_non_null(make_up(s, b, 2u << 20, 1));
+    assert_null(make_up(s, a, 0, 100)); /* said again */
+    assert_null(make_up(s, other, 2u << 20, 100));
+    hold_all(s, a, known); /* what is in the catalogue is another matter */
+    swarm_forget(s, a);    /* from scratch, or away and back: still there */
+    assert_non_null(make_up(s, a, 2u << 20, 1));
+    swarm_disconnect(s, a);
+    swarm_device_of(s, a, "eve");
+    swarm_connect(s, a, &connection);
+    assert_non_null(make_up(s, a, 2u << 20, 1));
+    swarm_confirm(s, a);
+    swarm_published(s, &first); /* the number 0 of a's */
+    assert_null(make_up(s, a, 2u << 20, 1));
+    assert_non_null(make_up(s, a, 3u << 20, 1));
+    swarm_forget(s, a);
+    swarm_settle(s, a);
+    assert_null(make_up(s, b, 3u << 20, LIMIT_ANNOUNCED_UNSEEN / 2));
+    assert_non_null(make_up(s, b, 4u << 20, 1));
+    swarm_free(s);
+}
+
+static void maps_of_what_nobody_published_are_bounded_closer(void **state)
+{
+    struct swarm *s = swarm_new(1);
+    struct swarm_device *d = connected(s, 1);
+    struct swarm_key key = {.root = {2}, .size = UINT64_C(16) << 40};
+    uint32_t piece = 1, pieces = geometry_of(key.size).pieces;
+    const char *fault = NULL;
+    unsigned made = 0;
+    swarm_set_known(s, is_published);
+    for (; fault == NULL && made < 100; made++) {
+        key.root[1] = (uint8_t)made;
+        fault = swarm_add(s, d, &key, &piece, 1);
+    }
+    assert_non_null(fault);
+    assert_int_equal(made, LIMIT_ANNOUNCED_UNSEEN_PIECES / pieces + 1);
+    key.root[0] = 3;
+    assert_null(swarm_add(s, d, &key, &piece, 1));
+    swarm_free(s);
+}
+
 static void an_offline_device_is_known_but_does_not_count(void **state)
 {
     struct swarm *s = swarm_new(1);
@@ -655,6 +728,34 @@ static void wants_are_bounded(void **state)
     swarm_free(s);
 }
 
+static void wants_of_all_devices_of_an_account_are_bounded(void **state)
+{
+    struct swarm *s = swarm_new(1);
+    struct swarm_peer peers[LIMIT_PEERS];
+    const char *fault = NULL;
+    uint32_t made = 0;
+    size_t count;
+    for (uint8_t n = 1; n <= 8 && fault == NULL; n++) {
+        struct swarm_device *d = device(s, n);
+        swarm_device_of(s, d, "eve");
+        swarm_connect(s, d, &connection);
+        for (uint32_t i = 0; i < LIMIT_WANTED && fault == NULL; i++) {
+            struct swarm_key key = {.root = {(uint8_t)i, (uint8_t)(i >> 8), n}, .size = 1};
+            fault = swarm_want(s, d, &key, 1, peers, &count);
+            made += fault == NULL;
+        }
+    }
+    assert_int_equal(made, LIMIT_WANTED_ACCOUNT);
+    swarm_disconnect(s, device(s, 1));
+    struct swarm_key key = content(99, 1);
+    assert_non_null(swarm_want(s, device(s, 2), &key, 1, peers, &count)); /* its own limit */
+    struct swarm_device *late = device(s, 9);
+    swarm_device_of(s, late, "eve");
+    swarm_connect(s, late, &connection);
+    assert_null(swarm_want(s, late, &key, 1, peers, &count));
+    swarm_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -667,6 +768,8 @@ int main(void)
         cmocka_unit_test(bad_bitfields_and_pieces_are_refused),
         cmocka_unit_test(one_device_cannot_announce_maps_without_bound),
         cmocka_unit_test(what_a_device_may_not_see_takes_little),
+        cmocka_unit_test(what_nobody_published_is_bounded_for_all_devices_of_an_account),
+        cmocka_unit_test(maps_of_what_nobody_published_are_bounded_closer),
         cmocka_unit_test(an_offline_device_is_known_but_does_not_count),
         cmocka_unit_test(what_is_not_said_again_after_an_announce_from_scratch_is_dropped),
         cmocka_unit_test(counts_by_deltas_equal_a_recount),
@@ -681,6 +784,7 @@ int main(void)
         cmocka_unit_test(leechers_find_each_other),
         cmocka_unit_test(nothing_is_told_after_unwant),
         cmocka_unit_test(wants_are_bounded),
+        cmocka_unit_test(wants_of_all_devices_of_an_account_are_bounded),
     };
     return cmocka_run_group_tests_name("tracker_swarm", tests, NULL, NULL);
 }
