@@ -365,6 +365,7 @@ static bool take_turn(struct file *f, struct request *r)
     if (r->turn == TURN_AGAIN) {
         request_unqueue(r);
         r->turn = TURN_NONE;
+        r->had_turn = true;
         r->start(r);
         return true;
     }

@@ -410,7 +410,7 @@ static void start_fsync(struct request *r)
     struct file *f = r->file;
     struct sync_job *s;
 
-    if (f->state == FILE_SEALED && TAILQ_EMPTY(&f->turns)) {
+    if (f->state == FILE_SEALED && (r->had_turn || TAILQ_EMPTY(&f->turns))) {
         request_finish(r, 0); /* it was synced when it was sealed */
         return;
     }

@@ -105,7 +105,8 @@ struct request {
     /* The table's. */
     enum request_turn turn;
     enum request_patience patience;
-    bool keep; /* its answer must be seen even if nobody waits any more */
+    bool had_turn; /* TURN_AGAIN came: all that was before it in its file's queue is done */
+    bool keep;     /* its answer must be seen even if nobody waits any more */
     bool sent, again, more, in_table;
     uint32_t id;
     int64_t since, deadline;
