@@ -34,16 +34,22 @@
  * ------------------------------------------------------------------------------------------------------
  */
 
-struct upload_buffer *upload_buffer_get(struct upload *u)
+struct upload_buffer *upload_buffer_get(struct upload *u, uint32_t blocks)
 {
-    struct upload_buffer *buffer = u->spare;
+    unsigned size = 0;
+    struct upload_buffer *buffer;
 
+    while (1u << size < blocks)
+        size++;
+    CHECK(size < UPLOAD_BUFFER_SIZES);
+    buffer = u->spare[size];
     if (buffer != NULL) {
-        u->spare = buffer->next;
-        u->spare_count--;
+        u->spare[size] = buffer->next;
+        u->spare_blocks -= 1u << size;
     } else {
-        buffer = xmalloc(sizeof *buffer);
+        buffer = xmalloc(sizeof *buffer + ((size_t)BLOCK_SIZE << size));
         buffer->upload = u;
+        buffer->size = size;
     }
     buffer->next = NULL;
     buffer->link = NULL;
@@ -55,13 +61,13 @@ void upload_buffer_put(struct upload_buffer *buffer)
 {
     struct upload *u = buffer->upload;
 
-    if (u->spare_count >= UPLOAD_SPARE_BUFFERS) {
+    if (u->spare_blocks + (1u << buffer->size) > UPLOAD_SPARE_BLOCKS) {
         free(buffer);
         return;
     }
-    buffer->next = u->spare;
-    u->spare = buffer;
-    u->spare_count++;
+    buffer->next = u->spare[buffer->size];
+    u->spare[buffer->size] = buffer;
+    u->spare_blocks += 1u << buffer->size;
 }
 
 /* --- what goes out next
@@ -354,6 +360,17 @@ void upload_status_free(struct upload_status *status)
  * ----------------------------------------------------------------------------------------------------------------------
  */
 
+static void on_held(void *arg)
+{
+    struct upload *u = arg;
+    bool any = false;
+
+    for (struct serve_link *link = u->links; link != NULL; link = serve_link_next(link))
+        any |= serve_link_held(link);
+    if (any)
+        timer_set(u->held, UPLOAD_HELD_NS);
+}
+
 static void on_tick(void *arg)
 {
     struct upload *u = arg;
@@ -396,6 +413,7 @@ struct upload *upload_new(struct daemon *daemon, const char **fault)
         return NULL;
     }
     u->tick = timer_new(u->loop, on_tick, u);
+    u->held = timer_new(u->loop, on_held, u);
     u->refill = timer_new(u->loop, refill_due, u);
     u->stop_timer = timer_new(u->loop, stop_due, u);
     u->choker = choker_new(&choker_actions, clock_now());
@@ -453,14 +471,16 @@ void upload_free(struct upload *u)
 {
     listener_free(u->listener);
     timer_free(u->tick);
+    timer_free(u->held);
     timer_free(u->refill);
     timer_free(u->stop_timer);
     loop_free(u->loop);
-    while (u->spare != NULL) {
-        struct upload_buffer *buffer = u->spare;
-        u->spare = buffer->next;
-        free(buffer);
-    }
+    for (unsigned size = 0; size < UPLOAD_BUFFER_SIZES; size++)
+        while (u->spare[size] != NULL) {
+            struct upload_buffer *buffer = u->spare[size];
+            u->spare[size] = buffer->next;
+            free(buffer);
+        }
     upload_rights_free(u);
     choker_free(u->choker);
     credentials_release(u->credentials);

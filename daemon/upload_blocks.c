@@ -136,7 +136,7 @@ static void read_run(struct job *raw)
 
 static void read_start(struct serve_link *link, struct served *f, struct block_run run, bool urgent)
 {
-    struct upload_buffer *buffer = upload_buffer_get(link->upload);
+    struct upload_buffer *buffer = upload_buffer_get(link->upload, run.count);
 
     /* What needs neither the disk nor a hash is quicker read than handed to a worker. */
     if (content_get_now(f->content, run.first, run.count, buffer->bytes)) {
@@ -172,11 +172,15 @@ uint32_t serve_link_room(void *arg, bool urgent)
     /* Hashes that were asked for go first: blocks without them are of no use to the fetcher, who holds only so many. */
     if (link->leaving || link->reads >= LIMIT_LINK_READS || link->hashings > 0)
         return 0;
-    if (!urgent)
-        return serve_link_pending(arg) >= READ_AHEAD ? 0 : UPLOAD_JOB_BLOCKS;
-    if (link->urgent_reading + link->urgent_queued >= LIMIT_URGENT_AHEAD)
+    size_t ahead = urgent ? link->urgent_reading + link->urgent_queued : serve_link_pending(arg);
+    size_t most = urgent ? LIMIT_URGENT_AHEAD : READ_AHEAD;
+    size_t share = channel_share(link->upload->queued.lent, LIMIT_BLOCKS_POOL,
+                                 link->upload->link_count, LIMIT_BLOCKS_SHARE, most);
+    if (ahead >= share)
         return 0;
-    return link->urgent_reading + link->urgent_queued == 0 ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS;
+    uint32_t job = urgent && ahead == 0 ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS;
+    uint32_t room = (uint32_t)((share - ahead + BLOCK_SIZE - 1) / BLOCK_SIZE);
+    return share < most && room < job ? room : job;
 }
 
 void serve_link_suggest(void *arg, uint32_t file, const uint32_t *pieces, uint32_t count)

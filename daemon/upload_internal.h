@@ -22,6 +22,7 @@
 #include "crypto/merkle.h"
 #include "crypto/ticket.h"
 #include "daemon/request_queue.h"
+#include "proto/channel.h"
 #include "proto/knocks.h"
 #include "proto/limits.h"
 #include "proto/peer.pb-c.h"
@@ -38,17 +39,22 @@ struct watched;
  * small enough to stay in the processor's cache between reading, hashing and encrypting. */
 #define UPLOAD_JOB_BLOCKS 16
 
-/* Memory for one job's blocks; recycled, as a fresh 256 KiB costs 64 page faults. */
+/* Memory for one job's blocks, 1, 2, 4, 8 or 16: who asks for single blocks makes us hold no more than he asks for. Recycled, as a
+ * fresh 256 KiB costs 64 page faults. */
 struct upload_buffer {
     struct upload_buffer *next;
     struct upload *upload;
     struct serve_link *link; /* whose frames hold it */
+    unsigned size;           /* it has room for 1 << size blocks */
     bool urgent;
     uint32_t users; /* frames that are still queued */
     uint32_t lent;  /* bytes of theirs, all together */
-    uint8_t bytes[UPLOAD_JOB_BLOCKS * BLOCK_SIZE];
+    uint8_t bytes[];
 };
-#define UPLOAD_SPARE_BUFFERS 32
+#define UPLOAD_BUFFER_SIZES 5
+/* How often it is looked whether those who were given too many answers have read them. */
+#define UPLOAD_HELD_NS      (20 * NS_PER_MS)
+#define UPLOAD_SPARE_BLOCKS 512 /* 8 MiB are kept, of all sizes together */
 
 /* From which epoch on an account's ("": everybody's) tickets count. */
 struct barred {
@@ -76,10 +82,12 @@ struct upload {
     bool has_ticket_key;
     int64_t tracker_ahead; /* the tracker's clock less the monotonic one, seconds */
     struct barred *barred;
-    struct upload_buffer *spare;
-    unsigned spare_count;
-    struct timer *tick; /* once a second: rates, pings, idle links */
-    uint64_t total;     /* content bytes sent */
+    struct upload_buffer *spare[UPLOAD_BUFFER_SIZES];
+    unsigned spare_blocks;
+    struct channel_pool queued; /* of all links that are served */
+    struct timer *held;         /* pending: a link's input waits for its answers to leave */
+    struct timer *tick;         /* once a second: rates, pings, idle links */
+    uint64_t total;             /* content bytes sent */
     uint64_t rate_total, rate;
     int64_t rate_at;
     struct choker *choker;
@@ -115,7 +123,7 @@ void upload_dial(struct upload *, const uint8_t device[DEVICE_ID_SIZE], char **a
 /* NULL if that device may be served; else why not, and what to tell it; the text lives until the next call. */
 const char *upload_refuses(struct upload *, const struct certificate_subject *,
                            Peer__Farewell *farewell);
-struct upload_buffer *upload_buffer_get(struct upload *);
+struct upload_buffer *upload_buffer_get(struct upload *, uint32_t blocks);
 void upload_buffer_put(struct upload_buffer *);
 /* Begins what the choker says may go now. Call it after whatever makes room or brings requests. */
 void upload_pump(struct upload *);
@@ -137,6 +145,8 @@ uint32_t serve_link_pending(void *link);
 uint32_t serve_link_room(void *link, bool urgent);
 void serve_link_suggest(void *link, uint32_t file, const uint32_t *pieces, uint32_t count);
 void serve_link_start(struct serve_link *, struct block_run, bool urgent);
+/* Whether its input still waits for its answers to leave; looks anew. */
+bool serve_link_held(struct serve_link *);
 /* Tells the choker the limits of the contents that are open. */
 void serve_link_limits(struct serve_link *, int64_t now);
 /* Tells all fetchers that have this content open. */

@@ -172,11 +172,18 @@ static const char *on_frame(void *arg, const struct frame *frame, const uint8_t 
     return fault;
 }
 
+/* Answers, and the heads of blocks. */
 static size_t answers(const struct serve_link *link)
 {
-    size_t queued = channel_queued(link->channel, CHANNEL_URGENT);
+    return channel_memory(link->channel, CHANNEL_URGENT);
+}
 
-    return queued > link->urgent_queued ? queued - link->urgent_queued : 0;
+static size_t answers_most(const struct serve_link *link)
+{
+    const struct upload *u = link->upload;
+
+    return channel_share(u->queued.memory, LIMIT_ANSWERS_POOL, u->link_count, LIMIT_ANSWERS_SHARE,
+                         LIMIT_ANSWERS_AHEAD);
 }
 
 static void hold_back(struct serve_link *link, bool held)
@@ -185,13 +192,22 @@ static void hold_back(struct serve_link *link, bool held)
         return;
     link->held_back = held;
     channel_pause(link->channel, held);
+    if (held && !timer_pending(link->upload->held))
+        timer_set(link->upload->held, UPLOAD_HELD_NS);
+}
+
+bool serve_link_held(struct serve_link *link)
+{
+    if (link->held_back && answers(link) < answers_most(link) / 2)
+        hold_back(link, false);
+    return link->held_back;
 }
 
 static void on_idle(void *arg)
 {
     struct serve_link *link = arg;
 
-    if (answers(link) >= LIMIT_ANSWERS_AHEAD)
+    if (answers(link) >= answers_most(link))
         hold_back(link, true);
     upload_pump(link->upload);
 }
@@ -252,6 +268,7 @@ void serve_link_new(struct upload *u, struct stream *stream, const struct remote
     link->choke = choker_link_new(u->choker, link, account_number(remote->account));
     link->have_timer = timer_new(u->loop, serve_have_due, link);
     link->channel = channel_new(u->loop, stream, &events, link);
+    channel_set_pool(link->channel, &u->queued);
     channel_set_low_mark(link->channel, READ_AHEAD / 2);
     channel_set_budget(link->channel, LIMIT_PEER_INPUT_NS, LIMIT_PEER_BURST_NS);
     link->taken_at = channel_last_heard(link->channel);
@@ -297,8 +314,6 @@ void serve_link_tick(struct serve_link *link, int64_t now)
         f->rate_sent = f->sent;
     }
     serve_rights_tick(link);
-    if (answers(link) < LIMIT_ANSWERS_AHEAD / 2)
-        hold_back(link, false);
     int64_t silent = now - channel_last_heard(link->channel);
     if (clock_wall() / NS_PER_S > link->remote.valid_until + LIMIT_CERTIFICATE_GRACE_S) {
         /* A revocation may have been missed; whoever is still a member comes again with a new one. */

@@ -78,6 +78,18 @@ int channel_take_fd(struct channel *);
 
 /* Bytes queued and not yet given to the stream. */
 size_t channel_queued(const struct channel *, enum channel_class);
+/* The memory of the frames that are queued, which for small ones is a multiple of their bytes; without lent payloads. */
+size_t channel_memory(const struct channel *, enum channel_class);
+/* What the channels of one thread have queued together. */
+struct channel_pool {
+    size_t memory; /* as channel_memory has it */
+    size_t lent;   /* bytes of payloads that are lent */
+};
+/* From now on the channel, which has queued nothing yet, is counted there; the pool outlives it. */
+void channel_set_pool(struct channel *, struct channel_pool *);
+/* What one of `links` channels may have queued when all of them have `used`, and should have no more than `pool`: `most`
+ * while half of the pool is free, then an equal share of that half, `least` at the least. */
+size_t channel_share(size_t used, size_t pool, unsigned links, size_t least, size_t most);
 void channel_set_low_mark(struct channel *, size_t bytes); /* default 32 KiB */
 /* Stops and resumes reading, for back-pressure. */
 void channel_pause(struct channel *, bool paused);

@@ -80,6 +80,8 @@ struct channel {
     bool unflushed;                /* the stream may hold bytes */
     bool above;                    /* the bulk queue has been at the low mark or above */
     size_t low_mark;
+    size_t memory[2];          /* of the frames that are queued, by class */
+    struct channel_pool *pool; /* counts that with other channels'; or NULL */
     uint64_t bytes_out;
 };
 

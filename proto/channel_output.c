@@ -57,6 +57,19 @@ static size_t whole_size(const struct outgoing *out)
     return (size_t)out->head_size + out->payload_size;
 }
 
+/* What malloc takes beside what it is asked for. */
+#define MALLOC_OVERHEAD 16
+
+static void count(struct channel *channel, const struct outgoing *out, bool queued)
+{
+    size_t memory = sizeof *out + out->head_size + MALLOC_OVERHEAD, lent = out->payload_size;
+    channel->memory[out->class] += queued ? memory : 0 - memory;
+    if (channel->pool == NULL)
+        return;
+    channel->pool->memory += queued ? memory : 0 - memory;
+    channel->pool->lent += queued ? lent : 0 - lent;
+}
+
 static void outgoing_free(struct outgoing *out)
 {
     while (out->fd_count > 0)
@@ -120,6 +133,7 @@ static void enqueue(struct channel *channel, struct outgoing *out)
         queue->last->next = out;
     queue->last = out;
     queue->bytes += whole_size(out);
+    count(channel, out, true);
     if (out->class == CHANNEL_BULK && queue->bytes >= channel->low_mark)
         channel->above = true;
     if (channel->queue[0].bytes + channel->queue[1].bytes > LIMIT_SEND_QUEUE)
@@ -199,6 +213,26 @@ void channel_send_fds(struct channel *channel, uint16_t type, uint8_t flags, uin
 size_t channel_queued(const struct channel *channel, enum channel_class class)
 {
     return channel->queue[class].bytes;
+}
+
+size_t channel_memory(const struct channel *channel, enum channel_class class)
+{
+    return channel->memory[class];
+}
+
+void channel_set_pool(struct channel *channel, struct channel_pool *pool)
+{
+    CHECK_OBJECT(channel, CHANNEL_MAGIC);
+    CHECK(channel->memory[0] + channel->memory[1] == 0 && channel->pool == NULL);
+    channel->pool = pool;
+}
+
+size_t channel_share(size_t used, size_t pool, unsigned links, size_t least, size_t most)
+{
+    size_t share = pool / 2 / (links == 0 ? 1 : links);
+    if (used < pool / 2 || share > most)
+        return most;
+    return share < least ? least : share;
 }
 
 void channel_set_low_mark(struct channel *channel, size_t bytes)
@@ -320,6 +354,7 @@ static void take_off(struct channel *channel, size_t size)
     while (done != NULL) {
         struct outgoing *out = done;
         done = out->next;
+        count(channel, out, false);
         outgoing_free(out);
     }
 }
@@ -404,6 +439,7 @@ void channel_output_free(struct channel *channel)
     while ((out = first_of(channel)) != NULL) {
         begin(channel, out);
         channel->current = NULL;
+        count(channel, out, false);
         outgoing_free(out);
     }
     channel->queue[CHANNEL_URGENT].bytes = channel->queue[CHANNEL_BULK].bytes = 0;

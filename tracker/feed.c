@@ -244,7 +244,9 @@ const char *feed_subscribe(struct session *s, uint32_t id, const void *message)
 static void push_to(struct session *s, const struct catalogue_changes *changes)
 {
     if (s->feed_cursor < changes->from ||
-        channel_queued(s->channel, CHANNEL_BULK) > LIMIT_FEED_BEHIND) {
+        channel_queued(s->channel, CHANNEL_BULK) >
+            channel_share(s->server->queued.memory, LIMIT_ANSWERS_POOL, s->server->links,
+                          LIMIT_ANSWERS_SHARE, LIMIT_FEED_BEHIND)) {
         s->feed = FEED_BEHIND;
         feed_drained(s);
         return;

@@ -135,6 +135,7 @@ struct server {
     uint64_t seed;
     struct session *sessions;
     unsigned links, half_open;
+    struct channel_pool queued;             /* for all sessions */
     struct waiting *waiting, **waiting_end; /* accepted, not yet begun: too many handshakes */
     unsigned waiting_count;
     int64_t evicted_at; /* when a handshake had to make room */

@@ -428,6 +428,12 @@ static void on_drained(void *arg)
     feed_drained(s);
 }
 
+static size_t answers_most(const struct session *s)
+{
+    return channel_share(s->server->queued.memory, LIMIT_ANSWERS_POOL, s->server->links,
+                         LIMIT_ANSWERS_SHARE, LIMIT_ANSWERS_AHEAD);
+}
+
 static size_t queued(const struct session *s)
 {
     return channel_queued(s->channel, CHANNEL_URGENT) + channel_queued(s->channel, CHANNEL_BULK);
@@ -445,7 +451,7 @@ static void on_idle(void *arg)
 {
     struct session *s = arg;
     CHECK_OBJECT(s, SESSION_MAGIC);
-    if (s->channel != NULL && queued(s) >= LIMIT_ANSWERS_AHEAD)
+    if (s->channel != NULL && channel_memory(s->channel, CHANNEL_URGENT) >= answers_most(s))
         hold_back(s, true);
 }
 
@@ -473,6 +479,7 @@ struct session *session_start(struct server *server, struct stream *stream, stru
     s->link = &server->sessions;
     server->sessions = s;
     s->channel = channel_new(server->loop, stream, &events, s);
+    channel_set_pool(s->channel, &server->queued);
     channel_set_budget(s->channel, LIMIT_STRANGER_INPUT_NS, LIMIT_STRANGER_BURST_NS);
     return s;
 }
@@ -528,7 +535,7 @@ void sessions_sweep(struct server *server, int64_t now)
             s->settle_at = 0;
             swarm_settle(server->swarm, s->peer);
         }
-        if (s->ready && queued(s) < LIMIT_ANSWERS_AHEAD / 2)
+        if (s->ready && channel_memory(s->channel, CHANNEL_URGENT) < answers_most(s) / 2)
             hold_back(s, false);
         const char *why = expired(s, now);
         if (why != NULL)

@@ -799,6 +799,42 @@ static void a_receiver_that_does_not_read_ends_the_channel(void **state)
     mocked_free(m);
 }
 
+static void memory_of_small_frames_is_counted(void **state)
+{
+    struct channel_pool pool = {0};
+    struct mocked *m = mocked_new();
+    Peer__Pong pong = PEER__PONG__INIT;
+    m->mock.room = 0;
+    channel_set_pool(m->end.channel, &pool);
+    pong.nonce = 7;
+    for (unsigned i = 0; i < 100; i++)
+        channel_send(m->end.channel, CHANNEL_URGENT, 4, 0, 0, &pong.base, NULL, 0);
+    assert_true(channel_queued(m->end.channel, CHANNEL_URGENT) == 100 * (FRAME_HEADER_SIZE + 2));
+    assert_true(channel_memory(m->end.channel, CHANNEL_URGENT) > 100 * 80);
+    send_released(&m->end, BLOCK);
+    assert_int_equal(pool.lent, BLOCK);
+    assert_int_equal(pool.memory, channel_memory(m->end.channel, CHANNEL_URGENT) +
+                                      channel_memory(m->end.channel, CHANNEL_BULK));
+    m->mock.room = SIZE_MAX;
+    turn(m->end.loop);
+    assert_int_equal(pool.memory, 0);
+    assert_int_equal(pool.lent, 0);
+    m->mock.room = 0;
+    send_released(&m->end, BLOCK);
+    mocked_free(m);
+    assert_int_equal(pool.memory, 0);
+    assert_int_equal(pool.lent, 0);
+}
+
+static void channels_share_a_pool_once_half_of_it_is_used(void **state)
+{
+    assert_int_equal(channel_share(49, 100, 1000, 5, 30), 30);
+    assert_int_equal(channel_share(50, 100, 1, 5, 30), 30);
+    assert_int_equal(channel_share(50, 100, 2, 5, 30), 25);
+    assert_int_equal(channel_share(500, 100, 1000, 5, 30), 5);
+    assert_int_equal(channel_share(500, 100, 0, 5, 30), 30);
+}
+
 static void a_frame_over_the_limits_ends_the_channel(void **state)
 {
     Peer__Goodbye goodbye = PEER__GOODBYE__INIT;
@@ -1171,6 +1207,8 @@ int main(void)
         cmocka_unit_test(drained_comes_once_each_time),
         cmocka_unit_test(lent_payloads_are_released_once_written),
         cmocka_unit_test(a_receiver_that_does_not_read_ends_the_channel),
+        cmocka_unit_test(memory_of_small_frames_is_counted),
+        cmocka_unit_test(channels_share_a_pool_once_half_of_it_is_used),
         cmocka_unit_test(a_frame_over_the_limits_ends_the_channel),
         cmocka_unit_test(a_stream_that_fails_ends_the_channel),
         cmocka_unit_test(a_channel_can_be_freed_in_every_callback),
