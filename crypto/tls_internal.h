@@ -100,14 +100,17 @@ struct tls {
     size_t ahead;
     uint64_t paced; /* bytes sent since paced_at */
     int64_t paced_at;
-    bool filled;          /* since then the socket took no more */
-    bool near;            /* on this machine or in this room, as TCP's handshake saw it */
-    bool unpaced;         /* it has the congestion control of near and fast links */
-    char control[16];     /* the one it had before that */
-    uint64_t rate;        /* bytes a second, as last measured; 0: not yet */
-    bool bbr;             /* that is the congestion control: see tls_wake.c */
-    int64_t sent_at;      /* something was last given to the socket */
-    int64_t begun_at;     /* BBR began */
+    bool filled;      /* since then the socket took no more */
+    bool near;        /* on this machine or in this room, as TCP's handshake saw it */
+    bool unpaced;     /* it has the congestion control of near and fast links */
+    char control[16]; /* the one it had before that */
+    uint64_t rate;    /* bytes a second, as last measured; 0: not yet */
+    bool bbr;         /* that is the congestion control: see tls_wake.c */
+    int64_t sent_at;  /* something was last given to the socket */
+    int64_t begun_at; /* BBR began */
+    uint64_t best;    /* bytes a second: the best that BBR has measured while it was looked at */
+    unsigned flat;    /* looks since that has grown */
+    bool held;        /* its pace is bounded by us */
     int64_t reader_until; /* tls_reader_near */
     bool by_record;       /* the next record is made when the socket has room for it */
 
@@ -131,8 +134,9 @@ static inline size_t tls_outbox_held(const struct tls *tls)
 }
 
 /* --- tls_wake.c: the same thread ---- */
-void tls_wake_prepare(struct tls *); /* chooses the congestion control */
-void tls_wake(struct tls *);         /* before bytes are given to the socket */
+void tls_wake_prepare(struct tls *);               /* chooses the congestion control */
+void tls_wake(struct tls *);                       /* before bytes are given to the socket */
+void tls_wake_measured(struct tls *, bool reader); /* tls->rate is new */
 
 /* --- tls_fault.c: right after an OpenSSL call failed, on the same thread ---- */
 void tls_fault_describe(const struct tls *, bool ready, int ssl_error, char why[TLS_WHY_SIZE]);

@@ -148,6 +148,7 @@ static void pace(struct tls *tls, size_t sent)
     int64_t now = clock_now(), took = now - tls->paced_at;
     tls->rate = tls->paced * NS_PER_S / (uint64_t)(took > 0 ? took : 1);
     choose_control(tls, tls->rate);
+    tls_wake_measured(tls, now < tls->reader_until);
     set_ahead(tls, now < tls->reader_until);
     tls->paced = 0;
     tls->paced_at = now;

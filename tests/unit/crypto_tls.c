@@ -1353,6 +1353,57 @@ static void a_link_between_daemons_that_idled_begins_with_its_whole_window(void 
     pair_free(&p);
 }
 
+/* As a link that is far away and sends as fast as it can. */
+static void measure(struct end *end, unsigned looks, bool reader)
+{
+    struct tls *tls = (struct tls *)(void *)end->stream;
+
+    tls->near = false;
+    tls->rate = UINT64_MAX;
+    while (looks-- > 0)
+        tls_wake_measured(tls, reader);
+}
+
+static void act_look_busy(void *arg)
+{
+    measure(arg, 5, false);
+}
+
+static void act_look_read(void *arg)
+{
+    measure(arg, 1, true);
+}
+
+static bool is_bounded(const struct end *end)
+{
+    uint64_t rate = 0;
+    socklen_t size = sizeof rate;
+
+    assert_int_equal(getsockopt(end->fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, &size), 0);
+    return rate != UINT64_MAX;
+}
+
+static void a_busy_link_is_paced_by_what_the_path_carries_unless_a_reader_waits(void **state)
+{
+    struct pair p =
+        pair_new(context_of(TLS_PEER, anna, anna_key), context_of(TLS_PEER, bert, bert_key));
+
+    p.client->to_send = p.server->to_send = 100000;
+    pair_start(&p);
+    expect_transfer(&p);
+    if (!control_is(p.server, "bbr")) { /* this machine has none, or does not allow it */
+        pair_free(&p);
+        skip();
+    }
+    WAIT_FOR(all_acknowledged(p.server));
+    assert_false(is_bounded(p.server));
+    on_loop(loop_b, act_look_busy, p.server);
+    assert_true(is_bounded(p.server));
+    on_loop(loop_b, act_look_read, p.server);
+    assert_false(is_bounded(p.server));
+    pair_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1391,6 +1442,7 @@ int main(void)
         cmocka_unit_test(a_stream_moves_to_another_loop_with_all_its_bytes),
         cmocka_unit_test(settings_that_do_not_fit_make_no_context),
         cmocka_unit_test(a_link_between_daemons_that_idled_begins_with_its_whole_window),
+        cmocka_unit_test(a_busy_link_is_paced_by_what_the_path_carries_unless_a_reader_waits),
     };
     return cmocka_run_group_tests_name("tls", tests, set_up, tear_down);
 }
