@@ -24,13 +24,15 @@
 #define NONCE_SIZE 12
 #define TAG_SIZE   16
 #define SLOT_SIZE  (1 + SALT_SIZE + NONCE_SIZE + STORE_KEY_SIZE + TAG_SIZE)
-#define SLOTS_MAX  4
+#define SLOTS_MAX  2
 
 enum { SLOT_PLAIN = 0, SLOT_PASSPHRASE = 1 };
 
 struct store_key {
     unsigned magic;
     uint8_t bytes[STORE_KEY_SIZE];
+    uint8_t slots[SLOTS_MAX][SLOT_SIZE]; /* as it was loaded or saved; the way that was added */
+    bool several;                        /* the file has another way than slots[0] */
 };
 
 static struct store_key *key_new(const uint8_t bytes[STORE_KEY_SIZE])
@@ -156,23 +158,40 @@ struct store_key_way store_key_way_now(bool protect)
     return way;
 }
 
-bool store_key_save(const struct store_key *key, const char *path, const struct store_key_way *ways,
-                    size_t count, const char **fault)
+static bool write_slots(struct store_key *key, const char *path, size_t count, const char **fault)
 {
-    uint8_t file[MAGIC_SIZE + SLOTS_MAX * SLOT_SIZE];
-    bool good = true;
+    uint8_t file[MAGIC_SIZE + sizeof key->slots];
 
-    CHECK_OBJECT(key, KEY_MAGIC);
-    CHECK(count > 0 && count <= SLOTS_MAX);
     memcpy(file, MAGIC, MAGIC_SIZE);
-    for (size_t i = 0; i < count && good; i++)
-        good = fill_slot(file + MAGIC_SIZE + i * SLOT_SIZE, key, &ways[i]);
-    *fault = "cannot be encrypted";
-    int error = good ? file_replace(path, file, MAGIC_SIZE + count * SLOT_SIZE, 0600) : 0;
+    memcpy(file + MAGIC_SIZE, key->slots, count * SLOT_SIZE);
+    int error = file_replace(path, file, MAGIC_SIZE + count * SLOT_SIZE, 0600);
     if (error != 0)
         *fault = error == -EPERM ? "Operation not permitted" : fault_of_errno(-error);
     secret_wipe(file, sizeof file);
-    return good && error == 0;
+    return error == 0;
+}
+
+bool store_key_save(struct store_key *key, const char *path, const struct store_key_way *way,
+                    const char **fault)
+{
+    CHECK_OBJECT(key, KEY_MAGIC);
+    *fault = "cannot be encrypted";
+    return fill_slot(key->slots[0], key, way) && write_slots(key, path, 1, fault);
+}
+
+bool store_key_add_way(struct store_key *key, const char *path, const struct store_key_way *way,
+                       const char **fault)
+{
+    CHECK_OBJECT(key, KEY_MAGIC);
+    *fault = "cannot be encrypted";
+    return fill_slot(key->slots[1], key, way) && write_slots(key, path, 2, fault);
+}
+
+bool store_key_settle(struct store_key *key, const char *path, const char **fault)
+{
+    CHECK_OBJECT(key, KEY_MAGIC);
+    memcpy(key->slots[0], key->slots[1], SLOT_SIZE);
+    return write_slots(key, path, 1, fault);
 }
 
 /* 1 opened, 0 not by this passphrase, -1 needs one and there is none, -2 damaged. */
@@ -198,9 +217,31 @@ static int open_slot(const uint8_t slot[SLOT_SIZE], uint8_t bytes[STORE_KEY_SIZE
     return good;
 }
 
-struct store_key *store_key_load(const char *path, const char **fault)
+static struct store_key *load_slot(const uint8_t slot[SLOT_SIZE], int *opened)
 {
     uint8_t bytes[STORE_KEY_SIZE];
+    struct store_key *key = NULL;
+
+    *opened = open_slot(slot, bytes);
+    if (*opened == 1) {
+        key = key_new(bytes);
+        memcpy(key->slots[0], slot, SLOT_SIZE);
+    }
+    secret_wipe(bytes, sizeof bytes);
+    return key;
+}
+
+bool store_key_tidy(struct store_key *key, const char *path, const char **fault)
+{
+    CHECK_OBJECT(key, KEY_MAGIC);
+    if (key->several && !write_slots(key, path, 1, fault))
+        return false;
+    key->several = false;
+    return true;
+}
+
+struct store_key *store_key_load(const char *path, const char **fault)
+{
     struct store_key *key = NULL;
     char *file;
     size_t size;
@@ -213,15 +254,19 @@ struct store_key *store_key_load(const char *path, const char **fault)
     }
     if (size > MAGIC_SIZE && memcmp(file, MAGIC, MAGIC_SIZE) == 0 &&
         (size - MAGIC_SIZE) % SLOT_SIZE == 0) {
-        for (size_t at = MAGIC_SIZE; at < size && opened != 1; at += SLOT_SIZE)
-            opened = open_slot((const uint8_t *)file + at, bytes);
+        /* A slot that lies open last: after a change that broke off, who gives a passphrase has it on the device's key. */
+        for (unsigned lies_open = 0; lies_open < 2 && key == NULL; lies_open++) {
+            for (size_t at = MAGIC_SIZE; at < size && key == NULL; at += SLOT_SIZE) {
+                if ((file[at] == SLOT_PLAIN) == (lies_open == 1))
+                    key = load_slot((const uint8_t *)file + at, &opened);
+            }
+        }
+        if (key != NULL)
+            key->several = size > MAGIC_SIZE + SLOT_SIZE;
     }
-    if (opened == 1)
-        key = key_new(bytes);
     *fault = opened == -1  ? "needs the passphrase of the device's key (p2pctl start asks for it)"
              : opened == 0 ? "is not opened by this passphrase, or is damaged"
                            : "is damaged";
-    secret_wipe(bytes, sizeof bytes);
     file_free_secret(file, size);
     return key;
 }

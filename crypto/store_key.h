@@ -9,7 +9,7 @@
  * There is more than one slot only while a passphrase is changed, so that a crash leaves a file that either opens.
  *
  * No OpenSSL type here. Functions return NULL or false on failure and then set *fault to a half sentence (static). Threads:
- * any; immutable once made. Memory: wiped by store_key_free. */
+ * any, one at a time where the key is not const. Memory: wiped by store_key_free. */
 #ifndef CRYPTO_STORE_KEY_H
 #define CRYPTO_STORE_KEY_H
 
@@ -33,9 +33,16 @@ struct store_key_way {
 };
 /* Under the passphrase of key_set_passphrase if there is one and `protect`, else as it is. Valid until that is set anew. */
 struct store_key_way store_key_way_now(bool protect);
-/* In each of `count` ways; replaces the file in one step. */
-bool store_key_save(const struct store_key *, const char *path, const struct store_key_way *ways,
-                    size_t count, const char **fault);
+/* Replaces the file in one step. */
+bool store_key_save(struct store_key *, const char *path, const struct store_key_way *,
+                    const char **fault);
+/* From one way to another in two steps, of a key that was loaded or saved: after the first the file opens in both ways, after
+ * the second in the new one only. */
+bool store_key_add_way(struct store_key *, const char *path, const struct store_key_way *,
+                       const char **fault);
+bool store_key_settle(struct store_key *, const char *path, const char **fault);
+/* Of a loaded key: if such a change broke off, the way in which it was opened is the only one from now on. */
+bool store_key_tidy(struct store_key *, const char *path, const char **fault);
 
 /* Names the key without telling it. */
 void store_key_id(const struct store_key *, uint8_t id[STORE_KEY_ID]);

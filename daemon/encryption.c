@@ -106,14 +106,14 @@ static int store_has_files(const char *store)
 /* --- opening -------------------------------------------------------------------------------------------- */
 
 /* As the device's key is kept. */
-static bool save_new(const struct place *place, const char *home, const struct store_key *key,
+static bool save_new(const struct place *place, const char *home, struct store_key *key,
                      const char **fault)
 {
     char *device = home_path(home, "device.key");
     const struct store_key_way way = store_key_way_now(key_is_protected(device) == 1);
 
     free(device);
-    return store_key_save(key, place->key, &way, 1, fault);
+    return store_key_save(key, place->key, &way, fault);
 }
 
 /* The store says nothing. */
@@ -160,6 +160,8 @@ static bool open_marked(const struct place *place, const char *mark, size_t size
     mark_of(*key, wanted);
     if (size != MARK_SIZE || memcmp(mark, wanted, MARK_SIZE) != 0)
         return fail(fault, "the store is encrypted with another key than ", place->key);
+    if (!store_key_tidy(*key, place->key, &why))
+        log_warning("store.key %s", why);
     return true;
 }
 
@@ -195,31 +197,25 @@ bool encryption_open(const char *home, bool wanted, struct store_key **key, cons
 
 /* --- another passphrase --------------------------------------------------------------------------------- */
 
-static bool save_ways(const char *home, const struct store_key_way *ways, size_t count,
-                      const char **fault)
+bool encryption_prepare_passphrase(const char *home, const void *fresh, size_t size,
+                                   struct store_key **key, const char **fault)
 {
+    const struct store_key_way way = {size > 0 ? fresh : NULL, size};
     struct place place = place_of(home);
-    struct store_key *key = place.has_key ? store_key_load(place.key, fault) : NULL;
-    bool good =
-        !place.has_key || (key != NULL && store_key_save(key, place.key, ways, count, fault));
 
-    store_key_free(key);
+    *key = place.has_key ? store_key_load(place.key, fault) : NULL;
+    bool good = !place.has_key || (*key != NULL && store_key_add_way(*key, place.key, &way, fault));
     place_free(&place);
     return good;
 }
 
-bool encryption_prepare_passphrase(const char *home, const void *fresh, size_t size,
-                                   const char **fault)
-{
-    const struct store_key_way ways[] = {store_key_way_now(true), {size > 0 ? fresh : NULL, size}};
-
-    return save_ways(home, ways, 2, fault);
-}
-
-bool encryption_settle_passphrase(const char *home, const void *fresh, size_t size,
+bool encryption_settle_passphrase(const char *home, struct store_key *key, bool changed,
                                   const char **fault)
 {
-    const struct store_key_way way = {size > 0 ? fresh : NULL, size};
+    struct place place = place_of(home);
+    bool good = key == NULL || !changed || store_key_settle(key, place.key, fault);
 
-    return save_ways(home, &way, 1, fault);
+    store_key_free(key);
+    place_free(&place);
+    return good;
 }

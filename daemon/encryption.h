@@ -22,10 +22,11 @@ struct store_key;
 bool encryption_open(const char *home, bool wanted, struct store_key **key, const char **fault);
 
 /* Before and after the device's key gets another passphrase (size 0: none): between the two the store's key opens with either.
- * True if there is no such key. The present passphrase is that of key_set_passphrase. */
+ * The present passphrase is that of key_set_passphrase. *key is for the second, which is to be called in any case, and
+ * frees it; NULL if the store has none. */
 bool encryption_prepare_passphrase(const char *home, const void *fresh, size_t size,
-                                   const char **fault);
-bool encryption_settle_passphrase(const char *home, const void *fresh, size_t size,
+                                   struct store_key **key, const char **fault);
+bool encryption_settle_passphrase(const char *home, struct store_key *key, bool changed,
                                   const char **fault);
 
 #endif

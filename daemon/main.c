@@ -355,15 +355,18 @@ static bool next_line(char **bytes, size_t *left, char **line, size_t *size)
 static bool change_both(const char *home, const struct key *key, const char *path,
                         const char *fresh, size_t size, const char **which, const char **fault)
 {
+    struct store_key *store_key;
+
     *which = "store.key";
-    if (!encryption_prepare_passphrase(home, fresh, size, fault))
-        return false;
-    *which = "device.key";
-    if (!(size == 0 ? key_save(key, path, fault)
-                    : key_save_protected(key, path, fresh, size, fault)))
-        return false;
-    *which = "store.key";
-    return encryption_settle_passphrase(home, fresh, size, fault);
+    bool good = encryption_prepare_passphrase(home, fresh, size, &store_key, fault);
+    if (good) {
+        *which = "device.key";
+        good = size == 0 ? key_save(key, path, fault)
+                         : key_save_protected(key, path, fresh, size, fault);
+    }
+    if (good)
+        *which = "store.key";
+    return encryption_settle_passphrase(home, store_key, good, fault) && good;
 }
 
 static bool change_passphrase(const char *home)

@@ -46,7 +46,7 @@ static int set_up(void **state)
 
     place->directory = help_begin();
     place->key = xasprintf("%s/store.key", place->directory);
-    assert_true(store_key_save(key, place->key, &way, 1, &fault));
+    assert_true(store_key_save(key, place->key, &way, &fault));
     store_key_free(key);
     open_store(place);
     *state = place;
