@@ -34,6 +34,7 @@
 #include "daemon/store.h"
 #include "proto/channel.h"
 
+#define TELL_EVERY_NS (600 * NS_PER_S) /* the same reason of the same device */
 #define OPEN_BACKGROUND                                                                            \
     256 /* files without a reader open at once: each is looked at when there is room */
 #define READER_NEAR                                                                                \
@@ -421,6 +422,23 @@ static void broke_the_rules(struct link *link, const char *what)
     device_strike(download, id, account, what);
 }
 
+/* A device that refuses us (a clock is wrong, a certificate has ended) is dialled again and again: that is said now and
+ * then. */
+static bool is_news(const struct link *link, const char *why)
+{
+    struct device *device = link->device;
+    int64_t now = clock_now();
+
+    if (link->greeted)
+        return true;
+    if (device->told_at != 0 && now - device->told_at < TELL_EVERY_NS &&
+        strncmp(device->told, why, sizeof(device->told) - 1) == 0)
+        return false;
+    snprintf(device->told, sizeof(device->told), "%s", why);
+    device->told_at = now;
+    return true;
+}
+
 static void on_closed(void *arg, bool orderly, const char *why)
 {
     struct link *link = arg;
@@ -429,7 +447,7 @@ static void on_closed(void *arg, bool orderly, const char *why)
     CHECK_OBJECT(link, LINK_MAGIC);
     if (link->state == LINK_LEAVING)
         log_debug("a link to %s is closed", link->address);
-    else if (link->state == LINK_UP)
+    else if (link->state == LINK_UP && is_news(link, why))
         log_info("the link to %s at %s has ended: %s", link->device->account, link->address, why);
     else
         log_debug("dialling %s: %s", link->address, why);

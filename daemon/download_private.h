@@ -236,6 +236,8 @@ struct device {
     bool has_whole;
     uint8_t whole[TICKET_SIZE]; /* our right to every content there */
     char ban[BANS_WHY_SIZE];    /* why */
+    char told[64]; /* why a link that never came about ended, as last logged at `told_at` */
+    int64_t told_at;
 };
 
 #define TROUBLE_RETRY (3 * NS_PER_S) /* when the store could not take a block */
