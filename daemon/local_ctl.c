@@ -267,6 +267,7 @@ static void fill_status(struct local *l, const struct gather *g, Local__Status *
     m->pending = (uint32_t)catalogue_pending(l->catalogue);
     m->entries = local_is_visible(l) ? catalogue_entries(l->catalogue) : 0;
     store_space(l->daemon->store, &m->store_bytes, &m->store_free, &total);
+    m->store_encrypted = store_is_encrypted(l->daemon->store);
     m->rate_in = g->down->rate;
     m->total_in = g->down->total;
     m->wasted_in = g->down->wasted;

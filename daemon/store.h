@@ -48,6 +48,7 @@ struct store *store_open(const char *directory, const char **fault);
  * on failure. Not for a directory that holds files of another key or plain ones: these would count as damaged. */
 struct store_key;
 struct store *store_open_encrypted(const char *directory, struct store_key *, const char **fault);
+bool store_is_encrypted(const struct store *);
 /* The size of the content in a data file of this length. */
 uint64_t store_size_of_length(const struct store *, uint64_t length);
 /* [worker] Syncs everything, closes. All contents have been released before. */

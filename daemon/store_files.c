@@ -104,6 +104,11 @@ size_t store_map_size(const struct geometry *g)
     return 2 * store_bits_size(g->blocks) + store_bits_size(g->pieces);
 }
 
+bool store_is_encrypted(const struct store *store)
+{
+    return store->key != NULL;
+}
+
 uint64_t store_size_of_length(const struct store *store, uint64_t length)
 {
     return file_cipher_size(store->key != NULL, length);

@@ -44,9 +44,26 @@ static int key_protection(const struct ctl *ctl)
     return protected;
 }
 
+/* The key of an encrypted store has the same passphrase, but outlives a device's key that was removed (its form:
+ * crypto/store_key.h). */
+static bool store_key_is_protected(const struct ctl *ctl)
+{
+    static const char head[] = "p2pkeys1\1";
+    char *path = home_path(ctl->home, "store.key"), *bytes;
+    size_t size;
+    int error = file_read(path, KEY_FILE_MAX, false, &bytes, &size);
+
+    free(path);
+    if (error != 0)
+        return false;
+    bool protected = size >= sizeof head && memcmp(bytes, head, sizeof head - 1) == 0;
+    file_free_secret(bytes, size);
+    return protected;
+}
+
 bool key_has_passphrase(const struct ctl *ctl)
 {
-    return key_protection(ctl) == 1;
+    return key_protection(ctl) == 1 || store_key_is_protected(ctl);
 }
 
 /* Appends a passphrase and the end of its line. */
@@ -95,7 +112,7 @@ int key_passphrase(const struct ctl *ctl)
                                        : strerror(-protected));
         return CTL_FAILED;
     }
-    bool good = ask(ctl, protected == 1, lines, &size);
+    bool good = ask(ctl, protected == 1 || store_key_is_protected(ctl), lines, &size);
     if (good && daemon_key_passphrase(ctl->home, lines, size, why, sizeof why) != 0) {
         log_error("%s", why);
         good = false;

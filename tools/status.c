@@ -70,8 +70,9 @@ static void print_heading(FILE *to, const Local__Status *s)
     if (s->keys_unexpected > 0)
         fprintf(to, "\n           %" PRIu32 " unexpected key%s of members (p2pctl keys)",
                 s->keys_unexpected, s->keys_unexpected == 1 ? "" : "s");
-    fprintf(to, "\nstore      %s used, %s free%s%s\n", bytes_format(a, s->store_bytes),
-            bytes_format(b, s->store_free), *store != '\0' ? ": " : "", store);
+    fprintf(to, "\nstore      %s used, %s free%s%s%s\n", bytes_format(a, s->store_bytes),
+            bytes_format(b, s->store_free), s->store_encrypted ? ", encrypted" : "",
+            *store != '\0' ? ": " : "", store);
     if (s->cache_size > 0)
         fprintf(to, "cache      %s of %s%s%s\n", bytes_format(a, s->cache_bytes),
                 bytes_format(b, s->cache_size), *s->cache_trouble != '\0' ? ": " : "",

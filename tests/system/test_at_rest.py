@@ -92,6 +92,9 @@ class AtRest(SwarmTest):
             forget_pages(ann, name)
             self.assert_same_bytes(data, ann.read(name), name)
         self.assertEqual(([], []), (holding(ann), holding(ben)))
+        for member, encrypted in ((ann, True), (cat, False)):
+            self.assertEqual(encrypted, ", encrypted\n" in member.ctl("status").stdout)
+            self.assertEqual(encrypted, json.loads(member.ctl("status", "--json").stdout)["store_encrypted"])
         wait_for("the mark in a plain store", lambda: holding(cat))
         # A hole is one there, too.
         with open(ann.path("sparse"), "wb") as file:
