@@ -25,6 +25,11 @@
 #define SOURCES_READER 8           /* links opened for a reader … */
 #define SOURCES_ALL    LIMIT_PEERS /* … and for a whole file */
 #define WARM_TRIED     8           /* warm links that are tried blindly */
+/* Where a crowd begins at once, all handshakes at once end late, and nothing else goes on meanwhile. So only a few are begun at
+ * a time; when some links are there, one after the other. */
+#define DIALS_FRESH 4
+#define LINKS_FIRST 6
+#define DIAL_EVERY  (200 * NS_PER_MS)
 
 static void action_ask(void *arg, void *owner, uint64_t block, enum picker_class class)
 {
@@ -213,7 +218,8 @@ static void try_warm(struct file *file)
 
 void file_connect(struct file *file)
 {
-    unsigned most = wants_all(file) ? SOURCES_ALL : SOURCES_READER, busy = 0;
+    unsigned most = wants_all(file) ? SOURCES_ALL : SOURCES_READER, busy = 0, fresh = 0, up = 0;
+    bool enough;
     int64_t now = clock_now();
     struct holding *holding;
 
@@ -225,20 +231,30 @@ void file_connect(struct file *file)
             open_on(file, device->link, holding);
         if (device->link != NULL || device->dialling > 0)
             busy++;
+        if (device->link != NULL)
+            up++;
+        else
+            fresh += device->dialling > 0 && now < device->fresh_until;
     }
+    enough = up >= LINKS_FIRST;
+    if (enough && now < file->dial_after)
+        return;
     /* Those who have all first. */
     for (unsigned pass = 0; pass < 2; pass++) {
         LIST_FOREACH(holding, &file->holdings, of_file)
         {
             struct device *device = holding->device;
 
-            if (busy >= most)
+            if (busy >= most || fresh >= (enough ? 1 : DIALS_FRESH))
                 return;
             if (holding->complete != (pass == 0) || device->link != NULL || device->dialling > 0)
                 continue;
             device_dial(device, now);
-            if (device->dialling > 0)
+            if (device->dialling > 0) {
                 busy++;
+                fresh++;
+                file->dial_after = now + DIAL_EVERY;
+            }
         }
     }
 }

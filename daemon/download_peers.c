@@ -19,12 +19,15 @@
 #include "base/mem.h"
 #include "base/swarm_url.h"
 #include "crypto/random.h"
+#include "crypto/tls.h"
 #include "daemon/credentials.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
 #include "proto/bans.h"
+#include "proto/channel.h"
 
 #define STAGGER     (250 * NS_PER_MS)
+#define PATIENCE    8 /* times STAGGER, for a handshake with a device that is busy with others' */
 #define RETRY_FIRST NS_PER_S
 #define RETRY_MOST  (60 * NS_PER_S)
 
@@ -225,16 +228,38 @@ static bool attempt(struct device *device)
     return device->dialling > 0;
 }
 
+/* Whether its host has answered: what is missing is the handshake, which another attempt would only make slower. */
+static bool shakes_hands(const struct device *device)
+{
+    const struct link *link;
+
+    TAILQ_FOREACH(link, &device->download->links, entry) {
+        if (link->device == device && link->state == LINK_DIALLING &&
+            tls_rtt(channel_stream(link->channel)) > 0)
+            return true;
+    }
+    return false;
+}
+
 static void stagger_due(void *arg)
 {
     struct device *device = arg;
+    struct download *download = device->download;
+    struct holding *holding;
 
     if (device->link != NULL || device->dialling == 0)
         return;
-    if (device->next_address < device->address_count)
+    LIST_FOREACH(holding, &device->holdings, of_device)
+    file_dirty(holding->file); /* it holds others up no longer */
+    if (device->patience > 0 && shakes_hands(device)) {
+        device->patience--;
+        timer_set(device->stagger, STAGGER);
+    } else if (device->next_address < device->address_count) {
         attempt(device);
-    else
+    } else {
         ask_back(device);
+    }
+    download_settle(download);
 }
 
 void device_dial(struct device *device, int64_t now)
@@ -245,6 +270,8 @@ void device_dial(struct device *device, int64_t now)
         return;
     device->next_address = 0;
     device->asked_back = false;
+    device->fresh_until = now + STAGGER;
+    device->patience = PATIENCE;
     if (!attempt(device))
         failed(device, now);
 }

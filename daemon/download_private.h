@@ -115,11 +115,12 @@ struct file {
     LIST_HEAD(, handle) handles;
     LIST_HEAD(, fetch) fetches;
     LIST_HEAD(, holding) holdings;
-    bool get;        /* asked for by name */
-    bool background; /* really being read */
-    bool wanting;    /* the session looks for peers */
-    bool dirty;      /* in download->dirty_files */
-    bool demanding;  /* in download->demanding */
+    int64_t dial_after; /* when the next of many is dialled */
+    bool get;           /* asked for by name */
+    bool background;    /* really being read */
+    bool wanting;       /* the session looks for peers */
+    bool dirty;         /* in download->dirty_files */
+    bool demanding;     /* in download->demanding */
     STAILQ_ENTRY(file) of_dirty;
     TAILQ_ENTRY(file) of_demanding;
     uint32_t jobs;     /* on workers */
@@ -228,7 +229,9 @@ struct device {
     struct link *link; /* that is up; NULL */
     unsigned dialling; /* attempts under way */
     unsigned next_address;
-    bool asked_back; /* to dial us, in this round of attempts */
+    bool asked_back;     /* to dial us, in this round of attempts */
+    int64_t fresh_until; /* the round has begun so lately that others wait for it */
+    unsigned patience;   /* times that the stagger timer may still find a handshake under way */
     struct timer *stagger;
     unsigned failures;
     int64_t next_try;
