@@ -57,6 +57,15 @@ int tls_fd(const struct stream *);
 void tls_move(struct stream *, struct loop *to);
 /* Smooth measurements by the kernel (TCP_INFO): round trip time in ns, 0 if unknown. */
 int64_t tls_rtt(const struct stream *);
+struct tls_backlog {
+    size_t waiting; /* bytes written that have not left this side, as far as can be known */
+    int64_t late;   /* ns by which the round trip is longer than the shortest was */
+    uint64_t acked; /* bytes that the other end has acknowledged, ever */
+};
+/* What waits in front of a byte written now. What flies is not counted: the bytes of (shortest round trip + late - own_ns) at the
+ * rate of late, where own_ns is how much of `late` is the queue in front of this side's own line; the rest of it is the way of
+ * the acknowledgements. All 0 on a stream of another kind. */
+void tls_backlog(const struct stream *, int64_t own_ns, struct tls_backlog *);
 /* Until then (clock_now) somebody at the other end waits for some of what is written: no pause of the link's own making.
  * Nothing on a stream of another kind. */
 void tls_reader_near(struct stream *, int64_t until);

@@ -12,7 +12,8 @@
  * Thread: whichever owns the SSL at the time. SIGPIPE cannot come: MSG_NOSIGNAL. */
 #include <errno.h>
 #include <linux/sockios.h>
-#include <netinet/tcp.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <openssl/bio.h>
 #include <pthread.h>
 #include <string.h>
@@ -89,6 +90,30 @@ static size_t unsent(const struct tls *tls)
     int bytes = 0;
 
     return ioctl(tls->fd, SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? (size_t)bytes : 0;
+}
+
+void tls_backlog(const struct stream *stream, int64_t own_ns, struct tls_backlog *out)
+{
+    const struct tls *tls = (const struct tls *)(const void *)stream;
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    int64_t flying;
+    int held = 0;
+
+    *out = (struct tls_backlog){0};
+    if (stream->class != &tls_class)
+        return;
+    CHECK_OBJECT(tls, TLS_MAGIC);
+    out->waiting = tls_outbox_held(tls);
+    if (getsockopt(tls->fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 ||
+        ioctl(tls->fd, SIOCOUTQ, &held) != 0 || info.tcpi_min_rtt == UINT32_MAX)
+        return;
+    out->acked = info.tcpi_bytes_acked;
+    out->late = ((int64_t)info.tcpi_rtt - info.tcpi_min_rtt) * NS_PER_US;
+    flying = info.tcpi_min_rtt * NS_PER_US + (out->late > own_ns ? out->late - own_ns : 0);
+    flying = (int64_t)((double)flying * (double)info.tcpi_delivery_rate / NS_PER_S);
+    if (held > flying)
+        out->waiting += (size_t)(held - flying);
 }
 
 bool tls_socket_has_room(const struct tls *tls)

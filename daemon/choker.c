@@ -326,7 +326,7 @@ void choker_count(const struct choker *choker, struct choker_status *out)
     struct choker_link *link;
 
     *out = (struct choker_status){
-        .slots = choker->slots.count, .rate = (uint64_t)choker->rate, .repeats = choker->repeats};
+        .slots = choker_slots(choker), .rate = (uint64_t)choker->rate, .repeats = choker->repeats};
     DL_FOREACH(choker->links, link)
         out->active += link->busy;
 }

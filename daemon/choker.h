@@ -11,8 +11,11 @@
  *
  * Background goes to few fetchers at a time (slots), a whole piece to each: a piece that is whole can be passed on, sixteen
  * halves of pieces cannot. There are as many slots as it takes to fill the uplink, found by trying: one more is kept if more
- * goes out, one less if not less does. A link that takes all it is given at once occupies no slot, so that where the uplink is
- * not the bottleneck nobody is held up. The uplink never idles: a repeated piece goes out if nothing else is asked for. Each
+ * goes out, one less if not less does. A link that gets rid of all it is given at once occupies no slot, so that where the uplink
+ * is not the bottleneck nobody is held up. What sockets hold counts as pending; together they are given what goes out in a tenth of
+ * a second, as more would only stand in the line's queue, in front of the acknowledgements and requests of this member's own
+ * fetching. A socket may hold what has left long ago, if the other end acknowledges it through a long queue of its own: so while
+ * the line's own queue is short (choker_line), or it carries clearly less than it has carried, there are more slots. The uplink never idles: a repeated piece goes out if nothing else is asked for. Each
  * sixteenth piece may go to whoever has waited for long, whatever its rank (the optimistic slot).
  *
  * Spending the upload once per piece. Fetchers pick what they ask for, and cannot know what others have just asked for; with
@@ -40,7 +43,7 @@ struct choker_link; /* one fetcher */
 
 /* Called from within choker_next, choker_open and choker_request; they may not call back. */
 struct choker_actions {
-    /* Bytes of bulk (prefetch, background) begun for this link and not yet given to its socket. */
+    /* Bytes of bulk (prefetch, background) begun for this link that have not left: not yet given to its socket, or held there. */
     uint32_t (*pending)(void *owner);
     /* How many blocks may be begun for this link now, demanded ones or bulk; 0: none. */
     uint32_t (*room)(void *owner, bool urgent);
@@ -82,6 +85,9 @@ bool choker_next(struct choker *, int64_t now, struct choker_turn *);
 int64_t choker_wake(const struct choker *);
 /* So much bulk was given to the link's socket: this is how the uplink is measured. Call it frame by frame. */
 void choker_sent(struct choker_link *, uint32_t bytes, int64_t now);
+
+/* So long is the queue in front of the own line, as far as it can be known: while it is short, nobody need wait for a slot. */
+void choker_line(struct choker *, int64_t queue_ns, int64_t now);
 
 /* Bytes a second, 0: unlimited. Of a content: as long as it is open; set it again when it is opened. */
 void choker_limit(struct choker *, uint64_t rate, int64_t now);

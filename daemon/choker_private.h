@@ -70,7 +70,8 @@ struct choker_link {
     bool busy;                  /* a piece is being sent: `current` */
     uint32_t current_file, current_piece;
     int64_t waits; /* since when it was given nothing */
-    int64_t took;  /* when its socket last took something, or it began */
+    int64_t took;  /* when it last got rid of something, or it began */
+    uint32_t seen; /* bytes pending when that was last looked at */
     /* What it would be given if it were its turn, in this pass. */
     struct opened_file *best_file; /* NULL: nothing */
     uint32_t best_piece, best_copies;
@@ -80,10 +81,11 @@ enum trial { TRIAL_NONE, TRIAL_MORE, TRIAL_LESS };
 
 struct slots {
     uint32_t count;
-    bool settled;   /* its first part is over */
-    bool refused;   /* somebody found no slot in this span */
-    int64_t since;  /* of this span */
-    uint64_t bytes; /* at its beginning */
+    uint32_t proven; /* a trial showed that fewer do not fill the uplink */
+    bool settled;    /* its first part is over */
+    bool refused;    /* somebody found no slot in this span */
+    int64_t since;   /* of this span */
+    uint64_t bytes;  /* at its beginning */
     enum trial trial;
     uint32_t before; /* count and rate before the trial */
     double before_rate;
@@ -120,6 +122,14 @@ struct choker {
     int64_t rate_at;
     double rate;
     uint64_t repeats;
+    double best; /* the highest rate of a second; forgets slowly */
+    uint64_t best_sent;
+    int64_t best_at;
+    uint32_t extra;      /* slots beyond those, as the line's queue is short */
+    int64_t line;        /* ns that its queue takes … */
+    int64_t line_at;     /* … when that was heard; 0: never */
+    int64_t extra_at;    /* `extra` changed */
+    uint32_t slot_bytes; /* who has more than this pending occupies a slot */
 };
 
 /* --- choker.c --- */
@@ -142,7 +152,12 @@ bool choker_offered_to(const struct opened_file *, uint32_t piece);
 /* --- choker_slots.c --- */
 void choker_slots_init(struct choker *, int64_t now);
 void choker_slots_step(struct choker *, int64_t now);
-/* How many bytes a link may have pending when others wait. */
+/* How many slots there are now: on a slow uplink no more than it carries blocks in AHEAD, unless it was proven to need them. */
+uint32_t choker_slots(const struct choker *);
+/* Somebody found no slot. */
+void choker_slots_refused(struct choker *, int64_t now);
+/* How many bytes a link may have pending when others wait: together, what goes out in AHEAD. More would only stand in the uplink's
+ * queue, before everything else, the answers and acknowledgements for what this member fetches included. */
 uint32_t choker_ahead(const struct choker *);
 
 #endif

@@ -9,25 +9,37 @@
  *   NONE --next_trial--> MORE --more went out: kept--> MORE again
  *                         |  \--no: taken back, and the pause before the next trial is doubled--> NONE
  *                         \ (every other time) LESS --as much went out: kept--> NONE, soon LESS again
- *                                               \--less did: taken back--> NONE */
+ *                                               \--less did: taken back--> NONE
+ *
+ * On a slow line there are no more than it carries blocks in AHEAD, whatever the trials say, unless one has shown that it takes
+ * more (`proven`). And there are up to EXTRA_MOST more, one each LINE_STEP, while somebody is refused although the line's own
+ * queue is short. */
 #include "daemon/choker_private.h"
 
 #include "crypto/merkle.h"
 
-#define SLOTS_START 3
-#define SLOTS_LEAST 2
-#define SLOTS_MOST  512 /* more links than that are not served */
-#define SETTLE      (300 * NS_PER_MS)
-#define SPAN        (1200 * NS_PER_MS)
-#define PAUSE_FIRST (1 * NS_PER_S)
-#define PAUSE_MOST  (30 * NS_PER_S)
-#define MORE        1.15 /* so much more must go out for a slot more to be kept … */
-#define LESS        0.95 /* … and so much, at least, for one less */
-#define RATE_SPAN   (200 * NS_PER_MS)
-#define RATE_KEPT   0.8 /* of a rate's height after another RATE_SPAN */
-#define AHEAD       (80 * NS_PER_MS)
-#define AHEAD_LEAST (4u * BLOCK_SIZE)
-#define AHEAD_START (256u << 10)
+#define SLOTS_START   3
+#define SLOTS_LEAST   1
+#define SLOTS_MOST    512 /* more links than that are not served */
+#define SETTLE        (300 * NS_PER_MS)
+#define SPAN          (1200 * NS_PER_MS)
+#define PAUSE_FIRST   (1 * NS_PER_S)
+#define PAUSE_MOST    (30 * NS_PER_S)
+#define MORE          1.15 /* so much more must go out for a slot more to be kept … */
+#define LESS          0.95 /* … and so much, at least, for one less */
+#define RATE_SPAN     (200 * NS_PER_MS)
+#define RATE_KEPT     0.8  /* of a rate's height after another RATE_SPAN */
+#define SLOTS_UNKNOWN 2    /* until a rate is known */
+#define BEST_KEPT     0.97 /* of the best rate, after another second */
+#define AHEAD         (100 * NS_PER_MS)
+#define LINE_SHORT    (60 * NS_PER_MS)  /* a line with such a queue may soon be idle … */
+#define LINE_LONG     (120 * NS_PER_MS) /* … and with such a one it is not */
+#define LINE_FULL     0.75              /* of the best rate */
+#define LINE_STEP     (20 * NS_PER_MS)
+#define LINE_KNOWN    (500 * NS_PER_MS)
+#define EXTRA_MOST    16
+#define AHEAD_LEAST   (BLOCK_SIZE + 1)
+#define AHEAD_START   BLOCK_SIZE
 
 void choker_slots_init(struct choker *choker, int64_t now)
 {
@@ -38,6 +50,24 @@ void choker_slots_init(struct choker *choker, int64_t now)
                                    .less_next = false};
 }
 
+/* What the line can carry, though it may carry less of late: were slots given by that, few would go on being few. */
+static void note_best(struct choker *choker, int64_t now)
+{
+    double passed = (double)(now - choker->best_at) / NS_PER_S, rate;
+
+    if (passed < 1)
+        return;
+    rate = (double)(choker->sent - choker->best_sent) / passed;
+    choker->best = rate > choker->best * BEST_KEPT ? rate : choker->best * BEST_KEPT;
+    choker->best_sent = choker->sent;
+    choker->best_at = now;
+}
+
+static double line_rate(const struct choker *choker)
+{
+    return choker->best > 0 ? choker->best : choker->rate;
+}
+
 void choker_sent(struct choker_link *link, uint32_t bytes, int64_t now)
 {
     struct choker *choker = link->choker;
@@ -46,6 +76,7 @@ void choker_sent(struct choker_link *link, uint32_t bytes, int64_t now)
 
     link->took = now;
     choker->sent += bytes;
+    note_best(choker, now);
     if (passed < RATE_SPAN)
         return;
     rate = (double)(choker->sent - choker->rate_sent) * NS_PER_S / (double)passed;
@@ -54,9 +85,51 @@ void choker_sent(struct choker_link *link, uint32_t bytes, int64_t now)
     choker->rate = rate > choker->rate * RATE_KEPT ? rate : choker->rate * RATE_KEPT;
 }
 
+static uint32_t by_rate(const struct choker *choker)
+{
+    const struct slots *slots = &choker->slots;
+    double blocks = line_rate(choker) * AHEAD / NS_PER_S / BLOCK_SIZE;
+    uint32_t most = choker->rate == 0 ? SLOTS_UNKNOWN : blocks < 1 ? 1 : (uint32_t)blocks;
+
+    if (most < slots->proven)
+        most = slots->proven;
+    if (slots->trial == TRIAL_MORE)
+        most += most > 3 ? most / 2 : 1;
+    return slots->count < most ? slots->count : most;
+}
+
+uint32_t choker_slots(const struct choker *choker)
+{
+    return by_rate(choker) + choker->extra;
+}
+
+void choker_line(struct choker *choker, int64_t queue_ns, int64_t now)
+{
+    choker->line = queue_ns;
+    choker->line_at = now;
+    if (queue_ns > LINE_LONG && choker->rate >= choker->best * LINE_FULL && choker->extra > 0 &&
+        now - choker->extra_at >= LINE_STEP) {
+        choker->extra--;
+        choker->extra_at = now;
+    }
+}
+
+/* Whoever holds a slot may do so because its acknowledgements are late: the line is not to idle for that. If all of those are
+ * late, its queue seems longer than it is; but it has none if it carries much less than it could. */
+void choker_slots_refused(struct choker *choker, int64_t now)
+{
+    bool is_short = choker->line <= LINE_SHORT || choker->rate < choker->best * LINE_FULL;
+
+    if (choker->line_at == 0 || now - choker->line_at > LINE_KNOWN || !is_short ||
+        choker->extra >= EXTRA_MOST || now - choker->extra_at < LINE_STEP)
+        return;
+    choker->extra++;
+    choker->extra_at = now;
+}
+
 uint32_t choker_ahead(const struct choker *choker)
 {
-    double bytes = choker->rate * AHEAD / NS_PER_S;
+    double bytes = line_rate(choker) * AHEAD / NS_PER_S / by_rate(choker);
 
     if (choker->rate == 0)
         return AHEAD_START;
@@ -85,6 +158,8 @@ static void end_trial(struct slots *slots, double rate, int64_t now)
     bool kept = more ? rate >= slots->before_rate * MORE : rate >= slots->before_rate * LESS;
 
     slots->trial = TRIAL_NONE;
+    if (kept && (more || slots->proven > slots->count))
+        slots->proven = slots->count;
     if (kept) {
         slots->less_next = !more; /* the same way again, at once */
         slots->pause = PAUSE_FIRST;

@@ -11,7 +11,7 @@
 #include "base/check.h"
 #include "crypto/merkle.h"
 
-#define SLOT_BYTES       (2 * BLOCK_SIZE)
+#define SLOT_BYTES       (2 * BLOCK_SIZE) /* … or half of what a link may have pending, if that is less */
 #define STALLED          (500 * NS_PER_MS)
 #define PIECES_LOOKED_AT 64 /* of one link's queue */
 #define BEGUN_FEW                                                                                  \
@@ -71,7 +71,7 @@ static bool give(struct choker_link *link, struct opened_file *opened, enum urge
     turn->urgency = urgency;
     link->waits = now;
     if (urgency != URGENT_DEMAND) {
-        if (choker->actions.pending(link->owner) <= SLOT_BYTES)
+        if (choker->actions.pending(link->owner) <= choker->slot_bytes)
             link->took = now; /* it begins again */
         choker_set_begun(link, true);
     }
@@ -134,13 +134,14 @@ static bool take_in_order(struct choker *choker, enum urgency urgency, int64_t n
 /* --- background ------------------------------------------------------------------------------------------------------------ */
 struct room {
     uint32_t ahead;    /* bytes that one link may have pending */
-    uint32_t occupied; /* slots */
+    uint32_t occupied; /* slots … */
+    uint32_t slots;    /* … of so many */
 };
 
 /* Whether its socket has taken nothing for long, though there is something. */
 static bool stalled(const struct choker_link *link, uint32_t pending, int64_t now)
 {
-    return pending > SLOT_BYTES && now - link->took >= STALLED;
+    return pending > link->choker->slot_bytes && now - link->took >= STALLED;
 }
 
 static struct block_run span_of(const struct opened_file *opened, uint32_t piece)
@@ -243,9 +244,9 @@ static struct choker_link *best_of_all(struct choker *choker, const struct room 
     return best;
 }
 
-/* How many links occupy a slot. Those that have nothing pending any more leave the list of those that do, so that few are
+/* How many links occupy a slot, `but` not counted. Those that have nothing pending any more leave the list of those that do, so that few are
  * looked at, however many there are. */
-static uint32_t occupied(struct choker *choker, int64_t now)
+static uint32_t occupied(struct choker *choker, int64_t now, const struct choker_link *but)
 {
     struct choker_link *link, *next;
     uint32_t count = 0;
@@ -256,7 +257,10 @@ static uint32_t occupied(struct choker *choker, int64_t now)
         next = link->begun_next;
         if (pending == 0)
             choker_set_begun(link, false);
-        count += pending > SLOT_BYTES && !stalled(link, pending, now);
+        if (pending < link->seen)
+            link->took = now;
+        link->seen = pending;
+        count += link != but && pending > choker->slot_bytes && !stalled(link, pending, now);
     }
     return count;
 }
@@ -284,7 +288,20 @@ static bool may_take(const struct choker *choker, const struct choker_link *link
 {
     uint32_t pending = choker->actions.pending(link->owner);
 
-    return pending < room->ahead && (pending > SLOT_BYTES || room->occupied < choker->slots.count);
+    return pending < room->ahead && (pending > choker->slot_bytes || room->occupied < room->slots);
+}
+
+/* How many blocks it may be given now: what it may have pending is not exceeded by more than one. */
+static uint32_t blocks_for(struct choker_link *link, const struct room *room)
+{
+    struct choker *choker = link->choker;
+    uint32_t pending = choker->actions.pending(link->owner), own, most;
+
+    if (pending >= room->ahead)
+        return 0;
+    own = (room->ahead - pending + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    most = choker->actions.room(link->owner, false);
+    return own < most ? own : most;
 }
 
 /* The rest of the piece that was begun for this link. */
@@ -299,7 +316,7 @@ static bool go_on_with(struct choker_link *link, int64_t now, const struct room 
         return false;
     opened = choker_file_of(link, link->current_file);
     CHECK(opened != NULL);
-    most = choker->actions.room(link->owner, false);
+    most = blocks_for(link, room);
     return most > 0 && file_may(choker, opened->file, now) &&
            give(link, opened, URGENT_BACKGROUND, span_of(opened, link->current_piece), most, now,
                 turn);
@@ -313,7 +330,7 @@ static bool go_on(struct choker *choker, int64_t now, const struct room *room,
     struct choker_link *link, *next;
     uint64_t tried = 0;
 
-    if (room->occupied < choker->slots.count || choker->begun_count > BEGUN_FEW) {
+    if (room->occupied < room->slots || choker->begun_count > BEGUN_FEW) {
         DL_FOREACH(choker->links, link) {
             if (go_on_with(link, now, room, turn))
                 return true;
@@ -356,9 +373,9 @@ static bool may_begin(const struct choker *choker, const struct room *room, int6
     const struct refusal *refusal = &choker->refusal;
     uint32_t count;
 
-    if (room->occupied < choker->slots.count)
+    if (room->occupied < room->slots)
         return true;
-    if (room->occupied > choker->slots.count)
+    if (room->occupied > room->slots)
         return false;
     count = takers(choker, room);
     return count > 0 &&
@@ -369,8 +386,10 @@ static bool may_begin(const struct choker *choker, const struct room *room, int6
 static void refuse(struct choker *choker, const struct choker_link *best, const struct room *room,
                    int64_t now)
 {
-    choker->slots.refused |= room->occupied >= choker->slots.count;
-    if (best != NULL && room->occupied == choker->slots.count && choker->wake == INT64_MAX)
+    choker->slots.refused |= room->occupied >= room->slots;
+    if (room->occupied >= room->slots)
+        choker_slots_refused(choker, now);
+    if (best != NULL && room->occupied == room->slots && choker->wake == INT64_MAX)
         choker->refusal = (struct refusal){.changes = choker->changes,
                                            .at = now,
                                            .takers = takers(choker, room),
@@ -395,11 +414,12 @@ static bool begin(struct choker *choker, int64_t now, const struct room *room,
     choker->since_optimistic++;
     set_current(best, opened, best->best_piece);
     return give(best, opened, URGENT_BACKGROUND, span_of(opened, best->best_piece),
-                choker->actions.room(best->owner, false), now, turn);
+                blocks_for(best, room), now, turn);
 }
 
 bool choker_next(struct choker *choker, int64_t now, struct choker_turn *turn)
 {
+    struct choker_link *alone;
     struct room room;
 
     choker->wake = INT64_MAX;
@@ -414,13 +434,18 @@ bool choker_next(struct choker *choker, int64_t now, struct choker_turn *turn)
         return true;
     if (choker->queued[URGENT_BACKGROUND] == 0)
         return false;
-    room.occupied = occupied(choker, now);
-    if (choker->links->next == NULL && room.occupied == 0) { /* it is alone */
-        if (choker->links->busy)
-            set_current(choker->links, NULL, 0);
+    room.ahead = choker_ahead(choker);
+    room.slots = choker_slots(choker);
+    choker->slot_bytes = room.ahead / 2 < SLOT_BYTES ? room.ahead / 2 : SLOT_BYTES;
+    alone = choker->links->next == NULL ? choker->links : NULL;
+    room.occupied = occupied(choker, now, alone);
+    if (alone != NULL && room.occupied == 0) {
+        if (alone->busy)
+            set_current(alone, NULL, 0);
         return take_in_order(choker, URGENT_BACKGROUND, now, turn);
     }
+    if (alone != NULL)
+        room.occupied = occupied(choker, now, NULL);
     choker_slots_step(choker, now);
-    room.ahead = choker_ahead(choker);
     return go_on(choker, now, &room, turn) || begin(choker, now, &room, turn);
 }

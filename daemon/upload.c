@@ -25,7 +25,8 @@
 #include "daemon/store.h"
 #include "proto/bans.h"
 
-#define TICK_NS NS_PER_S
+#define TICK_NS     NS_PER_S
+#define SOCKET_LOOK (10 * NS_PER_MS) /* how often it is looked what sockets have got rid of */
 /* How long the end waits for links to take their farewell. */
 #define STOP_PATIENCE_NS (NS_PER_S / 4)
 /* Certificates are dated back by this much (crypto/identity.h), so that clocks may differ. */
@@ -89,10 +90,17 @@ void upload_pump(struct upload *u)
         for (struct serve_link *link = u->links; link != NULL; link = serve_link_next(link))
             serve_link_limits(link, now);
     }
+    u->pumped_at = now;
+    u->socket_waits = false;
+    if (u->delay_heard)
+        choker_line(u->choker, u->own_delay, now);
+    u->delay_heard = false;
     choker_limit(u->choker, __atomic_load_n(&u->daemon->settings.rate_up, __ATOMIC_RELAXED), now);
     while (choker_next(u->choker, now, &turn))
         serve_link_start(turn.owner, turn.run, turn.urgency == URGENT_DEMAND);
     wake = choker_wake(u->choker);
+    if (wake > now + SOCKET_LOOK && wake != INT64_MAX && u->socket_waits)
+        wake = now + SOCKET_LOOK;
     if (wake != INT64_MAX && (!timer_pending(u->refill) || wake < u->refill_at)) {
         u->refill_at = wake;
         timer_set(u->refill, wake > now ? wake - now : 0);

@@ -25,6 +25,10 @@
 #include "proto/message.h"
 #include "proto/peer.pb-c.h"
 
+#define ASK_EVERY  (1 * NS_PER_MS)
+#define DELAY_SPAN (500 * NS_PER_MS)
+#define DELAY_BYTES                                                                                \
+    BLOCK_SIZE /* acknowledged anew: the round trip is that of now, not of some time ago */
 #define READER_NEAR (5 * NS_PER_S) /* so long after a read the next one is expected */
 
 struct read_job {
@@ -158,11 +162,62 @@ static void read_start(struct serve_link *link, struct served *f, struct block_r
     workers_post(link->upload->daemon->workers, &job->job, urgent);
 }
 
+/* On this side of the socket. */
+static uint32_t pending_of(const struct serve_link *link)
+{
+    return link->bulk_reading + (uint32_t)channel_queued(link->channel, CHANNEL_BULK);
+}
+
+/* How long the queue in front of our own line is: every link's round trip shows it, so it is no longer than the least late one
+ * shows. Those that are later still acknowledge through queues of their own, and that is no reason to give others nothing. */
+static void note_delay(struct upload *u, int64_t late)
+{
+    if (u->pumped_at - u->delay_since > DELAY_SPAN) {
+        u->own_delay = u->pumped_at - u->delay_since < 2 * DELAY_SPAN ? u->delay_now : late;
+        u->delay_now = late;
+        u->delay_since = u->pumped_at;
+    }
+    if (late < u->delay_now)
+        u->delay_now = late;
+    if (late < u->own_delay)
+        u->own_delay = late;
+    u->delay_heard = true;
+}
+
+/* What the socket holds has not left: it counts, or every socket would be given a part of a piece at once, and all of them would
+ * fill the queue of the one uplink. The kernel is asked once in a while. */
 uint32_t serve_link_pending(void *arg)
 {
-    const struct serve_link *link = arg;
+    struct serve_link *link = arg;
+    struct upload *u = link->upload;
 
-    return link->bulk_reading + (uint32_t)channel_queued(link->channel, CHANNEL_BULK);
+    uint64_t out = channel_bytes_out(link->channel);
+    struct tls_backlog backlog;
+    size_t waits;
+
+    if (u->pumped_at - link->asked_at >= ASK_EVERY) {
+        link->asked_at = u->pumped_at;
+        link->asked_out = out;
+        tls_backlog(channel_stream(link->channel), u->own_delay, &backlog);
+        link->in_socket = backlog.waiting;
+        if (backlog.acked - link->acked >= DELAY_BYTES) {
+            link->acked = backlog.acked;
+            note_delay(u, backlog.late);
+        }
+    }
+    waits = link->in_socket + (size_t)(out - link->asked_out);
+    u->socket_waits |= waits > 0;
+    waits += pending_of(link);
+    return waits < UINT32_MAX ? (uint32_t)waits : UINT32_MAX;
+}
+
+/* Bytes of bulk in front of the socket: a link that has just begun is given little more than it has taken, as its pace is not
+ * known, and what it was given is not taken back when others come. */
+static size_t bulk_ahead(const struct serve_link *link)
+{
+    uint64_t most = READ_AHEAD_FIRST + channel_bytes_out(link->channel) / 4;
+
+    return most < READ_AHEAD ? (size_t)most : READ_AHEAD;
 }
 
 uint32_t serve_link_room(void *arg, bool urgent)
@@ -172,15 +227,15 @@ uint32_t serve_link_room(void *arg, bool urgent)
     /* Hashes that were asked for go first: blocks without them are of no use to the fetcher, who holds only so many. */
     if (link->leaving || link->reads >= LIMIT_LINK_READS || link->hashings > 0)
         return 0;
-    size_t ahead = urgent ? link->urgent_reading + link->urgent_queued : serve_link_pending(arg);
-    size_t most = urgent ? LIMIT_URGENT_AHEAD : READ_AHEAD;
+    size_t ahead = urgent ? link->urgent_reading + link->urgent_queued : pending_of(link);
+    size_t most = urgent ? LIMIT_URGENT_AHEAD : bulk_ahead(link);
     size_t share = channel_share(link->upload->queued.lent, LIMIT_BLOCKS_POOL,
                                  link->upload->link_count, LIMIT_BLOCKS_SHARE, most);
     if (ahead >= share)
         return 0;
     uint32_t job = urgent && ahead == 0 ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS;
     uint32_t room = (uint32_t)((share - ahead + BLOCK_SIZE - 1) / BLOCK_SIZE);
-    return share < most && room < job ? room : job;
+    return share < READ_AHEAD && room < job ? room : job;
 }
 
 void serve_link_suggest(void *arg, uint32_t file, const uint32_t *pieces, uint32_t count)

@@ -94,6 +94,10 @@ struct upload {
     struct timer *refill; /* pending: the choker holds something back, until refill_at */
     int64_t refill_at;
     bool pumping;
+    int64_t pumped_at;
+    int64_t own_delay, delay_now, delay_since; /* the line's own queue: upload_blocks.c */
+    bool delay_heard;                          /* own_delay is to be told to the choker */
+    bool socket_waits;    /* the choker was told of bytes in sockets, whose leaving is no event */
     uint32_t limits_seen; /* limits_version when the choker was told */
     struct timer *stop_timer;
     bool stopping; /* nobody is let in, nothing is begun */

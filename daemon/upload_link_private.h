@@ -27,7 +27,8 @@
 #define SERVE_LINK_MAGIC 0x73726c6bu
 /* Bulk that is being read or waits in the channel: two jobs, so that one is read while the other is
  * sent. */
-#define READ_AHEAD (2 * UPLOAD_JOB_BLOCKS * BLOCK_SIZE)
+#define READ_AHEAD       (2 * UPLOAD_JOB_BLOCKS * BLOCK_SIZE)
+#define READ_AHEAD_FIRST (4 * BLOCK_SIZE) /* on a link that has sent nothing yet */
 /* The same for demanded blocks: more, as they are not sent in turns with others, but bounded. */
 /* Jobs under way for one link. Opening waits in a list beyond that, hash requests are refused. */
 /* Answers to hash requests that wait for a fetcher who does not read. */
@@ -36,7 +37,9 @@
 #define URGENT_JOB_BLOCKS 4
 /* Clocks differ. */
 /* Have messages about one file: gathered for so long. */
-#define HAVE_DELAY_NS (20 * NS_PER_MS)
+#define HAVE_DELAY_NS        (20 * NS_PER_MS)
+#define HAVE_DELAY_MIDDLE_NS (250 * NS_PER_MS)
+#define HAVE_FIRST_BLOCKS    128 /* what is not the middle yet */
 
 struct served {
     uint32_t file;       /* the fetcher's number */
@@ -82,6 +85,11 @@ struct serve_link {
     uint32_t urgent_queued; /* bytes of blocks lent to the channel as urgent frames */
     uint64_t sent, rate_sent, rate;
     int64_t pinged;
+    /* What the socket held when it was last asked, when that was, and what had gone out then. */
+    int64_t asked_at;
+    uint64_t asked_out;
+    uint64_t acked; /* when its round trip was last looked at */
+    size_t in_socket;
     bool leaving;
     bool held_back;   /* its messages wait until it has read its answers */
     bool broke;       /* the last message broke the protocol, and it was told so */

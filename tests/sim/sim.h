@@ -3,8 +3,10 @@
  * Model. Every peer has an uplink and a downlink of its own; between them lies a one-way delay. An uplink sends one block after
  * the other, taking turns among the links that have some (as TCP flows share a bottleneck), with 4 % of headers; a link has at
  * most IN_FLIGHT blocks under way, as TCP would. In large swarms a turn is of several blocks that lie side by side (`unit`), as
- * a socket's bursts are, which makes fewer events; and a Have makes its fetcher look at once only at an idle link. A downlink takes what arrives in order. Requests, cancels, suggestions and
- * Have take the delay, which is the same between all, and no bandwidth. Verification takes no time. Everything random comes
+ * a socket's bursts are, which makes fewer events; and a Have makes its fetcher look at once only at an idle link. A downlink takes what arrives in order. Requests, cancels, suggestions,
+ * Have and acknowledgements take the delay, which is the same between all, and no bandwidth; but in small swarms they wait behind
+ * the blocks that their sender has given to its own uplink's queue, and a sender counts a block as pending until it is
+ * acknowledged, as a daemon does that asks its sockets. Verification takes no time. Everything random comes
  * from one seed, so that a run can be repeated exactly: the digest that is printed is one of all events.
  *
  *   sim.c        what is run and what is printed
@@ -33,6 +35,7 @@ enum event_type {
     EVENT_JOIN,
     EVENT_LEAVE,
     EVENT_UP,      /* a block has left an uplink */
+    EVENT_ACK,     /* the sender has heard that blocks arrived */
     EVENT_DELIVER, /* a block has come out of a downlink */
     EVENT_MAIL,    /* messages on a link */
     EVENT_HAVE,    /* a piece is whole, and all fetchers learn of it */
@@ -105,6 +108,7 @@ struct peer {
     /* Uplink and downlink. */
     struct link *sending; /* list of links with something to send */
     bool up_busy;
+    uint32_t queued; /* blocks that sockets hold */
     int64_t down_free;
     bool wake_set;
     uint64_t sent_blocks, got_blocks, spare_blocks;
@@ -144,6 +148,8 @@ void sim_up_start(struct peer *); /* something may be sent */
 void sim_up_done(struct link *, uint64_t first, uint32_t count);
 void sim_send(struct link *, uint64_t block, bool urgent);
 void sim_unsend(struct link *);
+int64_t
+sim_line_delay(const struct peer *); /* what a message waits behind the blocks of the same uplink */
 void sim_mail(struct link *, bool to_server, struct message);
 #define SIM_IN_FLIGHT 8
 #define HEADERS       1.04 /* what a block takes on the wire, of its own size */

@@ -97,7 +97,8 @@ void sim_mail(struct link *link, bool to_server, struct message message)
     struct mailbox *box = to_server ? &link->to_server : &link->to_fetcher;
     struct swarm *swarm = link->server->swarm;
 
-    message.at = swarm->now + link->delay;
+    message.at =
+        swarm->now + link->delay + sim_line_delay(to_server ? link->fetcher : link->server);
     if (box->head > 0 && box->head == box->count)
         box->head = box->count = 0;
     if (to_server && message.type == MESSAGE_REQUEST && box->count > box->head) {
@@ -135,6 +136,7 @@ static uint32_t take_blocks(struct link *link, uint64_t *first)
         count++;
         link->queue_head++;
         link->queue_count--;
+        link->server->queued--;
         if (link->urgent_count > 0)
             link->urgent_count--;
     } while (link->queue_count > 0 && count < link->server->swarm->unit &&
@@ -149,6 +151,18 @@ static uint32_t take_blocks(struct link *link, uint64_t *first)
 static int64_t time_of(uint32_t blocks, double rate)
 {
     return (int64_t)(blocks * BLOCK_SIZE * HEADERS * NS_PER_S / rate);
+}
+
+/* A router's queue takes what it is given, 100 ms' or 64 KiB at most. */
+int64_t sim_line_delay(const struct peer *peer)
+{
+    double bytes = (double)(peer->queued + peer->up_busy) * BLOCK_SIZE, most = peer->up / 10;
+
+    if (peer->swarm->unit > 1)
+        return 0;
+    if (most < 65536)
+        most = 65536;
+    return (int64_t)((bytes < most ? bytes : most) * NS_PER_S / peer->up);
 }
 
 void sim_up_start(struct peer *peer)
@@ -190,6 +204,12 @@ void sim_up_done(struct link *link, uint64_t first, uint32_t count)
     struct peer *to = link->fetcher;
     int64_t arrives = swarm->now + link->delay;
 
+    if (swarm->unit == 1)
+        sim_at(swarm, arrives + link->delay + sim_line_delay(to),
+               (struct event){.type = EVENT_ACK,
+                              .count = (uint8_t)count,
+                              .generation = link->generation,
+                              .link = link});
     if (to->down_free < arrives)
         to->down_free = arrives;
     to->down_free += time_of(count, to->down);
@@ -220,6 +240,7 @@ void sim_send(struct link *link, uint64_t block, bool urgent)
             (link->queue_count - at) * sizeof(*link->queue));
     link->queue[link->queue_head + at] = block;
     link->queue_count++;
+    link->server->queued++;
     link->urgent_count += urgent;
 }
 
@@ -228,5 +249,6 @@ void sim_unsend(struct link *link)
 {
     if (link->queue_count > 0)
         DL_DELETE2(link->server->sending, link, send_prev, send_next);
+    link->server->queued -= link->queue_count;
     link->queue_count = link->queue_head = link->urgent_count = 0;
 }

@@ -357,7 +357,7 @@ static void reader_step(struct peer *peer)
 /* A piece is whole: its fetchers learn of it when the delay has passed. One event does for all of them. */
 static void tell_all(struct peer *peer, uint32_t piece)
 {
-    sim_at(peer->swarm, peer->swarm->now + 2 * peer->delay,
+    sim_at(peer->swarm, peer->swarm->now + 2 * peer->delay + sim_line_delay(peer),
            (struct event){.type = EVENT_HAVE, .peer = peer, .block = piece});
 }
 
@@ -508,6 +508,13 @@ static void mail_due(struct link *link, bool server)
         fill(link);
 }
 
+static void less_pending(struct link *link, uint32_t count)
+{
+    uint32_t bytes = count * BLOCK_SIZE;
+
+    link->pending -= link->pending < bytes ? link->pending : bytes;
+}
+
 static void blocks_left(struct link *link, bool alive, uint64_t first, uint32_t count)
 {
     struct peer *server = link->server;
@@ -517,7 +524,8 @@ static void blocks_left(struct link *link, bool alive, uint64_t first, uint32_t 
     server->up_busy = false;
     server->sent_blocks += count;
     if (alive) {
-        link->pending -= link->pending < bytes ? link->pending : bytes;
+        if (swarm->unit > 1)
+            less_pending(link, count);
         sim_up_done(link, first, count);
     }
     if (!server->here)
@@ -556,8 +564,8 @@ void peer_event(struct swarm *swarm, const struct event *event)
 {
     bool alive = true;
 
-    (void)swarm;
-    if (event->type == EVENT_UP || event->type == EVENT_DELIVER || event->type == EVENT_MAIL)
+    if (event->type == EVENT_UP || event->type == EVENT_ACK || event->type == EVENT_DELIVER ||
+        event->type == EVENT_MAIL)
         alive = event->generation == event->link->generation;
     switch (event->type) {
     case EVENT_JOIN:
@@ -568,6 +576,15 @@ void peer_event(struct swarm *swarm, const struct event *event)
         break;
     case EVENT_UP:
         blocks_left(event->link, alive, event->block, event->count);
+        break;
+    case EVENT_ACK:
+        if (alive) {
+            less_pending(event->link, event->count);
+            if (event->link->server->here)
+                choker_line(event->link->server->choker, sim_line_delay(event->link->server),
+                            swarm->now);
+            peer_pump(event->link->server);
+        }
         break;
     case EVENT_DELIVER:
         if (alive)
