@@ -91,7 +91,7 @@ bool catalogue_is_dirty(const struct catalogue *c)
     bool dirty = c->dirty.count > 0 || c->op_rows.count > 0 || c->working_dirty ||
                  c->dropped_dirty || c->meta_dirty;
 
-    return dirty || c->ops_new > 0;
+    return dirty || c->ops_new > 0 || c->limits_dirty;
 }
 
 int catalogue_commit(struct catalogue *c, bool safe)

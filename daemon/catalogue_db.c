@@ -10,7 +10,8 @@
  * nothing, and everything stays marked for the next.
  *
  * Numbers (of operations, of inos) are reserved in blocks: the upper end is on disk before the first
- * of a block is used, so that no crash makes one come again with another meaning. */
+ * of a block is used, so that no crash makes one come again with another meaning; or, if the disk failed just then, with
+ * the first commit, before which nothing that has such a number leaves us. */
 #include "daemon/catalogue_private.h"
 
 #include <errno.h>
@@ -442,9 +443,16 @@ static bool write_working(struct catalogue *c)
     return true;
 }
 
+static bool write_limits(struct catalogue *c)
+{
+    return !c->limits_dirty || (meta_put_number(c, "op_limit", c->op_limit) &&
+                                meta_put_number(c, "ino_limit", c->ino_limit));
+}
+
 static bool write_all(struct catalogue *c)
 {
-    bool good = write_entries(c) && write_journal(c) && write_meta(c) && write_working(c);
+    bool good = write_entries(c) && write_journal(c) && write_meta(c) && write_working(c) &&
+                write_limits(c);
 
     if (good && c->dropped_dirty)
         dropped_each_dirty(c, write_dropped);
@@ -461,7 +469,7 @@ static void all_written(struct catalogue *c)
     c->dirty.count = c->op_rows.count = 0;
     (void)each_new_op(c, NULL);
     c->ops_new = 0;
-    c->meta_dirty = c->working_dirty = c->dropped_dirty = false;
+    c->meta_dirty = c->working_dirty = c->dropped_dirty = c->limits_dirty = false;
     if (c->dirty.room > 65536) { /* after a resync */
         free(c->dirty.items);
         c->dirty = (struct vector){0};
@@ -494,6 +502,7 @@ int db_commit(struct catalogue *c, bool safe)
             return 0;
         c->meta_dirty = true; /* something to commit, behind which all the rest is synced */
     }
+    safe = safe || c->limits_dirty;
     set_full(c, safe);
     if (!run(db_statement(c, SQL_BEGIN)) || !write_all(c) || !run(db_statement(c, SQL_COMMIT)))
         return failed(c);
@@ -525,9 +534,10 @@ void db_reserve(struct catalogue *c, bool ops)
     CHECK(!c->loading);
     *limit += ops ? RESERVE_OPS : RESERVE_INOS;
     set_full(c, ops); /* the tracker remembers operations over our loss of power */
-    if (!meta_put_number(c, key, *limit))
+    if (!meta_put_number(c, key, *limit)) {
         (void)failed(c);
-    else if (ops)
+        c->limits_dirty = true;
+    } else if (ops)
         c->unsynced = false;
 }
 

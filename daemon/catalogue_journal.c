@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "proto/limits.h"
@@ -349,6 +350,12 @@ uint8_t *catalogue_next_op(struct catalogue *c, int64_t now, int64_t *due, size_
 
     if (op == NULL)
         return NULL;
+    /* Before it leaves: killed in between, we would take its file for lost, and its number for free. */
+    if (catalogue_is_dirty(c) && catalogue_commit(c, false) != 0) {
+        c->ops_next = c->ops_first;
+        *due = now > INT64_MAX - NS_PER_S ? now : now + NS_PER_S;
+        return NULL;
+    }
     op->sent = true;
     c->in_flight++;
     *size = tracker__op__get_packed_size(op->message);

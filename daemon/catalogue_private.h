@@ -120,6 +120,7 @@ struct catalogue {
 
     /* numbers, each reserved in the data base in advance */
     uint64_t next_op, op_limit, next_ino, ino_limit, next_cookie;
+    bool limits_dirty; /* a reservation could not be written: it goes with the next commit */
 
     /* where the replica stands */
     uint8_t generation[GENERATION_SIZE];

@@ -102,12 +102,16 @@ static int open_file(struct content *content, const char *suffix, uint64_t size)
     return -EBADMSG;
 }
 
-static bool header_fits(const struct content *content, int fd, const char *magic)
+/* 0, -EBADMSG, or -errno of a disk that does not say. */
+static int check_header(const struct content *content, int fd, const char *magic)
 {
     uint8_t header[STORE_HEADER];
+    int result = file_pread_all(fd, header, sizeof header, 0);
 
-    return file_pread_all(fd, header, sizeof header, 0) == 0 &&
-           store_header_fits(header, magic, content->root, content->geometry.size);
+    if (result == -ENODATA ||
+        (result == 0 && !store_header_fits(header, magic, content->root, content->geometry.size)))
+        return -EBADMSG;
+    return result;
 }
 
 /* Opens the hash file, if there is a good one, and loads the layer. */
@@ -118,11 +122,10 @@ static int open_hashes(struct content *content)
     if (g->blocks == 1)
         return content_load_layer(content, -1);
     int fd = open_file(content, SUFFIX_HASH, hash_file_size(g));
-    int result = fd < 0 ? fd : 0;
-    if (fd >= 0 && !header_fits(content, fd, MAGIC_HASH)) {
+    int result = fd < 0 ? fd : check_header(content, fd, MAGIC_HASH);
+    if (fd >= 0 && result < 0) {
         close(fd);
         fd = -1;
-        result = -EBADMSG;
     }
     if (fd >= 0) {
         content_take_fd(content, FD_HASH, fd);
@@ -223,7 +226,7 @@ static int open_complete(struct content *content, int data_fd)
         free(buffer);
         if (result == 0 && memcmp(hash, content->root, HASH_SIZE) != 0)
             result = -EBADMSG;
-    } else if (result == -EBADMSG || result == -ENOENT) {
+    } else if (result == -EBADMSG || result == -ENOENT || result == -EIO) {
         result = content_rebuild_hashes(content, data_fd);
     }
     return result;
@@ -318,7 +321,9 @@ static int open_incomplete(struct content *content)
 
     if (fd < 0)
         return fd == -ENOENT ? -EBADMSG : fd;
-    int result = header_fits(content, fd, MAGIC_MAP) ? map_bits(content, fd) : -EBADMSG;
+    int result = check_header(content, fd, MAGIC_MAP);
+    if (result == 0)
+        result = map_bits(content, fd);
     if (result < 0) {
         close(fd);
         return result;

@@ -424,6 +424,12 @@ void ingest_doubt(struct ingest *ingest)
     lock_drop(&ingest->lock);
 }
 
+void ingest_sync_failed(struct ingest *ingest)
+{
+    CHECK_OBJECT(ingest, INGEST_MAGIC);
+    ingest->unsynced = true;
+}
+
 bool ingest_hash_due(const struct ingest *constant)
 {
     struct ingest *ingest = (struct ingest *)(uintptr_t)constant;

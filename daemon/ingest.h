@@ -44,6 +44,8 @@ int64_t ingest_size(const struct ingest *);
 void ingest_wrote(struct ingest *, uint64_t offset, uint64_t size);
 /* It is not known what was written: nothing that was hashed counts. As ingest_wrote. */
 void ingest_doubt(struct ingest *);
+/* p2pfs could not sync it: what was written may not have reached the disk, and will not by another sync. Not while a worker has it. */
+void ingest_sync_failed(struct ingest *);
 /* True if a worthwhile stretch (1 MiB) lies written and not yet hashed behind the frontier. Any thread. */
 bool ingest_hash_due(const struct ingest *);
 /* [worker] Hashes that stretch, at most `max_bytes`. 0 or -errno. */

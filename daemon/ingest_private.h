@@ -27,8 +27,9 @@ struct ingest {
     int fd;
     struct file_cipher *cipher;
     bool marked;
-    bool adopted; /* the store has it, only a reference could not be had */
-    int broken;   /* fdatasync has failed: what is on disk nobody knows, for good */
+    bool adopted;  /* the store has it, only a reference could not be had */
+    bool unsynced; /* a sync has failed: all of it is to be written again */
+    int broken;    /* and that did not help: what is on disk nobody knows, for good */
 
     /* under lock: what was written */
     pthread_mutex_t lock;

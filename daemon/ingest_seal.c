@@ -6,8 +6,9 @@
  *      incomplete: what it lacks is put in from here
  *   3  else fdatasync the data; write the hash file and fdatasync it
  *   4  rename both into the store, the data last; fsync the folder
- * Any failure before the last rename leaves the working file as it is, to be sealed again; but after a failed fdatasync
- * never: the kernel has forgotten which pages did not reach the disk.
+ * Any failure before the last rename leaves the working file as it is, to be sealed again. After a failed sync the kernel
+ * has forgotten which pages did not reach the disk: then all of it is written again, as far as it is still what was hashed;
+ * if that does not help either it is never sealed.
  *
  * Thread: a worker. Memory: 256 KiB, and 32 bytes a piece. */
 #include <dirent.h>
@@ -23,6 +24,8 @@
 #include "base/number.h"
 #include "daemon/ingest_private.h"
 #include "daemon/store_private.h"
+
+#define SYNC_AGAIN 5
 
 /* What is known about the file while it is sealed. */
 struct seal {
@@ -165,16 +168,58 @@ static int write_hash_file(struct seal *seal)
     return result;
 }
 
-static int make_durable(struct seal *seal)
+/* Everything has a hash. -EIO if the file has other bytes by now. */
+static int write_again(struct seal *seal)
 {
     struct ingest *ingest = seal->ingest;
+    const struct geometry *g = &seal->geometry;
+    uint8_t wanted[HASHES(STRETCH)], found[HASHES(STRETCH)];
+    int result = 0;
 
-    (void)fchmod(ingest->fd, MODE_OWN);
-    if (ingest->broken == 0 && fsync(ingest->fd) < 0)
-        ingest->broken = -errno;
-    if (ingest->broken < 0)
-        return ingest->broken;
-    return seal->geometry.blocks == 1 ? 0 : write_hash_file(seal);
+    for (uint64_t at = 0, step; at < g->blocks && result == 0; at += step) {
+        step = g->blocks - at < STRETCH ? g->blocks - at : STRETCH;
+        uint64_t end = (at + step) * BLOCK_SIZE < g->size ? (at + step) * BLOCK_SIZE : g->size;
+        result = ingest_get_leaves(ingest, at, step, wanted);
+        if (result == 0)
+            result = hash_blocks(ingest->cipher, ingest->fd, g, at, step, found, seal->buffer);
+        if (result == 0 && memcmp(wanted, found, HASHES(step)) != 0)
+            result = -EIO;
+        if (result == 0)
+            result = file_cipher_pwrite_all(ingest->cipher, ingest->fd, seal->buffer,
+                                            end - at * BLOCK_SIZE, at * BLOCK_SIZE);
+    }
+    return result;
+}
+
+static int sync_data(struct seal *seal)
+{
+    struct ingest *ingest = seal->ingest;
+    struct stat status;
+
+    if (ingest->broken == 0 && !ingest->unsynced && fsync(ingest->fd) == 0)
+        return 0;
+    int error = ingest->unsynced ? -EIO : -errno;
+    for (int i = 0; i < SYNC_AGAIN && ingest->broken == 0; i++) {
+        int written = write_again(seal);
+        if (written == 0 && fsync(ingest->fd) == 0) {
+            log_warning("store: the disk failed to keep a new file, which was written again: %s",
+                        strerror(-error));
+            ingest->unsynced = false;
+            if (fstat(ingest->fd, &status) == 0)
+                seal->time = status.st_mtim;
+            return 0;
+        }
+    }
+    if (ingest->broken == 0)
+        ingest->broken = error;
+    return ingest->broken;
+}
+
+static int make_durable(struct seal *seal)
+{
+    (void)fchmod(seal->ingest->fd, MODE_OWN);
+    int result = sync_data(seal);
+    return result < 0 || seal->geometry.blocks == 1 ? result : write_hash_file(seal);
 }
 
 static int adopt(struct seal *seal)

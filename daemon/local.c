@@ -36,7 +36,7 @@
 #define COMMIT_AGAIN_NS NS_PER_S          /* after one that failed */
 #define TICK_NS         NS_PER_S
 #define FAREWELL_NS     (30 * NS_PER_MS) /* for the last words to leave */
-#define RETRY_NS        (60 * NS_PER_S)  /* for changes that the tracker had no room for */
+#define RETRY_NS        (10 * NS_PER_S)  /* for changes that the tracker had no room for */
 #define DROP_FIRST_NS   (120 * NS_PER_S) /* at the start: until programs said what they have open */
 
 void numbers_add(struct numbers *n, uint64_t item)
@@ -443,12 +443,8 @@ static void send_journal(void *arg)
 
     if (!local_is_connected(l) || l->stopped)
         return;
-    while ((packed = catalogue_next_op(l->catalogue, clock_now(), &due, &size)) != NULL) {
-        /* Before it leaves: killed in between, we would take its file for lost. */
-        if (catalogue_is_dirty(l->catalogue))
-            (void)catalogue_commit(l->catalogue, false);
+    while ((packed = catalogue_next_op(l->catalogue, clock_now(), &due, &size)) != NULL)
         session_op(l->daemon->session, l->epoch, packed, size);
-    }
     if (due != 0 && !timer_pending(l->journal_timer)) {
         int64_t now = clock_now();
         timer_set(l->journal_timer, due > now ? due - now : 0);

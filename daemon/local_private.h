@@ -133,6 +133,7 @@ struct working {
     struct fetch *fetch;
     uint64_t fetched; /* bytes, when it was looked at last */
     int64_t deadline; /* FETCHING: no progress until then; without mount: nobody came back */
+    int64_t again;    /* what was promised could not be stored: how long until it is tried again */
     struct reply reply;
     struct deferred *queue, **queue_end;
     UT_hash_handle hh;
@@ -319,6 +320,8 @@ bool write_defer(struct local *, struct working *, struct reply); /* true: it is
 void write_mount_gone(struct local *, struct mount *);
 void write_released(struct local *, struct mount *, uint64_t ino);
 bool write_attach(struct local *, struct mount *, uint64_t ino, uint64_t number);
+#define WRITE_AGAIN_NS                                                                             \
+    NS_PER_S /* before what could not be stored is tried again; doubled each time */
 #define WRITE_ATTACH_NS (60 * NS_PER_S) /* what a working file waits for its p2pfs after a start */
 struct working *write_new(struct local *, uint64_t ino, struct mount *);
 /* Nobody writes it any more: seals it under its name if it was marked, else drops it. */

@@ -27,11 +27,14 @@
 #include "base/mem.h"
 #include "daemon/ingest.h"
 
+#define TRIES 10 /* what a failing disk does not give it may give again */
+
 struct recover_one {
     struct working_row row;
     struct ingest *ingest;
-    bool orphan; /* marked, and nobody holds it */
-    bool stored; /* the store has it already */
+    bool unreadable; /* it may be there */
+    bool orphan;     /* marked, and nobody holds it */
+    bool stored;     /* the store has it already */
     uint8_t root[HASH_SIZE];
     uint64_t size;
 };
@@ -81,8 +84,10 @@ static void search_store(struct recover_task *recover, const char *home)
 
     for (unsigned i = 0; i < 256; i++) {
         char *name = xasprintf("%s/%02x", path, i);
-        DIR *directory = opendir(name);
+        DIR *directory = NULL;
         struct dirent *entry;
+        for (int t = 0; t < TRIES && directory == NULL && (t == 0 || errno != ENOENT); t++)
+            directory = opendir(name);
         while (directory != NULL && (entry = readdir(directory)) != NULL)
             look_for_stored(recover, dirfd(directory), entry);
         if (directory != NULL)
@@ -104,16 +109,26 @@ static void look_after(struct recover_one *one)
     one->ingest = NULL;
 }
 
+static void reopen(struct store *store, struct recover_one *one)
+{
+    int error = 0;
+
+    for (int t = 0; t < TRIES && one->ingest == NULL && error != -ENOENT; t++)
+        one->ingest = ingest_reopen(store, one->row.number, &error);
+    one->unreadable = one->ingest == NULL && error != -ENOENT;
+    if (one->unreadable)
+        log_error("store/incoming/%" PRIu64 " cannot be opened: %s; the next start tries again",
+                  one->row.number, strerror(-error));
+}
+
 static void recover_work(struct task *task)
 {
     bool missing = false;
-
     struct recover_task *recover = (struct recover_task *)(void *)task;
     struct store *store = task->local->daemon->store;
 
     for (size_t i = 0; i < recover->count; i++) {
-        int error;
-        recover->items[i].ingest = ingest_reopen(store, recover->items[i].row.number, &error);
+        reopen(store, &recover->items[i]);
         missing |= recover->items[i].ingest == NULL;
     }
     /* Before anything is deleted: a number that becomes free is given to the next file that anybody makes. */
@@ -140,6 +155,8 @@ static void recover_row(struct local *l, const struct recover_one *one)
             local_unused(l, one->root);
         return;
     }
+    if (one->unreadable && !taken)
+        return;
     if (one->ingest == NULL || taken) {
         write_drop_ingest(l, one->ingest);
         catalogue_working_remove(l->catalogue, one->row.number);

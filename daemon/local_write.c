@@ -505,12 +505,18 @@ void write_sync(struct local *l, struct client *cl, struct reply reply, const vo
         local_error(l, reply, EIO, "what was written is lost");
         return;
     }
-    if (w == NULL || w->marked) {
-        sealed_answer(l, reply, 0, false, NULL); /* it may be under way */
+    if (w != NULL && (!w->marked || m->failed) && (w->busy || w->phase != WORKING_READY)) {
+        enqueue(l, w, reply);
         return;
     }
-    if (w->busy || w->phase != WORKING_READY) {
-        enqueue(l, w, reply);
+    if (m->failed) {
+        if (w != NULL)
+            ingest_sync_failed(w->ingest);
+        local_error(l, reply, EIO, "the disk failed to keep what was written");
+        return;
+    }
+    if (w == NULL || w->marked) {
+        sealed_answer(l, reply, 0, false, NULL); /* it may be under way */
         return;
     }
     struct mark_task *mark = xcalloc(1, sizeof *mark);
@@ -562,7 +568,10 @@ static void seal_done(struct local *l, struct task *task)
             log_error("a file that was being written could not be stored yet: %s",
                       strerror(-seal->error));
             w->end = false;
-            w->deadline = clock_now() + WRITE_ATTACH_NS;
+            w->again = w->again == 0 ? WRITE_AGAIN_NS : 2 * w->again;
+            if (w->again > WRITE_ATTACH_NS)
+                w->again = WRITE_ATTACH_NS;
+            w->deadline = clock_now() + w->again;
         }
         worker_done(l, w);
         free(seal);

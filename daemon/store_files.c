@@ -231,9 +231,10 @@ static void read_folder(struct folder *folder, DIR *directory, const char *name)
         qsort(folder->found, folder->count, sizeof *folder->found, by_root);
 }
 
-/* Bytes of an incomplete content that need no checking; opening it looks closer. False if its map is no good. */
-static bool read_map(struct store *store, const uint8_t root[HASH_SIZE], uint64_t size,
-                     uint64_t *bytes)
+/* Bytes of an incomplete content that need no checking; opening it looks closer. -EBADMSG if its map is no good, -ENOENT if
+ * there is none, or -errno. */
+static int read_map(struct store *store, const uint8_t root[HASH_SIZE], uint64_t size,
+                    uint64_t *bytes)
 {
     char name[NAME_SIZE];
     uint8_t header[STORE_HEADER], present[STORE_PAGE], synced[STORE_PAGE];
@@ -245,17 +246,21 @@ static bool read_map(struct store *store, const uint8_t root[HASH_SIZE], uint64_
     store_file_name(name, root, SUFFIX_MAP);
     int fd = openat(store->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
-        return false;
-    bool good = fstat(fd, &status) == 0 &&
-                (uint64_t)status.st_size == STORE_HEADER + store_map_size(&g) &&
-                file_pread_all(fd, header, sizeof header, 0) == 0 &&
-                store_header_fits(header, MAGIC_MAP, root, size);
+        return -errno;
+    int result = -EBADMSG;
+    if (fstat(fd, &status) == 0 && (uint64_t)status.st_size == STORE_HEADER + store_map_size(&g))
+        result = file_pread_all(fd, header, sizeof header, 0);
+    if (result == 0 && !store_header_fits(header, MAGIC_MAP, root, size))
+        result = -EBADMSG;
     size_t bits_size = store_bits_size(g.blocks);
-    for (size_t at = 0; good && at < bits_size; at += STORE_PAGE) {
+    for (size_t at = 0; result == 0 && at < bits_size; at += STORE_PAGE) {
         uint64_t first = (uint64_t)at * 8;
         uint64_t count = g.blocks - first < STORE_PAGE * 8 ? g.blocks - first : STORE_PAGE * 8;
-        good = file_pread_all(fd, present, STORE_PAGE, STORE_HEADER + at) == 0 &&
-               file_pread_all(fd, synced, STORE_PAGE, STORE_HEADER + bits_size + at) == 0;
+        result = file_pread_all(fd, present, STORE_PAGE, STORE_HEADER + at);
+        if (result == 0)
+            result = file_pread_all(fd, synced, STORE_PAGE, STORE_HEADER + bits_size + at);
+        if (result < 0)
+            break;
         for (size_t i = 0; i < STORE_PAGE; i++)
             present[i] &= synced[i];
         blocks += bitmap_count(present, 0, count);
@@ -265,14 +270,14 @@ static bool read_map(struct store *store, const uint8_t root[HASH_SIZE], uint64_
     *bytes = blocks * BLOCK_SIZE;
     if (last)
         *bytes -= BLOCK_SIZE - geometry_block_size(&g, g.blocks - 1);
-    return good;
+    return result;
 }
 
 static void add_found(struct store *store, const struct found *found)
 {
     char name[NAME_SIZE];
     struct stat status;
-    uint64_t bytes;
+    uint64_t bytes = 0;
     bool complete = (found->flags & HAS_DATA) != 0;
 
     if ((found->flags & (HAS_DATA | HAS_PART)) == 0) { /* a crash while it was made or deleted */
@@ -285,8 +290,10 @@ static void add_found(struct store *store, const struct found *found)
         return;
     }
     uint64_t size = store_size_of_length(store, (uint64_t)status.st_size);
-    if (size == 0 || size > FILE_SIZE_MAX ||
-        (!complete && !read_map(store, found->root, size, &bytes))) {
+    int map = complete || size == 0 || size > FILE_SIZE_MAX
+                  ? 0
+                  : read_map(store, found->root, size, &bytes);
+    if (size == 0 || size > FILE_SIZE_MAX || map == -EBADMSG || map == -ENOENT || map == -ENODATA) {
         log_warning("store: %s is damaged, deleted", name);
         store_unlink_all(store, found->root);
         return;

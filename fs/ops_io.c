@@ -330,13 +330,14 @@ static bool closes_what_it_opened(const struct request *r)
     return !reader_writes(r->tid, r->fs->mount_id, r->file->ino);
 }
 
-/* The working file as it is now survives a kill of all of us. */
-static void send_sync(struct request *r)
+/* The working file as it is now survives a kill of all of us; or, `failed`, p2pd has to write it again. */
+static void send_sync(struct request *r, bool failed)
 {
     r->type = LOCAL__LOCAL_TYPE__LOCAL_SYNC;
     r->message.node = (Local__Node)LOCAL__NODE__INIT;
     r->message.node.ino = r->file->ino;
     r->message.node.number = r->file->number;
+    r->message.node.failed = failed;
     request_send(r);
 }
 
@@ -351,7 +352,7 @@ static void start_flush(struct request *r)
     else if (file_is_dirty(f))
         file_take_turn(f, r, TURN_SEAL);
     else
-        send_sync(r);
+        send_sync(r, false);
 }
 
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -388,11 +389,8 @@ static void deliver_synced(struct mail *mail, void *owner)
     struct sync_job *s = (struct sync_job *)((char *)mail - offsetof(struct sync_job, mail));
     struct request *r = client_find(s->fs->client, s->id);
 
-    if (r != NULL && s->error != 0) {
-        request_finish(r, s->error);
-    } else if (r != NULL) {
-        send_sync(r);
-    }
+    if (r != NULL)
+        send_sync(r, s->error != 0);
     content_release(s->content);
     free(s);
 }

@@ -62,6 +62,8 @@ class Name:
 
 
 class Writer:
+    goes_on = False     # after an error, with names whose content is known
+
     def __init__(self, torture, number, seed):
         self.torture, self.number = torture, number
         self.random = random.Random(f"{seed}/{number}")
@@ -95,6 +97,8 @@ class Writer:
                     name.known = ... # and does: what was there before is gone
         except BaseException as error:
             name.note(f"at {at}: {error}")
+            if self.goes_on: # what was written before it, and maybe a part of what failed, is what is closed
+                entry[1] = entry[1] or 0
             with contextlib.suppress(OSError):
                 os.close(fd)
             raise
@@ -118,7 +122,7 @@ class Writer:
 
     def step_in(self, directory):
         r = self.random
-        key = r.choice(list(self.names))
+        key = r.choice(self.certain())
         name = self.names[key]
         kind = r.random()
         if kind < 0.7 or name.known is None:
@@ -131,7 +135,7 @@ class Writer:
             name.note("unlinked")
             self.settle(name, None)
         else:
-            other_key = r.choice([k for k in self.names if k != key])
+            other_key = r.choice([k for k in self.certain() if k != key])
             other = self.names[other_key]
             data = name.known
             name.maybe.append([None, None])
@@ -146,11 +150,12 @@ class Writer:
             self.settle(name, None)
             self.settle(other, data)
 
-    def uncertain(self):
-        return any(name.maybe or name.known is ... for name in self.names.values())
+    def certain(self):
+        return [key for key, name in self.names.items() if not name.maybe and name.known is not ...]
 
     def run(self, mount, until):
-        while time.monotonic() < until and not self.uncertain():
+        least = 2 if self.goes_on else len(self.names)
+        while time.monotonic() < until and len(self.certain()) >= least:
             try:
                 self.step(mount)
             except OSError as error:
@@ -158,12 +163,14 @@ class Writer:
                 for name in self.names.values():
                     if name.maybe or name.known is ...:
                         name.note(str(error))
-                return
+                if not self.goes_on:
+                    return
 
 
 class Torture(SwarmTest):
     rounds, seed = 12, 1
     victims = VICTIMS
+    writer = Writer
     report = False
 
     def start(self, config="", own_disk=None):
@@ -172,9 +179,10 @@ class Torture(SwarmTest):
         self.ann = self.member(tracker, "ann", config=config, options="wait=300s")
         self.ben = self.member(tracker, "ben", config=config, options="wait=300s")
         self.random = random.Random(f"{self.seed}/rounds")
-        self.writers = [Writer(self, i, self.seed) for i in range(WRITERS)]
+        self.writers = [self.writer(self, i, self.seed) for i in range(WRITERS)]
         self.wrong = []
         self.reads = 0
+        self.reading = {}
 
     def pid(self, member):
         done = member.ctl("status", "--json", check=False)
@@ -212,17 +220,20 @@ class Torture(SwarmTest):
         except OSError:
             return False
 
-    def read_at_ben(self, until):
+    def read_at(self, member, until):
         r = random.Random(self.random.random())
         while time.monotonic() < until:
             writer = r.choice(self.writers)
             key = r.choice(list(writer.names))
             name = writer.names[key]
+            self.reading[member.name] = key
             try:
-                with open(self.ben.path(key), "rb", buffering=0) as file:
+                with open(member.path(key), "rb", buffering=0) as file:
                     found = file.readall()
             except OSError:
                 continue
+            finally:
+                self.reading[member.name] = None
             self.reads += 1
             # A version is in the list before its first byte is written. A name may still be looked up as the file that has
             # been renamed since, and that has a new version under its new name: news come one after the other.
@@ -230,7 +241,7 @@ class Torture(SwarmTest):
                 continue
             if not any(data is not None and data.startswith(found) and least is not None and len(found) >= least
                        for data, least in name.maybe) and not any(self.was_cut(n, found) for n in writer.names.values()):
-                self.wrong.append(f"ben reads {key}: {len(found)} bytes {found[:8].hex()} that its writer never wrote")
+                self.wrong.append(f"{member.name} reads {key}: {len(found)} bytes {found[:8].hex()} that its writer never wrote")
 
     @staticmethod
     def was_cut(name, found):
@@ -300,9 +311,12 @@ class Torture(SwarmTest):
             for writer in self.writers:
                 for key, name in writer.names.items():
                     print(key, name.describe(name.known), flush=True)
-            shutil.copytree(self.directory, os.path.join(os.environ["P2P_KEEP"], os.path.basename(self.directory)),
-                            ignore=lambda d, names: [n for n in names if n.endswith((".mnt", ".sock"))])
+            self.keep()
         self.assertEqual([], self.wrong)
+
+    def keep(self):
+        shutil.copytree(self.directory, os.path.join(os.environ["P2P_KEEP"], os.path.basename(self.directory)),
+                        ignore=lambda d, names: [n for n in names if n.endswith((".mnt", ".sock"))], dirs_exist_ok=True)
 
     def compare_members(self):
         self.await_calm(self.ben)
@@ -317,7 +331,7 @@ class Torture(SwarmTest):
         victim = self.random.choice(self.victims)
         until = time.monotonic() + LOAD
         threads = [threading.Thread(target=w.run, args=(self.ann.mount, until)) for w in self.writers]
-        threads.append(threading.Thread(target=self.read_at_ben, args=(until,)))
+        threads.append(threading.Thread(target=self.read_at, args=(self.ben, until)))
         for thread in threads:
             thread.start()
         time.sleep(self.random.random() * LOAD)

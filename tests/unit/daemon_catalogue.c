@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -492,18 +493,20 @@ static void after_an_abort_what_was_committed_is_there_and_no_number_comes_again
     run(&ann);
     uint64_t d = make_dir(&ann, INO_ROOT, "kept");
     assert_int_equal(catalogue_commit(ann.catalogue, true), 0);
-    uint64_t lost = make_dir(&ann, INO_ROOT, "sent, not committed");
+    uint64_t sent = make_dir(&ann, INO_ROOT, "sent");
     run(&ann);
     disconnect_side(&ann);
     crash(&ann);
     assert_int_equal(at(&ann, "/kept")->ino, d);
-    assert_null(at(&ann, "/sent, not committed"));
+    assert_int_equal(at(&ann, "/sent")->ino, sent); /* nothing leaves that is not committed */
+    uint64_t lost = make_dir(&ann, INO_ROOT, "neither");
+    crash(&ann);
+    assert_null(at(&ann, "/neither"));
     connect_side(&ann);
     uint64_t next = make_dir(&ann, INO_ROOT, "new");
     assert_true(next > lost); /* a kernel may still know the old number */
     run(&ann);
     assert_same(&ann);
-    assert_non_null(at(&ann, "/sent, not committed"));
     for (size_t i = 0; i < tracker.answer_count; i++)
         for (size_t k = 0; k < i; k++)
             assert_true(tracker.answers[i].op != tracker.answers[k].op);
@@ -1842,6 +1845,32 @@ static void a_hundred_thousand_entries(void **state)
     side_end(&s);
 }
 
+static void no_number_is_given_twice_though_the_disk_failed_when_it_was_reserved(void **state)
+{
+    struct side s;
+    sqlite3 *other = NULL;
+    uint64_t ino;
+
+    side_begin(&s, NULL, 1, "ann");
+    assert_int_equal(catalogue_commit(s.catalogue, true), 0);
+    assert_int_equal(sqlite3_open(s.path, &other), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(catalogue_mkdir(s.catalogue, INO_ROOT, "a", 0755, NOW, &ino), 0);
+    uint64_t op = s.catalogue->next_op - 1;
+    int64_t due;
+    size_t size;
+    s.catalogue->heard = true;
+    assert_null(catalogue_next_op(s.catalogue, INT64_MAX, &due, &size)); /* it cannot be noted */
+    assert_int_equal(sqlite3_close(other), SQLITE_OK);
+    uint8_t *packed = catalogue_next_op(s.catalogue, INT64_MAX, &due, &size);
+    assert_non_null(packed);
+    free(packed);
+    crash(&s);
+    assert_true(s.catalogue->next_op > op && s.catalogue->next_ino > ino);
+    assert_non_null(catalogue_node(s.catalogue, ino));
+    side_end(&s);
+}
+
 static int remove_one(const char *path, const struct stat *status, int flag, struct FTW *where)
 {
     return remove(path);
@@ -1888,6 +1917,7 @@ int main(void)
         ONE(loops_strays_and_twins_do_no_harm),
         ONE(answers_that_make_no_sense_do_no_harm),
         ONE(a_damaged_data_base_is_moved_aside),
+        ONE(no_number_is_given_twice_though_the_disk_failed_when_it_was_reserved),
         ONE(pins_working_files_and_dropped_contents_are_remembered),
         ONE(extended_attributes_are_of_the_entry_and_outlive_a_restart),
         ONE(two_replicas_and_the_tracker_agree_after_any_walk),

@@ -1,0 +1,84 @@
+#!/usr/bin/python3
+"""One call after the other fails on the disk of a member: what was acknowledged stays, and no wrong byte is read. What
+tests/torture/errors.py does by chance, for long."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../torture"))
+import errors  # noqa: E402
+from harness import Member, SwarmTest, main, pattern, wait_for  # noqa: E402
+
+
+class Faults(SwarmTest):
+    def setUp(self):
+        super().setUp()
+        tracker = self.tracker()
+        self.ann = Member(self, "ann", options="wait=20s")
+        self.all_members.append(self.ann)
+        self.faults = errors.Faults(self, "ann", ["p2pd", "p2pfs"])
+        self.ann.daemon.env = self.ann.fs.env = dict(self.ann.env, **self.faults.env)
+        self.ann.start_daemon()
+        self.ann.register(tracker)
+        self.ann.start_mount()
+        self.ben = self.member(tracker, "ben", options="wait=20s")
+
+    def found(self, name):
+        try:
+            return self.ann.read(name)
+        except FileNotFoundError:
+            return None
+
+    @staticmethod
+    def write_all(fd, data):
+        while data:
+            data = data[os.write(fd, data):]
+
+    def fail_each(self, program, kinds, most):
+        """One file for each call that fails; until one is written without a failure."""
+        for number in range(1, most + 1):
+            name = f"{program}-{kinds}-{number}"
+            data, half, sure = pattern(90000, number), 50000, 0
+            self.faults.set(program, countdown=number, kinds=kinds)
+            try:
+                fd = os.open(self.ann.path(name), os.O_CREAT | os.O_WRONLY)
+                try:
+                    self.write_all(fd, data[:half])
+                    os.fsync(fd)
+                    sure = half
+                    self.write_all(fd, data[half:])
+                except OSError:
+                    os.close(fd)
+                    raise
+                os.close(fd)
+                sure = len(data)
+            except OSError:
+                pass
+            left = self.faults.read(program)[2]
+            self.faults.clear()
+            # What is synced and was not stored is stored as soon as that can be done.
+            wait_for(f"the {sure} bytes of {name} that were acknowledged", lambda: len(self.found(name) or b"") >= sure, 20)
+            found = self.found(name) or b""
+            self.assert_same_bytes(data[:len(found)], found, name)
+            if sure == len(data):
+                self.ben.await_file(name, len(data), 20)
+                self.assert_same_bytes(data, self.ben.read(name), f"{name} at ben")
+            self.assertTrue(self.ann.daemon.running() and self.ann.fs.running())
+            if left > 0:
+                return number
+        return most
+
+    def test_each_sync_of_the_daemon(self):
+        self.assertGreater(self.fail_each("p2pd", errors.SYNC, 8), 3)
+
+    def test_each_write_of_the_daemon(self):
+        self.assertGreater(self.fail_each("p2pd", errors.WRITE, 8), 3)
+
+    def test_each_name_and_file_of_the_daemon(self):
+        self.assertGreater(self.fail_each("p2pd", errors.NAMES | errors.OPEN | errors.CUT, 8), 3)
+
+    def test_each_call_of_the_mount(self):
+        self.assertGreater(self.fail_each("p2pfs", errors.SYNC | errors.WRITE, 6), 2)
+
+
+if __name__ == "__main__":
+    main()
