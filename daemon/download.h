@@ -9,6 +9,7 @@
 
 #include "crypto/merkle.h"
 #include "daemon/daemon.h"
+#include "daemon/picker.h"
 #include "proto/tracker.pb-c.h"
 
 struct content;
@@ -65,8 +66,11 @@ struct download_file_status {
     uint8_t root[HASH_SIZE];
     uint64_t rate; /* bytes a second */
     uint32_t links, waiting;
-    uint32_t holders;        /* devices known to hold some of it and reachable */
-    uint32_t missing_pieces; /* not here, and with no known peer */
+    uint32_t holders;                    /* devices known to hold some of it and reachable */
+    uint32_t missing_pieces;             /* not here, and with no known peer */
+    struct picker_gap gaps[PICKER_GAPS]; /* the blocks of those */
+    uint32_t gap_count;
+    bool more_gaps; /* than are listed */
     bool wanted_all;
 };
 struct download_link_status {

@@ -52,6 +52,9 @@ static void show_file(struct file *file, struct download_file_status *out)
     /* At least: it counts parts. */
     out->missing_pieces = (counts.missing_pieces + parts_ratio(file->geometry, &file->parts) - 1) /
                           parts_ratio(file->geometry, &file->parts);
+    memcpy(out->gaps, counts.gaps, sizeof(out->gaps));
+    out->gap_count = counts.gap_count;
+    out->more_gaps = counts.more_gaps;
     LIST_FOREACH(fetch, &file->fetches, of_file)
     out->links += !fetch->refused;
     TAILQ_FOREACH(demand, &file->demands, of_file)

@@ -139,6 +139,28 @@ void ctl_gathered_up(struct local *l, struct upload_status *status)
     gathered(l, g);
 }
 
+/* ": blocks 0 to 15, 48 and others", behind what is there; block numbers count from 0. */
+#define GAPS_TOLD 4
+static void add_gaps(const struct download_file_status *s, char *out, size_t size)
+{
+    uint32_t told = s->gap_count < GAPS_TOLD ? s->gap_count : GAPS_TOLD;
+
+    for (uint32_t i = 0; i < told; i++) {
+        size_t used = strlen(out);
+        uint64_t first = s->gaps[i].first, last = first + s->gaps[i].count - 1;
+
+        if (first == last)
+            snprintf(out + used, size - used, "%s %" PRIu64, i == 0 ? ": blocks" : ",", first);
+        else
+            snprintf(out + used, size - used, "%s %" PRIu64 " to %" PRIu64,
+                     i == 0 ? ": blocks" : ",", first, last);
+    }
+    if (told < s->gap_count || s->more_gaps) {
+        size_t used = strlen(out);
+        snprintf(out + used, size - used, " and others");
+    }
+}
+
 void ctl_trouble(const struct local *l, const struct download_status *down,
                  const uint8_t root[HASH_SIZE], char *out, size_t size)
 {
@@ -159,6 +181,8 @@ void ctl_trouble(const struct local *l, const struct download_status *down,
     else if (s->missing_pieces > 0)
         snprintf(out, size, "nobody who is connected has %" PRIu32 " of its pieces",
                  s->missing_pieces);
+    if (down->store_trouble[0] == '\0' && (s->holders == 0 || s->missing_pieces > 0))
+        add_gaps(s, out, size);
 }
 
 /* --- status ----------------------------------------------------------------------------------- */
@@ -167,9 +191,25 @@ struct status {
     Local__Status message;
     Local__FileStatus *files, **file_pointers;
     Local__Attr *attrs;
-    char (*troubles)[128];
+    char (*troubles)[256];
+    Local__BlockRange (*gaps)[PICKER_GAPS], *(*gap_pointers)[PICKER_GAPS];
     size_t room;
 };
+
+static void show_gaps(struct status *s, size_t i, const struct download_file_status *file)
+{
+    if (file->waiting == 0 && !file->wanted_all)
+        return;
+    for (uint32_t k = 0; k < file->gap_count; k++) {
+        s->gaps[i][k] = (Local__BlockRange)LOCAL__BLOCK_RANGE__INIT;
+        s->gaps[i][k].first = file->gaps[k].first;
+        s->gaps[i][k].count = file->gaps[k].count;
+        s->gap_pointers[i][k] = &s->gaps[i][k];
+    }
+    s->files[i].missing = s->gap_pointers[i];
+    s->files[i].n_missing = file->gap_count;
+    s->files[i].missing_more = file->more_gaps;
+}
 
 static void add_file(struct local *l, const struct gather *g, struct status *s,
                      const struct node *node)
@@ -195,6 +235,7 @@ static void add_file(struct local *l, const struct gather *g, struct status *s,
         f->rate_in = g->down->files[k].rate;
         f->peers += g->down->files[k].links;
         f->waiting = g->down->files[k].waiting;
+        show_gaps(s, i, &g->down->files[k]);
     }
     for (size_t k = 0; k < g->up->file_count && node->kind == NODE_FILE; k++) {
         if (memcmp(g->up->files[k].root, node->root, HASH_SIZE) != 0)
@@ -301,6 +342,8 @@ static void send_status(struct local *l, struct gather *g)
     s.file_pointers = xmalloc(s.room * sizeof *s.file_pointers);
     s.attrs = xmalloc(s.room * sizeof *s.attrs);
     s.troubles = xmalloc(s.room * sizeof *s.troubles);
+    s.gaps = xmalloc(s.room * sizeof *s.gaps);
+    s.gap_pointers = xmalloc(s.room * sizeof *s.gap_pointers);
     s.message.files = s.file_pointers;
     fill_status(l, g, &s.message);
     add_mounts(l, mount_messages, mount_pointers, &s.message);
@@ -320,6 +363,8 @@ static void send_status(struct local *l, struct gather *g)
     free(s.file_pointers);
     free(s.attrs);
     free(s.troubles);
+    free(s.gaps);
+    free(s.gap_pointers);
     free(mount_messages);
     free(mount_pointers);
 }

@@ -430,7 +430,7 @@ static void send_progress(struct local *l, const struct get *get,
 {
     Local__Progress p = LOCAL__PROGRESS__INIT;
     struct client *cl = local_client(l, get->reply.client);
-    char trouble[128] = "", *path = NULL;
+    char trouble[256] = "", *path = NULL;
     uint64_t best = 0;
 
     if (cl == NULL)

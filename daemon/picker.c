@@ -532,15 +532,36 @@ int64_t picker_next(const struct picker *picker)
     return picker->demands == NULL ? INT64_MAX : picker->next_late;
 }
 
+/* Notes which blocks of [first, end) are not here. */
+static void note_gaps(const struct picker *picker, uint64_t first, uint64_t end,
+                      struct picker_counts *out)
+{
+    uint64_t at = bitmap_next_clear(picker->present, first, end);
+
+    while (at < end) {
+        uint64_t until = bitmap_next_set(picker->present, at, end);
+        struct picker_gap *last = out->gap_count > 0 ? &out->gaps[out->gap_count - 1] : NULL;
+
+        if (last != NULL && last->first + last->count == at) {
+            last->count += until - at;
+        } else if (out->gap_count < PICKER_GAPS) {
+            out->gaps[out->gap_count++] = (struct picker_gap){at, until - at};
+        } else {
+            out->more_gaps = true;
+            return;
+        }
+        at = bitmap_next_clear(picker->present, until, end);
+    }
+}
+
 /* Pieces that miss a block and that no source has. */
-static uint32_t count_missing(const struct picker *picker)
+static void count_missing(const struct picker *picker, struct picker_counts *out)
 {
     const struct picker_source *source;
-    uint32_t missing = 0;
 
     TAILQ_FOREACH(source, &picker->sources, entry) {
         if (source->all || (!source->told && source->guess))
-            return 0;
+            return;
     }
     for (uint32_t i = 0; i < picker->geometry.pieces; i++) {
         uint64_t first;
@@ -554,10 +575,11 @@ static uint32_t count_missing(const struct picker *picker)
                 break;
             }
         }
-        if (!found && !bitmap_all(picker->present, first, count))
-            missing++;
+        if (found || bitmap_all(picker->present, first, count))
+            continue;
+        out->missing_pieces++;
+        note_gaps(picker, first, first + count, out);
     }
-    return missing;
 }
 
 void picker_count(const struct picker *picker, struct picker_counts *out)
@@ -570,5 +592,5 @@ void picker_count(const struct picker *picker, struct picker_counts *out)
         .spare = picker->spare,
     };
     if (picker->want_all || picker->demands != NULL)
-        out->missing_pieces = count_missing(picker);
+        count_missing(picker, out);
 }

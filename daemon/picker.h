@@ -137,6 +137,12 @@ void picker_rejected(struct picker_source *, uint64_t first, uint32_t count, boo
 /* The source will not send these, as it was told to by actions.withdraw: who offered to bring them sooner is asked. */
 void picker_withdrawn(struct picker_source *, uint64_t first, uint32_t count, int64_t now);
 
+/* Consecutive blocks that are not here, and that no source has. */
+struct picker_gap {
+    uint64_t first, count;
+};
+#define PICKER_GAPS 16
+
 struct picker_counts {
     uint32_t in_flight;      /* requests under way */
     uint32_t active;         /* pieces with state */
@@ -145,6 +151,9 @@ struct picker_counts {
     uint64_t spare;          /* blocks that came in vain */
     uint32_t missing_pieces; /* not here, and no source has them; only with want_all or a demand:
                                 else 0 */
+    struct picker_gap gaps[PICKER_GAPS]; /* the first blocks of those */
+    uint32_t gap_count;
+    bool more_gaps; /* than are listed */
 };
 void picker_count(const struct picker *, struct picker_counts *);
 

@@ -1,4 +1,5 @@
 """Reads that wait for blocks which nobody serves: nothing else may wait for them."""
+import json
 import os
 import signal
 import subprocess
@@ -108,6 +109,35 @@ class Bounded(SwarmTest):
         self.assertEqual(5, caught.exception.errno)
         self.assertGreater(time.monotonic() - began, 1.5)
         self.assertLess(time.monotonic() - began, 6 * SLOW)
+
+    def test_status_says_which_blocks_nobody_has(self):
+        tracker = self.tracker()
+        ann = self.member(tracker, "ann")
+        ben = self.member(tracker, "ben", options="wait=60s")
+        size = 8 << 20
+        ann.write("f", pattern(size))
+        ben.await_file("f", size)
+        with open(ben.path("f"), "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            os.pread(file.fileno(), 4096, 100 * 16384)
+        ann.fs.kill(signal.SIGTERM)
+        ann.daemon.stop()
+        reader = subprocess.Popen([sys.executable, "-c", self.READ_ALL, ben.path("f")], stderr=subprocess.DEVNULL)
+        self.addCleanup(reader.wait)
+        self.addCleanup(reader.kill)
+
+        def missing():
+            file = json.loads(ben.ctl("status", "--json", "/f").stdout)["files"][0]
+            return file["waiting"] > 0 and file.get("missing")
+        runs = wait_for("the blocks that nobody has", missing)
+        absent = {block for run in runs for block in range(run.get("first", 0), run.get("first", 0) + run["count"])}
+        self.assertIn(0, absent)
+        self.assertIn(size // 16384 - 1, absent)
+        self.assertNotIn(100, absent)
+        self.assertEqual(size - len(absent) * 16384, int(ben.xattr("f", "have").split("/")[0].split()[0]))
+        self.assertRegex(ben.ctl("status", "/f").stdout, r"nobody who is connected has .*: blocks 0 to \d+, \d+ to 511")
+
+    READ_ALL = "import sys; open(sys.argv[1], 'rb').read()"
 
 
 if __name__ == "__main__":
