@@ -162,32 +162,54 @@ class Bench(harness.SwarmTest):
             process.kill()
             process.wait()
 
-    def rate_for(self, seconds):
-        self.the_lab.clear()
-        began = time.monotonic()
-        time.sleep(seconds)
-        return self.fetched() * 8 / (time.monotonic() - began) / 1e6
-
     def busy(self):
-        rtt, rate, size = options.rtt or 20, 40e6, 256 << 20
+        """By turns the background alone, and with reads at two paces. What it loses is what the link carries less, the reads' own
+        bytes included."""
+        rtt, rate, size = options.rtt or 20, 40e6, 384 << 20
         self.start(f"rate=40mbit,delay={rtt / 4}ms", {"far.bin": size, "bulk.bin": size})
         self.reads("far.bin", size, 4096, 1)
+        carried, self.counted = {0: [], 2: [], 10: []}, 0
+        took, left_out = [], 0
         with self.get("/bulk.bin"):
             time.sleep(3)
-            alone = self.rate_for(4)
-            took, left_out = [], 0
-            places = random.Random(2).sample(range(1, size // (1 << 20) - 1), options.samples)
-            for place in places:
-                time.sleep(0.2)
-                ms, good = self.sample("far.bin", 4096, (place << 20) + 4096)
-                if good:
-                    took.append(ms)
-                else:
-                    left_out += 1
-            line(f"{rtt} ms, link full: open + 4 KiB", took, rtt + BLOCK * 8 / rate * 1000, left_out, middle_most=rtt + 20,
-                 tail_most=rtt + 40, tail=0.99)
-            print(f"    the link carried {alone:.1f} Mbit/s without the reads, {self.rate_for(2):.1f} after them")
+            for _ in range(3):
+                for pace in carried:
+                    first, began = self.counted + self.fetched(), time.monotonic()
+                    while time.monotonic() - began < options.seconds / 2:
+                        time.sleep(1 / pace if pace else 0.1)
+                        if not pace:
+                            continue
+                        ms, good = self.read_beside("far.bin", size)
+                        if good:
+                            took.append(ms)
+                        else:
+                            left_out += 1
+                    carried[pace].append((self.counted + self.fetched() - first) * 8 / (time.monotonic() - began) / 1e6)
+        line(f"{rtt} ms, link full: open + 4 KiB", took, rtt + BLOCK * 8 / rate * 1000, left_out, middle_most=rtt + 20,
+             tail_most=rtt + 40, tail=0.99)
+        alone = statistics.median(carried.pop(0))
+        for pace, rates in carried.items():
+            lost = 1 - statistics.median(rates) / alone
+            print(f"    {pace} reads a second: the link carried {statistics.median(rates):.2f} Mbit/s, {alone:.2f} without them; "
+                  f"{lost * 100:.1f} % less, asked for at most 5: {'met' if lost <= 0.05 else 'MISSED'}  n={len(rates)}", flush=True)
         self.finish()
+
+    def read_beside(self, name, file_size):
+        """One read at a place of its own."""
+        place = self.chance.choice([n for n in range(1, file_size // (1 << 18) - 1) if (name, n) not in self.been])
+        self.been.add((name, place))
+        self.forget()
+        began = time.monotonic()
+        fd = os.open(self.reader.path(name), os.O_RDONLY)
+        os.pread(fd, 4096, (place << 18) + 4096)
+        took = (time.monotonic() - began) * 1000
+        os.close(fd)
+        return took, self.the_lab.stats()["late_us"] < LATE_US
+
+    def forget(self):
+        """The lab's counters begin anew, the reader's bytes do not."""
+        self.counted += self.fetched()
+        self.the_lab.clear()
 
     def video(self):
         """The film is larger than what the link carries meanwhile, so that no seek goes where the rest of it was fetched already."""
