@@ -13,7 +13,9 @@
  * Changes are gathered for FEED_GATHER before they are pushed, so that a burst of small operations costs each
  * subscriber one message; a first one after a pause leaves at once.
  *
- * Invariant: a subscriber has been sent exactly the changes up to its cursor, in the order of seq. */
+ * Invariants: a subscriber has been sent exactly the changes up to its cursor, in the order of seq; for each session
+ * one chunk is being read at most, however often it subscribes. */
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -184,19 +186,20 @@ static void chunk_done(struct storage_job *job)
     feed_drained(s);
 }
 
-/* Reads what comes next for a subscriber; `generation`: what it said to know, at first only. */
-static void chunk_post(struct session *s, const ProtobufCBinaryData *generation)
+/* Reads what comes next for a subscriber. */
+static void chunk_post(struct session *s)
 {
+    CHECK(!s->feed_reading);
     struct chunk *c = xcalloc(1, sizeof *c);
     c->job = (struct storage_job){.run = chunk_run, .done = chunk_done};
     c->session = s;
     c->round = s->feed_round;
     c->since = s->feed_cursor;
     c->scratch = s->feed_scratch;
-    c->check = generation != NULL;
+    c->check = s->feed_claims;
+    s->feed_claims = false;
     memcpy(c->account, s->account, sizeof c->account);
-    if (generation != NULL && generation->len == sizeof c->generation)
-        memcpy(c->generation, generation->data, sizeof c->generation);
+    memcpy(c->generation, s->feed_generation, sizeof c->generation);
     session_keep(s);
     s->feed_reading = true;
     storage_queue_post(s->server->queue, &c->job);
@@ -206,10 +209,11 @@ void feed_drained(struct session *s)
 {
     if (session_is_open(s) && s->feed == FEED_BEHIND && !s->feed_reading && !s->server->stopping &&
         channel_queued(s->channel, CHANNEL_BULK) < QUEUE_NEXT)
-        chunk_post(s, NULL);
+        chunk_post(s);
 }
 
-static void begin(struct session *s, uint64_t since)
+/* `generation`: what a member says to know `since` of; NULL: it is known here. */
+static void begin(struct session *s, uint64_t since, const ProtobufCBinaryData *generation)
 {
     s->feed = FEED_BEHIND;
     s->feed_round++;
@@ -217,13 +221,17 @@ static void begin(struct session *s, uint64_t since)
     s->feed_first = true;
     s->feed_cursor = since;
     s->feed_scratch = 0;
+    s->feed_claims = generation != NULL;
+    memset(s->feed_generation, 0, sizeof s->feed_generation);
+    if (generation != NULL && generation->len == sizeof s->feed_generation)
+        memcpy(s->feed_generation, generation->data, sizeof s->feed_generation);
 }
 
 void feed_renew(struct session *s)
 {
     if (s->feed == FEED_NONE)
         return;
-    begin(s, 0);
+    begin(s, 0, NULL);
     feed_drained(s);
 }
 
@@ -234,8 +242,9 @@ const char *feed_subscribe(struct session *s, uint32_t id, const void *message)
         return "a malformed Subscribe";
     session_done(s, id);
     channel_set_low_mark(s->channel, QUEUE_NEXT);
-    begin(s, request->since);
-    chunk_post(s, &request->generation);
+    begin(s, request->since, &request->generation);
+    if (!s->feed_reading) /* else chunk_done goes on with this one */
+        chunk_post(s);
     return NULL;
 }
 

@@ -89,8 +89,10 @@ struct session {
     uint64_t feed_cursor; /* all changes up to this one were sent */
     uint64_t
         feed_scratch; /* from scratch: tombstones up to this one are left out; 0: not from scratch */
-    bool feed_first;  /* nothing of this series was sent */
-    bool feed_quiet;  /* changes of which it may see nothing need not be said */
+    bool feed_claims; /* the next chunk is the first: does the cursor mean anything here? */
+    uint8_t feed_generation[STORAGE_GENERATION_SIZE]; /* that it says to know, zeros if none */
+    bool feed_first;                                  /* nothing of this series was sent */
+    bool feed_quiet;       /* changes of which it may see nothing need not be said */
     uint8_t *signers_told; /* bits: claims that were sent on this connection */
     uint32_t signers_room; /* bytes */
     bool renew;            /* rights.c: its sight has changed */

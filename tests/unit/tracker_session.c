@@ -4,6 +4,7 @@
  * time limit, for frames that it has laid out in arrival order. */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -243,6 +244,21 @@ static void server_down(void)
     pthread_join(server_thread, NULL);
     server_free(server);
     server = NULL;
+}
+
+static struct storage *visit(void)
+{
+    char *fault = NULL;
+    struct storage *storage = storage_open(dir, STORAGE_VISIT, &fault);
+    assert_non_null(storage);
+    assert_true(storage_begin(storage, true));
+    return storage;
+}
+
+static void leave(struct storage *storage)
+{
+    assert_true(storage_commit(storage));
+    storage_close(storage);
 }
 
 /* --- frames ------------------------------------------------------------------------------------------------------ */
@@ -943,6 +959,34 @@ static void a_large_catalogue_arrives_in_order_and_whole_while_it_changes(void *
     client_close(b);
 }
 
+/* While the storage is busy with something else. */
+static void whoever_subscribes_again_and_again_costs_one_reading(void **state)
+{
+    enum { TIMES = 400 };
+    struct client *a = member_open(&ann);
+    struct client *b = member_open(&bob);
+    struct view view = {0};
+    Tracker__Subscribe message = TRACKER__SUBSCRIBE__INIT;
+    make_directory(a, 1, "seldom");
+    struct storage *storage = visit();
+    Tracker__Ops none = TRACKER__OPS__INIT;
+    uint32_t writing = a->next_id++;
+    send_frame(a, TYPE(OPS), writing, &none.base);
+    struct mallinfo2 before = mallinfo2();
+    for (unsigned i = 0; i < TIMES; i++)
+        assert_int_equal(fault_of(call(b, TYPE(SUBSCRIBE), &message.base)), 0);
+    struct mallinfo2 after = mallinfo2();
+    leave(storage);
+    received_free(answer_of(a, writing));
+    assert_true(after.uordblks + after.hblkhd < before.uordblks + before.hblkhd + (16u << 20));
+    while (!follow(b, &view))
+        ;
+    assert_true(view.from_scratch);
+    assert_true(view.live >= 1);
+    client_close(a);
+    client_close(b);
+}
+
 static void an_operation_sent_again_is_answered_the_same(void **state)
 {
     struct client *a = member_open(&ann);
@@ -1077,21 +1121,6 @@ static void a_dial_back_reaches_the_other_member(void **state)
 }
 
 /* --- tests: restarts ----------------------------------------------------------------------------------------------------------- */
-
-static struct storage *visit(void)
-{
-    char *fault = NULL;
-    struct storage *storage = storage_open(dir, STORAGE_VISIT, &fault);
-    assert_non_null(storage);
-    assert_true(storage_begin(storage, true));
-    return storage;
-}
-
-static void leave(struct storage *storage)
-{
-    assert_true(storage_commit(storage));
-    storage_close(storage);
-}
 
 static void put_devices(struct storage *storage, int64_t void_before, bool logged_out)
 {
@@ -1255,6 +1284,7 @@ int main(void)
         cmocka_unit_test(the_newest_connection_of_a_device_wins),
         cmocka_unit_test(subscribers_get_everything_then_what_changes),
         cmocka_unit_test(a_large_catalogue_arrives_in_order_and_whole_while_it_changes),
+        cmocka_unit_test(whoever_subscribes_again_and_again_costs_one_reading),
         cmocka_unit_test(an_operation_sent_again_is_answered_the_same),
         cmocka_unit_test(who_wants_is_told_of_who_has),
         cmocka_unit_test(a_dial_back_reaches_the_other_member),
