@@ -6,8 +6,8 @@
  * believed because the tracker says so: the first keys of an account that are seen are, and whatever comes later is
  * shown with a warning until the member accepts it.
  *
- * Thread: "tracker", but for verify_run, which runs on a worker, one item at a time, and has all of `known`, `history`
- * and `seen` to itself meanwhile. What was verified is remembered by a hash of it, so that a catalogue that is sent anew
+ * Thread: "tracker", but for verify_run, which runs on a worker, one item at a time, and has all of `known`, `history`,
+ * `people` and `seen` to itself meanwhile. What was verified is remembered by a hash of it, so that a catalogue that is sent anew
  * costs a lookup for each entry and not 100 us. */
 #include "daemon/session_internal.h"
 
@@ -46,6 +46,12 @@ struct line {
     UT_hash_handle hh;
 };
 
+/* An account that has a line at least. */
+struct person {
+    char name[ACCOUNT_BYTES_MAX + 1];
+    UT_hash_handle hh;
+};
+
 struct seen {
     uint64_t hash;
     UT_hash_handle hh;
@@ -77,23 +83,41 @@ struct signatures {
     uint8_t ca[FINGERPRINT_SIZE], device[DEVICE_ID_SIZE];
     struct known *known;
     struct line *history;
+    struct person *people;
     struct seen *seen;
+    uint8_t
+        salt[32];  /* of this process alone: what goes into `seen` cannot be prepared by anybody */
     bool trusting; /* the first catalogue of this member: whoever is in it is believed */
-    bool changed;  /* the history is not written */
+    bool unreadable; /* there is a history, but it can't be read: nobody is, and it is left alone */
+    bool changed;    /* the history is not written */
     uint32_t refused, unexpected, told_refused, told_unexpected;
 };
 
 /* --- the history of keys -------------------------------------------------------------------------------- */
 
+/* Of one line, and the longest that is read back. */
+_Static_assert(sizeof((struct line *)NULL)->name + 40 <= LIMIT_KEY_LINE,
+               "what was written is read again");
+
+static bool history_is_full(const struct signatures *g)
+{
+    return HASH_COUNT(g->history) >= LIMIT_CLAIMS;
+}
+
+/* Once for each key: of one for which there is no room the warning stays, at least. */
 static void history_add(struct signatures *g, const char *account, const char *device,
                         int64_t first, enum known_key_state state)
 {
     struct line *line;
+    struct person *person;
     char name[sizeof line->name];
 
     snprintf(name, sizeof name, "%s %s", account, device);
     HASH_FIND_STR(g->history, name, line);
-    if (line != NULL || HASH_COUNT(g->history) >= LIMIT_CLAIMS)
+    if (line != NULL)
+        return;
+    g->unexpected += state == KNOWN_KEY_NEW;
+    if (history_is_full(g))
         return;
     line = xcalloc(1, sizeof *line);
     memcpy(line->name, name, sizeof name);
@@ -102,21 +126,32 @@ static void history_add(struct signatures *g, const char *account, const char *d
     line->is.first = first;
     line->is.state = state;
     HASH_ADD_STR(g->history, name, line);
+    HASH_FIND_STR(g->people, account, person);
+    if (person == NULL) {
+        person = xcalloc(1, sizeof *person);
+        snprintf(person->name, sizeof person->name, "%s", account);
+        HASH_ADD_STR(g->people, name, person);
+    }
     g->changed = true;
-    g->unexpected += state == KNOWN_KEY_NEW;
 }
 
-/* Lines "ACCOUNT DEVICE FIRST-SEEN STATE". */
+/* Lines "ACCOUNT DEVICE FIRST-SEEN STATE". No file: the member is new here. One that can't be read says nothing of the
+ * kind: then every key is one to be asked about. */
 static void history_load(struct signatures *g)
 {
     static const char *const states[] = {"first", "new", "accepted"};
     char *data = NULL, *rest, *line;
     size_t size;
+    int error = file_read(g->history_path, LIMIT_KEY_HISTORY, false, &data, &size);
 
-    if (file_read(g->history_path, LIMIT_KEY_HISTORY, false, &data, &size) != 0) {
-        g->trusting = true;
+    g->trusting = error == -ENOENT;
+    g->unreadable = error != 0 && !g->trusting;
+    if (g->unreadable)
+        log_warning("%s: %s: which keys were seen before is not known, so no key is believed; "
+                    "mend the file and start p2pd anew",
+                    g->history_path, strerror(-error));
+    if (error != 0)
         return;
-    }
     for (rest = data; (line = strsep(&rest, "\n")) != NULL;) {
         char *account = strsep(&line, " "), *device = strsep(&line, " ");
         char *first = strsep(&line, " "), *state = line;
@@ -155,19 +190,19 @@ static void history_save(struct signatures *g)
 static void meet(struct signatures *g, const char *account, const uint8_t device[DEVICE_ID_SIZE])
 {
     char text[2 * DEVICE_ID_SIZE + 1], name[sizeof g->history->name];
-    bool others = false;
-    struct line *line, *next;
+    struct line *line;
+    struct person *person;
 
     hex_encode(text, device, DEVICE_ID_SIZE);
     snprintf(name, sizeof name, "%s %s", account, text);
     HASH_FIND_STR(g->history, name, line);
     if (line != NULL)
         return;
-    HASH_ITER(hh, g->history, line, next)
-        others |= strcmp(line->is.account, account) == 0;
+    HASH_FIND_STR(g->people, account, person);
     bool own = memcmp(device, g->device, DEVICE_ID_SIZE) == 0;
+    bool others = person != NULL || g->unreadable || history_is_full(g); /* or they may have */
     bool is_new = others && !g->trusting && !own;
-    if (is_new)
+    if (is_new && !g->unreadable)
         log_warning("%s signs with a key that was not seen before (device %s): a new device of "
                     "theirs, or a tracker that makes things up; ask them, then see p2pctl keys",
                     account, text);
@@ -210,14 +245,17 @@ static void take_claim(struct signatures *g, const Tracker__Signer *m)
     free(claim);
 }
 
-static uint64_t hash_of(const Tracker__Entry *e)
+/* 64 bits of a keyed hash: the tracker, which chooses the values, must not find two that meet. */
+static uint64_t hash_of(const struct signatures *g, const Tracker__Entry *e)
 {
-    uint8_t bytes[SIGNER_ID_SIZE + SIGNATURE_SIZE + HASH_SIZE + 16 + LIMIT_SYMLINK] = {0};
+    uint8_t bytes[sizeof g->salt + SIGNER_ID_SIZE + SIGNATURE_SIZE + HASH_SIZE + 16 +
+                  LIMIT_SYMLINK] = {0};
     uint8_t hash[HASH_SIZE], *at = bytes;
     size_t target = strnlen(e->target, LIMIT_SYMLINK);
     uint64_t value, kind = e->kind;
 
-    memcpy(at, e->signer.data, SIGNER_ID_SIZE);
+    memcpy(at, g->salt, sizeof g->salt);
+    memcpy(at += sizeof g->salt, e->signer.data, SIGNER_ID_SIZE);
     memcpy(at += SIGNER_ID_SIZE, e->signature.data, SIGNATURE_SIZE);
     at += SIGNATURE_SIZE;
     if (e->root.len == HASH_SIZE)
@@ -230,6 +268,16 @@ static uint64_t hash_of(const Tracker__Entry *e)
     return value;
 }
 
+static void forget_seen(struct signatures *g)
+{
+    struct seen *seen, *next;
+
+    HASH_ITER(hh, g->seen, seen, next) {
+        HASH_DEL(g->seen, seen);
+        free(seen);
+    }
+}
+
 static bool is_signed(struct signatures *g, const Tracker__Entry *e)
 {
     struct entry_statement statement = {.kind = (uint8_t)e->kind, .size = e->size};
@@ -238,7 +286,7 @@ static bool is_signed(struct signatures *g, const Tracker__Entry *e)
 
     if (e->signer.len != SIGNER_ID_SIZE || e->signature.len != SIGNATURE_SIZE)
         return false;
-    uint64_t hash = hash_of(e);
+    uint64_t hash = hash_of(g, e);
     HASH_FIND(hh, g->seen, &hash, sizeof hash, seen);
     if (seen != NULL)
         return true;
@@ -249,6 +297,8 @@ static bool is_signed(struct signatures *g, const Tracker__Entry *e)
         statement.target = e->target;
     if (known == NULL || !entry_check(known->key, g->ca, &statement, e->signature.data))
         return false;
+    if (HASH_COUNT(g->seen) >= LIMIT_VERIFIED_KEPT)
+        forget_seen(g); /* they cost their 100 us once more */
     seen = xcalloc(1, sizeof *seen);
     seen->hash = hash;
     HASH_ADD(hh, g->seen, hash, sizeof seen->hash, seen);
@@ -271,16 +321,12 @@ static void judge(struct signatures *g, Tracker__Entry *e)
 static void forget(struct signatures *g)
 {
     struct known *known, *next_known;
-    struct seen *seen, *next_seen;
 
     HASH_ITER(hh, g->known, known, next_known) {
         HASH_DEL(g->known, known);
         free(known);
     }
-    HASH_ITER(hh, g->seen, seen, next_seen) {
-        HASH_DEL(g->seen, seen);
-        free(seen);
-    }
+    forget_seen(g);
 }
 
 static void list_keys(struct signatures *g, struct item *item)
@@ -327,7 +373,7 @@ static void verify_run(struct job *job)
         g->trusting = false;
         g->changed = true;
     }
-    if (g->changed && !g->trusting)
+    if (g->changed && !g->trusting && !g->unreadable)
         history_save(g);
     loop_post(g->session->loop, &g->mail);
 }
@@ -549,6 +595,7 @@ void session_signed_init(struct session *s)
     g->mail.deliver = verified;
     g->key_path = home_path(s->daemon->home, "signing.key");
     g->history_path = home_path(s->daemon->home, "keys");
+    random_bytes(g->salt, sizeof g->salt);
     history_load(g);
     s->signatures = g;
 }
@@ -557,6 +604,7 @@ void session_signed_free(struct session *s)
 {
     struct signatures *g = s->signatures;
     struct line *line, *next;
+    struct person *person, *next_person;
 
     while (g->items != NULL) {
         struct item *item = g->items;
@@ -567,6 +615,10 @@ void session_signed_free(struct session *s)
     HASH_ITER(hh, g->history, line, next) {
         HASH_DEL(g->history, line);
         free(line);
+    }
+    HASH_ITER(hh, g->people, person, next_person) {
+        HASH_DEL(g->people, person);
+        free(person);
     }
     signing_key_free(g->key);
     free(g->key_path);

@@ -219,7 +219,10 @@
 #define LIMIT_TRACKER_ADDRESSES 8 /* addresses of a tracker's name that are tried */
 #define LIMIT_CLAIMS                                                                               \
     65536 /* signers' claims that a member remembers, and lines of its history of keys */
-#define LIMIT_KEY_HISTORY (4u << 20) /* bytes of that history */
+#define LIMIT_KEY_LINE    160 /* bytes of one of these lines */
+#define LIMIT_KEY_HISTORY ((size_t)LIMIT_CLAIMS * LIMIT_KEY_LINE)
+#define LIMIT_VERIFIED_KEPT                                                                        \
+    (2u << 20) /* signatures that a member remembers to have verified: up to 150 MB */
 #define LIMIT_BAD_LOGGED                                                                           \
     8 /* entries refused by a member that get a line of the log each, in one series */
 #define LIMIT_TICKET_GRACE_NS                                                                      \

@@ -14,11 +14,13 @@
 #include "base/home.h"
 #include "base/loop.h"
 #include "base/workers.h"
+#include "crypto/signature.h"
 #include "daemon/credentials.h"
 #include "daemon/download.h"
 #include "daemon/local.h"
 #include "daemon/session.h"
 #include "daemon/upload.h"
+#include "proto/limits.h"
 #include "proto/tracker.pb-c.h"
 #include "tests/store_help.h"
 #include "tests/swarm_help.h"
@@ -44,6 +46,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_uint epoch_now;
 static atomic_int state_now, connects, credentials_told, revocations, dial_backs, peers_came;
 static atomic_int changes_came, results_came, health_came, health_error;
+static atomic_int keys_unexpected;
 static struct account_answer *answer; /* under lock */
 static char trouble_now[300];         /* under lock */
 
@@ -140,7 +143,7 @@ void local_suspicions(struct local *local, uint32_t refused, uint32_t unexpected
 {
     (void)local;
     (void)refused;
-    (void)unexpected;
+    keys_unexpected = (int)unexpected;
 }
 
 void local_asked(struct local *local, struct session_answer *asked)
@@ -210,6 +213,9 @@ static void format_url(const uint8_t *fingerprint)
     swarm_url_format(url, &parts, false);
 }
 
+/* What a test wants to be in the home before p2pd starts. */
+static void (*prepare)(void);
+
 /* Who is logged in at the start; NULL: nobody. The key is there in any case: it takes long to make. */
 static void begin(const char *account, int64_t lifetime)
 {
@@ -238,6 +244,10 @@ static void begin(const char *account, int64_t lifetime)
         assert_non_null(credentials);
         certificate_free(certificate);
     }
+    if (prepare != NULL)
+        prepare();
+    prepare = NULL;
+    keys_unexpected = 0;
     state_now = connects = credentials_told = revocations = dial_backs = peers_came = 0;
     changes_came = results_came = health_came = health_error = 0;
     session = session_new(&d, credentials);
@@ -776,6 +786,116 @@ static void operations_are_answered_or_asked_for_again(void **state)
     finish();
 }
 
+/* --- the history of keys --- */
+
+/* The tracker says that the account signs with a key of its own making, which `device` has claimed. */
+static void show_signer(const char *account, const char *which, const struct key *device)
+{
+    Tracker__Changes changes = TRACKER__CHANGES__INIT;
+    Tracker__Signer message = TRACKER__SIGNER__INIT, *signers[] = {&message};
+    struct signer_claim *claim = xcalloc(1, sizeof *claim);
+    const char *fault = "";
+    uint8_t fingerprint[FINGERPRINT_SIZE];
+    char *path = xasprintf("%s/%s", directory, which);
+
+    certificate_fingerprint(ca, fingerprint);
+    struct signing_key *key = signing_key_open(path, &fault);
+    assert_non_null(key);
+    assert_true(signer_claim_make(claim, key, device, fingerprint, account, &fault));
+    message.key = (ProtobufCBinaryData){.len = sizeof claim->key, .data = claim->key};
+    message.account = claim->account;
+    message.device_key =
+        (ProtobufCBinaryData){.len = claim->device_key_size, .data = claim->device_key};
+    message.signature =
+        (ProtobufCBinaryData){.len = claim->signature_size, .data = claim->signature};
+    changes.n_signers = 1;
+    changes.signers = signers;
+    changes.live = true;
+    wire_send(&tracker, T(CHANGES), &changes.base);
+    signing_key_free(key);
+    free(claim);
+    free(path);
+}
+
+static char *keys_path(void)
+{
+    return home_path(directory, "keys");
+}
+
+/* As many lines as there may be, the longest ones, and bert's among them. */
+static void full_history(void)
+{
+    char *path = keys_path();
+    FILE *file = fopen(path, "w");
+
+    assert_non_null(file);
+    fprintf(file, "bert %032x 1700000000 first\n", 0u);
+    for (unsigned i = 1; i < LIMIT_CLAIMS; i++)
+        fprintf(file, "%064u %032x %d accepted\n", i, i, 1700000000);
+    assert_int_equal(fclose(file), 0);
+    free(path);
+}
+
+static void unreadable_history(void)
+{
+    char *path = keys_path();
+
+    assert_int_equal(mkdir(path, 0700), 0);
+    free(path);
+}
+
+static void a_full_history_of_keys_still_tells_what_is_new(void **state)
+{
+    struct stat before, after;
+    char *path;
+
+    (void)state;
+    prepare = full_history;
+    begin("anna", SWARM_DAY_S);
+    path = keys_path();
+    assert_int_equal(stat(path, &before), 0);
+    connected("anna");
+    show_signer("bert", "first key", tracker_key);
+    WAIT_FOR(keys_unexpected == 1);
+    show_signer("carl", "second key", tracker_key); /* seen before or not: nobody can say */
+    WAIT_FOR(keys_unexpected == 2);
+    assert_int_equal(stat(path, &after), 0);
+    assert_int_equal(before.st_size, after.st_size);
+    free(path);
+    wire_free(&tracker);
+    finish();
+}
+
+static void an_unreadable_history_of_keys_believes_nobody_and_is_kept(void **state)
+{
+    (void)state;
+    prepare = unreadable_history;
+    begin("anna", SWARM_DAY_S);
+    connected("anna");
+    show_signer("bert", "first key", tracker_key);
+    WAIT_FOR(keys_unexpected == 1);
+    show_signer("anna", "third key", device_key); /* our own */
+    show_signer("carl", "second key", tracker_key);
+    WAIT_FOR(keys_unexpected == 2);
+    wire_free(&tracker);
+    finish();
+}
+
+static void who_is_seen_first_is_believed_and_the_second_is_not(void **state)
+{
+    (void)state;
+    begin("anna", SWARM_DAY_S);
+    connected("anna");
+    show_signer("bert", "first key", tracker_key);
+    WAIT_FOR(in_home("keys"));
+    assert_int_equal(keys_unexpected, 0);
+    show_signer("carl", "second key", tracker_key); /* an account of which none was seen yet */
+    show_signer("bert", "third key", ca_key);
+    WAIT_FOR(keys_unexpected == 1);
+    wire_free(&tracker);
+    finish();
+}
+
 /* --- announces --- */
 
 static Tracker__Announce *next_announce(void)
@@ -870,6 +990,9 @@ int main(void)
         cmocka_unit_test(a_thousand_wants_do_not_swamp_the_tracker),
         cmocka_unit_test(pushes_reach_whom_they_concern),
         cmocka_unit_test(operations_are_answered_or_asked_for_again),
+        cmocka_unit_test(who_is_seen_first_is_believed_and_the_second_is_not),
+        cmocka_unit_test(a_full_history_of_keys_still_tells_what_is_new),
+        cmocka_unit_test(an_unreadable_history_of_keys_believes_nobody_and_is_kept),
         cmocka_unit_test(holdings_are_told_whole_then_by_what_came),
     };
     return cmocka_run_group_tests_name("session", tests, set_up_all, tear_down_all);
