@@ -466,7 +466,7 @@ const char *swarm_release(struct swarm *s, struct swarm_device *d, const struct 
     bool sound =
         bitfield_size == 0 || (bitfield_size == bytes && bitmap_from_wire(asked, bitfield, pieces));
     struct content *c = sound ? swarm_content(s, key, false) : NULL;
-    if (c != NULL) {
+    if (c != NULL && swarm_may(s, d, c)) { /* else nothing is said of what others hold */
         struct holding *h = swarm_holding(s, d, c);
         bool any = false;
         for (uint32_t i = 0; i < pieces; i++)

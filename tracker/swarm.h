@@ -30,7 +30,7 @@ void swarm_free(struct swarm *); /* NULL is fine */
 
 /* May the owner of a connected device see this root? Without a judge everybody may. What a device announces of a root
  * that it may not see is kept but counts for nothing, as if it were not connected; its wants of one get no peers and
- * are not told of. Neither learns the difference. */
+ * are not told of; nothing of it is released. Neither learns the difference. */
 void swarm_set_judge(struct swarm *,
                      bool (*may)(void *arg, void *owner, const uint8_t root[HASH_SIZE]), void *arg);
 /* Is this root in the catalogue, or was it lately? Without such a judge all are. What is not, or may not be seen, is

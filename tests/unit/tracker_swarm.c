@@ -263,6 +263,32 @@ static void maps_of_what_nobody_published_are_bounded_closer(void **state)
     swarm_free(s);
 }
 
+static bool blind; /* the address is an owner who may see nothing */
+
+static bool blind_sees_nothing(void *arg, void *owner, const uint8_t root[HASH_SIZE])
+{
+    return owner != &blind;
+}
+
+static void who_may_not_see_a_content_learns_not_who_has_it_by_giving_it_up(void **state)
+{
+    struct swarm *s = swarm_new(1);
+    struct swarm_key key = content(1, 8);
+    struct swarm_device *a = connected(s, 1), *b = connected(s, 2);
+    uint8_t id[DEVICE_ID_SIZE] = {99}, granted;
+    struct swarm_device *stranger = swarm_device(s, id);
+    swarm_set_judge(s, blind_sees_nothing, NULL);
+    swarm_connect(s, stranger, &blind);
+    hold_all(s, a, key);
+    hold(s, b, key, 0xf0);
+    hold_all(s, stranger, key);
+    assert_null(swarm_release(s, stranger, &key, NULL, 0, &granted));
+    assert_int_equal(granted, 0);
+    assert_null(swarm_release(s, b, &key, NULL, 0, &granted));
+    assert_int_equal(granted, 0xff);
+    swarm_free(s);
+}
+
 static void an_offline_device_is_known_but_does_not_count(void **state)
 {
     struct swarm *s = swarm_new(1);
@@ -770,6 +796,7 @@ int main(void)
         cmocka_unit_test(what_a_device_may_not_see_takes_little),
         cmocka_unit_test(what_nobody_published_is_bounded_for_all_devices_of_an_account),
         cmocka_unit_test(maps_of_what_nobody_published_are_bounded_closer),
+        cmocka_unit_test(who_may_not_see_a_content_learns_not_who_has_it_by_giving_it_up),
         cmocka_unit_test(an_offline_device_is_known_but_does_not_count),
         cmocka_unit_test(what_is_not_said_again_after_an_announce_from_scratch_is_dropped),
         cmocka_unit_test(counts_by_deltas_equal_a_recount),
