@@ -6,6 +6,8 @@
  * will be full again. */
 #include "tracker/throttle.h"
 
+#include <limits.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "proto/limits.h"
@@ -33,28 +35,43 @@ struct throttle *throttle_new(uint64_t seed)
     return t;
 }
 
-/* Drops what `old` says, or with `some` each eighth record. */
-static void sweep(struct table *table, int64_t before, bool some)
+/* Drops what is older than `before`, and at most `some` others with `tries` tries or fewer. Returns how many others. */
+static size_t sweep(struct table *table, int64_t before, size_t some, unsigned tries)
 {
-    unsigned n = 0;
+    size_t dropped = 0;
     struct table_node *next;
     for (struct table_node *node = table_walk(table, NULL); node != NULL; node = next) {
         struct record *r = (struct record *)(void *)node;
         next = table_walk(table, node);
-        if (r->at < before || (some && n++ % 8 == 0)) {
+        bool is_old = r->at < before;
+        if (is_old || (dropped < some && r->tries <= tries)) {
+            dropped += !is_old;
             table_remove(table, node);
             free(r);
         }
     }
+    return dropped;
+}
+
+/* An eighth goes, those that were tried the least first: a name that somebody guesses at stays in memory, however many
+ * others are made up to push it out. */
+static void make_room(struct table *table, int64_t old)
+{
+    size_t room = LIMIT_TRIES_KEPT / 8;
+    (void)sweep(table, old, 0, 0);
+    if (table->count < LIMIT_TRIES_KEPT)
+        return;
+    for (unsigned tries = 1; room > 0; tries = tries > UINT_MAX / 2 ? UINT_MAX : 2 * tries)
+        room -= sweep(table, 0, room, tries);
 }
 
 void throttle_free(struct throttle *t)
 {
     if (t == NULL)
         return;
-    sweep(&t->pairs, INT64_MAX, true);
-    sweep(&t->sources, INT64_MAX, true);
-    sweep(&t->mails, INT64_MAX, true);
+    (void)sweep(&t->pairs, INT64_MAX, SIZE_MAX, UINT_MAX);
+    (void)sweep(&t->sources, INT64_MAX, SIZE_MAX, UINT_MAX);
+    (void)sweep(&t->mails, INT64_MAX, SIZE_MAX, UINT_MAX);
     table_clear(&t->pairs);
     table_clear(&t->sources);
     table_clear(&t->mails);
@@ -78,9 +95,7 @@ static struct record *find_or_make(struct table *table, const uint64_t key[2], i
     if (r != NULL)
         return r;
     if (table->count >= LIMIT_TRIES_KEPT)
-        sweep(table, old, false);
-    if (table->count >= LIMIT_TRIES_KEPT)
-        sweep(table, old, true);
+        make_room(table, old);
     r = xcalloc(1, sizeof *r);
     r->key[0] = key[0];
     r->key[1] = key[1];
@@ -153,45 +168,46 @@ int64_t throttle_spend(struct throttle *t, const uint8_t source[16], unsigned co
     return spend_source(t, source, cost, now, false);
 }
 
-/* The pair's record as of now; *left is the time to wait. */
-static struct record *pair_at(struct throttle *t, const char *name, const uint8_t with[16],
-                              int64_t now, int64_t *left)
+/* How long the pair has to wait yet. */
+static int64_t pair_wait(struct throttle *t, const uint64_t key[2], int64_t now)
 {
-    uint64_t key[2];
-    pair_key(t, name, with, key);
+    const struct record *r = find(&t->pairs, key);
+    if (r == NULL || r->tries == 0 || now - r->at >= LIMIT_TRY_FORGET_NS)
+        return 0;
+    return r->at + wait_of(r->tries) - now;
+}
+
+/* Only now is there a record of it. */
+static void pair_count(struct throttle *t, const uint64_t key[2], int64_t now)
+{
     struct record *r = find_or_make(&t->pairs, key, now - LIMIT_TRY_FORGET_NS);
     if (now - r->at >= LIMIT_TRY_FORGET_NS)
         r->tries = 0;
-    *left = r->tries == 0 ? 0 : r->at + wait_of(r->tries) - now;
-    return r;
-}
-
-static void count(struct record *r, int64_t now)
-{
     r->tries++;
     r->at = now;
 }
 
-int64_t throttle_pair(struct throttle *t, const char *name, const uint8_t key[16], int64_t now)
+int64_t throttle_pair(struct throttle *t, const char *name, const uint8_t with[16], int64_t now)
 {
-    int64_t left;
-    struct record *r = pair_at(t, name, key, now, &left);
+    uint64_t key[2];
+    pair_key(t, name, with, key);
+    int64_t left = pair_wait(t, key, now);
     if (left > 0)
         return left;
-    count(r, now);
+    pair_count(t, key, now);
     return 0;
 }
 
 int64_t throttle_try(struct throttle *t, const char *name, const uint8_t source[16], int64_t now)
 {
-    int64_t left;
-    struct record *r = pair_at(t, name, source, now, &left);
+    uint64_t key[2];
+    pair_key(t, name, source, key);
+    int64_t left = pair_wait(t, key, now);
+    if (left <= 0)
+        left = spend_source(t, source, 1, now, false);
     if (left > 0)
         return left;
-    left = spend_source(t, source, 1, now, false);
-    if (left > 0)
-        return left;
-    count(r, now);
+    pair_count(t, key, now);
     return 0;
 }
 

@@ -4,7 +4,7 @@
  * elsewhere; for a device that the account knows its id stands for the source, so that not even a
  * guesser in the same house does. Pure; one thread; times in nanoseconds on any one clock. Names need
  * not exist: an unknown one is throttled exactly like a known one. Memory is bounded: when the table is
- * full some entries are forgotten. */
+ * full some entries are forgotten, those with the fewest tries first. */
 #ifndef TRACKER_THROTTLE_H
 #define TRACKER_THROTTLE_H
 

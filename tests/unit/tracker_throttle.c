@@ -123,6 +123,24 @@ static void many_names_take_bounded_memory(void **state)
     throttle_free(t);
 }
 
+static void made_up_names_do_not_push_out_one_that_is_guessed_at(void **state)
+{
+    struct throttle *t = throttle_new(1);
+    char name[32];
+    uint8_t source[16] = {9};
+    int64_t now = NS_PER_S;
+    for (unsigned i = 0; i < LIMIT_TRIES_FREE; i++)
+        assert_int_equal(throttle_try(t, "ann", here, now), 0);
+    for (unsigned i = 0; i < 3 * LIMIT_TRIES_KEPT; i++) {
+        snprintf(name, sizeof name, "n%u", i);
+        memcpy(source + 4, &i, sizeof i);
+        (void)throttle_try(t, name, source, now);
+        (void)throttle_pair(t, name, there, now);
+    }
+    assert_true(throttle_try(t, "ann", here, now) > 0);
+    throttle_free(t);
+}
+
 static void addresses_are_numeric_and_can_be_dialled(void **state)
 {
     static const char *const good[] = {"192.0.2.1:7701", "[2001:db8::1]:1", "[fe80::1%eth0]:65535",
@@ -200,6 +218,7 @@ int main(void)
         cmocka_unit_test(a_source_runs_out_of_tries_and_others_do_not),
         cmocka_unit_test(wrong_guesses_cost_their_source_more_but_never_for_ever),
         cmocka_unit_test(many_names_take_bounded_memory),
+        cmocka_unit_test(made_up_names_do_not_push_out_one_that_is_guessed_at),
         cmocka_unit_test(addresses_are_numeric_and_can_be_dialled),
         cmocka_unit_test(nearness_is_the_common_prefix),
         cmocka_unit_test(an_ipv6_source_is_its_network),
