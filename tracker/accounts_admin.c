@@ -4,7 +4,8 @@
  *   transfer              storage, a batch of entries at a time; each is pushed to subscribers -> answer
  *
  * That the asker is an admin has been looked at in session.c. An account that is disabled or deleted has all its
- * devices logged out: their certificates are void, and every member is told. A deleted account's row stays, without
+ * devices logged out: their certificates are void, and every member is told; invites that it has made end, and those
+ * for admins with the admin role. A deleted account's row stays, without
  * password and address, so that nobody else gets its name, which stands on its files. The swarm's last admin stays one.
  * The loop's thread, but for functions named _run. */
 #include "tracker/accounts_private.h"
@@ -85,13 +86,14 @@ static const struct act {
     const char *what;      /* in the audit log */
     bool takes_admin_away; /* forbidden for the last one */
     bool logs_out;
+    bool ends_invites, ends_admin_invites;
 } acts[] = {
-    [TRACKER__USER_ACT__USER_DISABLE] = {"user-disable", true, true},
-    [TRACKER__USER_ACT__USER_ENABLE] = {"user-enable", false, false},
-    [TRACKER__USER_ACT__USER_DELETE] = {"user-delete", true, true},
-    [TRACKER__USER_ACT__USER_ADMIN_ON] = {"admin-on", false, false},
-    [TRACKER__USER_ACT__USER_ADMIN_OFF] = {"admin-off", true, false},
-    [TRACKER__USER_ACT__USER_TOTP_OFF] = {"totp-off", false, false},
+    [TRACKER__USER_ACT__USER_DISABLE] = {"user-disable", true, true, true, false},
+    [TRACKER__USER_ACT__USER_ENABLE] = {"user-enable", false, false, false, false},
+    [TRACKER__USER_ACT__USER_DELETE] = {"user-delete", true, true, true, false},
+    [TRACKER__USER_ACT__USER_ADMIN_ON] = {"admin-on", false, false, false, false},
+    [TRACKER__USER_ACT__USER_ADMIN_OFF] = {"admin-off", true, false, false, true},
+    [TRACKER__USER_ACT__USER_TOTP_OFF] = {"totp-off", false, false, false, false},
 };
 
 static void forget(struct storage *storage, struct storage_account *account)
@@ -146,6 +148,8 @@ static void change_run(struct storage_job *job, struct storage *storage)
         storage_renew(storage, account->name);
     if (act->logs_out)
         attempt_log_out_run(storage, a, a->target, NULL);
+    if (act->ends_invites || act->ends_admin_invites)
+        storage_invite_drop_of(storage, a->target, !act->ends_invites);
     attempt_audit_about(storage, a, act->what, a->target, NULL);
 }
 

@@ -180,7 +180,8 @@ struct reset_job {
     struct storage_job job;
     struct server *server;
     char name[ACCOUNT_BYTES_MAX + 1], from[64];
-    bool mails; /* the name has mails left */
+    bool mails;   /* the name has mails left */
+    bool audited; /* not too many were written down just now */
 };
 
 static void reset_run(struct storage_job *job, struct storage *storage)
@@ -192,7 +193,8 @@ static void reset_run(struct storage_job *job, struct storage *storage)
                  account.deleted == 0 && account.email[0] != '\0';
     struct storage_event event = {
         .when = now, .what = "reset-ask", .account = j->name, .source = j->from};
-    storage_audit(storage, &event);
+    if (j->audited)
+        storage_audit(storage, &event);
     if (known && j->mails)
         storage_mail_add(storage, STORAGE_TOKEN_RESET, j->name, account.email, now);
 }
@@ -233,6 +235,7 @@ const char *accounts_reset(struct session *s, uint32_t id, const void *message)
     snprintf(j->name, sizeof j->name, "%s", request->name);
     snprintf(j->from, sizeof j->from, "%s", s->from);
     j->mails = throttle_mail(server->mails, j->name, clock_now());
+    j->audited = server_may_audit(server);
     server->attempts++;
     session_done(s, id);
     storage_queue_post(server->queue, &j->job);

@@ -89,14 +89,19 @@ static void refusal_done(struct storage_job *job)
     free(job);
 }
 
-void server_audit_refusal(struct server *server, const char *account, const char *from)
+bool server_may_audit(struct server *server)
 {
     int64_t now = clock_now();
     if (now - server->audited_from > NS_PER_S) {
         server->audited = 0;
         server->audited_from = now;
     }
-    if (++server->audited > REFUSALS_PER_S || server->stopping)
+    return ++server->audited <= REFUSALS_PER_S;
+}
+
+void server_audit_refusal(struct server *server, const char *account, const char *from)
+{
+    if (!server_may_audit(server) || server->stopping)
         return;
     struct refusal_job *refusal = xcalloc(1, sizeof *refusal);
     refusal->job = (struct storage_job){.run = refusal_run, .done = refusal_done, .writes = true};

@@ -212,7 +212,9 @@ void server_knock_bad(struct server *, const struct source *);
 /* Logs "FROM: what", but not more than a few in a second. */
 void server_log_refusal(struct server *, const char *from, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* A row about a log in that failed, but not more than a few in a second. */
+/* Whether one more row about what a stranger did may be written: not more than a few in a second. */
+bool server_may_audit(struct server *);
+/* A row about a log in that failed, if it may. */
 void server_audit_refusal(struct server *, const char *account, const char *from);
 int64_t wall_seconds(void);
 

@@ -63,6 +63,8 @@ bool storage_is_lost(const struct storage *);
 void storage_generation(struct storage *, uint8_t out[STORAGE_GENERATION_SIZE]);
 /* True until the first account was made. */
 bool storage_is_new(struct storage *);
+/* How many rows, those of deleted and of waiting accounts as well. */
+uint64_t storage_account_count(struct storage *);
 
 /* --- accounts and devices
  * -------------------------------------------------------------------------- */
@@ -138,6 +140,8 @@ void storage_invite_use(struct storage *, const uint8_t hash[32]);
 /* Those by that account that are good at that time. */
 uint64_t storage_invite_count(struct storage *, const char *by, int64_t now);
 void storage_invite_prune(struct storage *, int64_t now);
+/* The account may invite no more, or (`admin_only`) no more admins: what it has handed out goes with that. */
+void storage_invite_drop_of(struct storage *, const char *by, bool admin_only);
 
 /* --- codes that were sent by mail, codes for a lost second factor
  * ---------------------------------------------------------------------------------- */
@@ -197,7 +201,8 @@ struct storage_event {
     const char *by;        /* who did it, if not that account; may be NULL */
     const char *detail;    /* may be NULL */
 };
-/* Failed log ins ("refused") are kept apart, so that whoever guesses does not push out the rest. */
+/* What strangers can bring about, failed log ins ("refused") and asking for a reset ("reset-ask"), is kept apart, so
+ * that whoever guesses does not push out the rest. */
 void storage_audit(struct storage *, const struct storage_event *);
 void storage_audit_prune(struct storage *);
 struct storage_audit_row {

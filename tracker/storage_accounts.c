@@ -41,6 +41,14 @@ bool storage_is_new(struct storage *s)
     return !found && !s->failed;
 }
 
+uint64_t storage_account_count(struct storage *s)
+{
+    sqlite3_stmt *count = storage_statement(s, SQL_ACCOUNT_COUNT);
+    uint64_t accounts = storage_step(s, count) ? (uint64_t)sqlite3_column_int64(count, 0) : 0;
+    storage_done(count);
+    return accounts;
+}
+
 bool storage_account_get(struct storage *s, const char *name, struct storage_account *out)
 {
     sqlite3_stmt *get = storage_statement(s, SQL_ACCOUNT_GET);
@@ -267,4 +275,12 @@ void storage_invite_prune(struct storage *s, int64_t now)
     sqlite3_stmt *prune = storage_statement(s, SQL_INVITE_PRUNE);
     storage_bind_number(prune, 1, now);
     storage_run(s, prune);
+}
+
+void storage_invite_drop_of(struct storage *s, const char *by, bool admin_only)
+{
+    sqlite3_stmt *drop = storage_statement(s, SQL_INVITE_DROP_OF);
+    storage_bind_text(drop, 1, by);
+    storage_bind_number(drop, 2, admin_only);
+    storage_run(s, drop);
 }

@@ -180,6 +180,11 @@ const char *const storage_main_steps[] = {
 
     /* 7: extended attributes that members give entries */
     "ALTER TABLE entry ADD COLUMN xattrs BLOB /* tracker.Xattrs, packed; NULL: none */;\n",
+
+    /* 8: invites end with what their maker may: those that are left from before */
+    "DELETE FROM invite WHERE made_by IN (SELECT name FROM account WHERE disabled = 1 OR deleted "
+    "<> 0)"
+    " OR (admin = 1 AND made_by IN (SELECT name FROM account WHERE admin = 0));\n",
 };
 const int storage_main_version = sizeof storage_main_steps / sizeof *storage_main_steps;
 
@@ -217,6 +222,7 @@ const char *const storage_sql[SQL_END] = {
                      " ON CONFLICT(key) DO UPDATE SET value = excluded.value",
 
     [SQL_ACCOUNT_ANY] = "SELECT 1 FROM account LIMIT 1",
+    [SQL_ACCOUNT_COUNT] = "SELECT count(*) FROM account",
     [SQL_ACCOUNT_GET] = "SELECT " ACCOUNT_COLUMNS " FROM account WHERE name = ?1",
     [SQL_ACCOUNT_ADD] = "INSERT INTO account(" ACCOUNT_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6,"
                         " ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT(name) DO NOTHING",
@@ -275,15 +281,16 @@ const char *const storage_sql[SQL_END] = {
     [SQL_INVITE_COUNT] =
         "SELECT count(*) FROM invite WHERE made_by = ?1 AND uses > 0 AND expires > ?2",
     [SQL_INVITE_PRUNE] = "DELETE FROM invite WHERE uses = 0 OR expires <= ?1",
+    [SQL_INVITE_DROP_OF] = "DELETE FROM invite WHERE made_by = ?1 AND (?2 = 0 OR admin = 1)",
     [SQL_AUDIT_ADD] = "INSERT INTO audit(at, what, account, device, source, actor, detail)"
                       " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [SQL_AUDIT_LIST] = "SELECT n, at, what, account, device, source, actor, detail FROM audit"
                        " WHERE n < ?1 AND at >= ?2 AND (?3 = '' OR account = ?3 OR actor = ?3)"
                        " ORDER BY n DESC LIMIT ?4",
-    [SQL_AUDIT_PRUNE] =
-        "DELETE FROM audit WHERE (what = 'refused') = ?1"
-        " AND n <= (SELECT n FROM audit WHERE (what = 'refused') = ?1 ORDER BY n DESC"
-        " LIMIT 1 OFFSET ?2) AND n <= (SELECT max(n) FROM audit) - 1000",
+    [SQL_AUDIT_PRUNE] = "DELETE FROM audit WHERE (what IN ('refused', 'reset-ask')) = ?1"
+                        " AND n <= (SELECT n FROM audit WHERE (what IN ('refused', 'reset-ask')) = "
+                        "?1 ORDER BY n DESC"
+                        " LIMIT 1 OFFSET ?2) AND n <= (SELECT max(n) FROM audit) - 1000",
     [SQL_AUDIT_COUNT] = "SELECT count(*) FROM audit WHERE what = ?1",
 
     [SQL_ENTRY_GET] = "SELECT " ENTRY_COLUMNS " FROM entry WHERE id = ?1",

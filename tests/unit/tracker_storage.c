@@ -123,15 +123,73 @@ static void a_command_does_not_create_anything(void **state)
     free(path);
 }
 
+/* One of ann's, bob's and the tracker's own command each; then one for admins of each. */
+static void put_invites(struct storage *storage)
+{
+    static const char *const by[] = {"ann", "bob", ""};
+    struct storage_account bob = account("bob");
+    assert_true(storage_account_add(storage, &bob));
+    for (uint8_t i = 0; i < 6; i++) {
+        struct storage_invite invite = {.hash = {i}, .admin = i >= 3, .uses = 1, .expires = 100};
+        snprintf(invite.by, sizeof invite.by, "%s", by[i % 3]);
+        storage_invite_add(storage, &invite);
+    }
+}
+
+/* Bits. */
+static unsigned invites_left(struct storage *storage)
+{
+    unsigned bits = 0;
+    for (uint8_t i = 0; i < 6; i++) {
+        uint8_t hash[32] = {i};
+        struct storage_invite invite;
+        bits |= (unsigned)storage_invite_get(storage, hash, 1, &invite) << i;
+    }
+    return bits;
+}
+
+static void invites_end_with_what_their_maker_may(void **state)
+{
+    struct storage *storage = open_good(STORAGE_SERVE);
+    struct storage_account ann = account("ann");
+    assert_true(storage_begin(storage, true));
+    assert_true(storage_account_add(storage, &ann));
+    put_invites(storage);
+    assert_int_equal(invites_left(storage), 63);
+    storage_invite_drop_of(storage, "ann", true);
+    assert_int_equal(invites_left(storage), 63 - 8);
+    storage_invite_drop_of(storage, "bob", false);
+    assert_int_equal(invites_left(storage), 63 - 8 - 2 - 16);
+    assert_int_equal(storage_account_count(storage), 2);
+    assert_true(storage_commit(storage));
+    storage_close(storage);
+}
+
+static void what_strangers_do_pushes_out_nothing_else(void **state)
+{
+    struct storage *storage = open_good(STORAGE_SERVE);
+    assert_true(storage_begin(storage, true));
+    storage_audit(storage, &(struct storage_event){.when = 1, .what = "login", .account = "ann"});
+    for (unsigned i = 0; i < LIMIT_AUDIT_KEPT + 10; i++)
+        storage_audit(storage, &(struct storage_event){.when = 1, .what = "reset-ask"});
+    storage_audit_prune(storage);
+    assert_int_equal(storage_audit_count(storage, "login"), 1);
+    assert_int_equal(storage_audit_count(storage, "reset-ask"), LIMIT_AUDIT_REFUSED);
+    assert_true(storage_commit(storage));
+    storage_close(storage);
+}
+
 static void an_older_schema_is_brought_up_and_keeps_its_rows(void **state)
 {
     struct storage *storage = open_good(STORAGE_SERVE);
     struct storage_account ann = account("ann"), found;
     assert_true(storage_begin(storage, true));
     assert_true(storage_account_add(storage, &ann));
+    put_invites(storage);
     assert_true(storage_commit(storage));
     storage_close(storage);
     tamper("tracker.db",
+           "UPDATE account SET disabled = 1 WHERE name = 'bob';"
            "DROP TABLE entry; DROP TABLE op; DROP TRIGGER rule_account; DROP TABLE rule;"
            "DROP TABLE membership; DROP TABLE team; DROP TABLE renewal; DROP TABLE signer;"
            "DROP TABLE token; DROP TABLE mail; DROP TABLE recovery;"
@@ -146,6 +204,7 @@ static void an_older_schema_is_brought_up_and_keeps_its_rows(void **state)
     storage = open_good(STORAGE_SERVE);
     assert_true(storage_begin(storage, true));
     assert_true(storage_account_get(storage, "ann", &found));
+    assert_int_equal(invites_left(storage), 1 + 4 + 32); /* hers, and those of the command */
     storage_audit(storage, &(struct storage_event){.when = 1, .what = "login", .account = "ann"});
     assert_int_equal(storage_audit_count(storage, "login"), 1);
     assert_true(storage_commit(storage));
@@ -406,6 +465,8 @@ int main(void)
         TEST(a_name_is_taken_once),
         TEST(an_invite_is_used_up_and_expires),
         TEST(audit_is_only_added_to),
+        TEST(what_strangers_do_pushes_out_nothing_else),
+        TEST(invites_end_with_what_their_maker_may),
         TEST(what_was_undone_did_not_happen),
         TEST(piece_maps_are_written_and_read),
         TEST(jobs_come_back_in_order_after_a_common_commit),
