@@ -28,6 +28,12 @@ static bool may_register(struct storage *storage, struct attempt *a)
             return false;
         }
     }
+    /* Rows: who waits for a code from a mail is in no mirror yet. */
+    if (storage_account_count(storage) >= LIMIT_ACCOUNTS) {
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_LIMIT,
+                     "there are as many accounts as there may be");
+        return false;
+    }
     if (storage_account_get(storage, a->name, &a->account) || storage_group_get(storage, a->name) ||
         strcmp(a->name, "everyone") == 0) {
         attempt_fail(a, TRACKER__FAULT_CODE__FAULT_NAME_TAKEN, "the name is taken");
@@ -129,11 +135,6 @@ const char *accounts_register(struct session *s, uint32_t id, const void *messag
                       0);
         return NULL;
     }
-    if (members_accounts(server->members) >= LIMIT_ACCOUNTS) {
-        session_fault(s, id, TRACKER__FAULT_CODE__FAULT_LIMIT,
-                      "there are as many accounts as there may be", 0);
-        return NULL;
-    }
     int64_t wait =
         throttle_spend(server->throttle, s->source_key, LIMIT_COST_REGISTER, clock_now());
     if (wait > 0) {
@@ -191,7 +192,8 @@ static void logged_in(struct attempt *a)
 
 static void login_verified(struct attempt *a)
 {
-    attempt_to_storage(a, login_rows_run, true, logged_in);
+    if (!attempt_code_is_throttled(a))
+        attempt_to_storage(a, login_rows_run, true, logged_in);
 }
 
 static void login_run(struct job *job)
@@ -252,10 +254,6 @@ const char *accounts_login(struct session *s, uint32_t id, const void *message)
     struct attempt *a = attempt_new(s, id, true);
     if (a == NULL)
         return NULL;
-    if (request->code[0] != '\0' && attempt_code_is_throttled(s, id, request->name)) {
-        attempt_free(a);
-        return NULL;
-    }
     snprintf(a->name, sizeof a->name, "%s", request->name);
     snprintf(a->second, sizeof a->second, "%s", request->code);
     if (!attempt_take_request(a, &request->password, request->request, request->machine))

@@ -174,7 +174,8 @@ static void rows_run(struct storage_job *job, struct storage *storage)
 
 static void verified(struct attempt *a)
 {
-    attempt_to_storage(a, rows_run, true, done);
+    if (!attempt_code_is_throttled(a))
+        attempt_to_storage(a, rows_run, true, done);
 }
 
 static void looked(struct attempt *a)
@@ -195,6 +196,8 @@ const char *accounts_totp(struct session *s, uint32_t id, const void *message)
         return NULL;
     a->act = (unsigned)request->act;
     if (!attempt_take_password(a, &request->password, request->code))
+        return NULL;
+    if (confirms && attempt_code_is_throttled(a))
         return NULL;
     if (confirms)
         attempt_to_storage(a, rows_run, true, done);

@@ -250,10 +250,16 @@ bool attempt_is_throttled(struct session *s, uint32_t id, const char *name)
 /* Six digits are soon guessed by one who has the password: whoever comes, from wherever, waits for the others. */
 static const uint8_t everywhere[16] = {0xff, 2};
 
-bool attempt_code_is_throttled(struct session *s, uint32_t id, const char *name)
+bool attempt_code_is_throttled(struct attempt *a)
 {
-    return answer_wait(s, id, name,
-                       throttle_pair(s->server->throttle, name, everywhere, clock_now()));
+    struct session *s = a->session;
+    struct throttle *throttle = s->server->throttle;
+    if (a->second[0] == '\0' ||
+        !answer_wait(s, a->id, a->name, throttle_pair(throttle, a->name, everywhere, clock_now())))
+        return false;
+    throttle_good(throttle, a->name, s->source_key); /* the password was right */
+    attempt_free(a);
+    return true;
 }
 
 void attempt_good(struct attempt *a)
@@ -276,8 +282,7 @@ bool attempt_take_password(struct attempt *a, const ProtobufCBinaryData *passwor
         attempt_fault(a, TRACKER__FAULT_CODE__FAULT_WRONG_CODE, "wrong code");
         return false;
     }
-    if (attempt_is_throttled(s, a->id, a->name) ||
-        (code[0] != '\0' && attempt_code_is_throttled(s, a->id, a->name))) {
+    if (attempt_is_throttled(s, a->id, a->name)) {
         attempt_free(a);
         return false;
     }

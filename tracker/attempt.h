@@ -85,11 +85,14 @@ bool attempt_password_is_sound(const ProtobufCBinaryData *password);
 /* True if this name has been tried too often from there: then the answer has been given. A member's own device
  * counts for itself. */
 bool attempt_is_throttled(struct session *, uint32_t id, const char *name);
-/* The same for codes of a second factor, from wherever they come. */
-bool attempt_code_is_throttled(struct session *, uint32_t id, const char *name);
+/* Counts the code of a second factor, if one came, and says whether there were too many, from wherever they came: then
+ * the answer has been given, and the attempt is gone. Once the password is known to be right: else a stranger without it
+ * would keep the owner out. */
+bool attempt_code_is_throttled(struct attempt *);
 /* Password or code were right. */
 void attempt_good(struct attempt *);
-/* Takes over a password that the member gives once more, and a code; then attempt_verify_run can be run. False:
+/* Takes over a password that the member gives once more, and a code, which is not counted yet; then
+ * attempt_verify_run can be run. False:
  * a fault has been answered, and the attempt is gone. */
 bool attempt_take_password(struct attempt *, const ProtobufCBinaryData *password, const char *code);
 /* The mirror follows for a->devices, which attempt_log_out_run has logged out; their links end, everywhere. */

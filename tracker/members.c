@@ -92,11 +92,6 @@ void members_drop_device(struct members *m, const uint8_t id[DEVICE_ID_SIZE])
     free(d);
 }
 
-size_t members_accounts(const struct members *m)
-{
-    return m->accounts.count;
-}
-
 static void load_account(const struct storage_account *row, void *arg)
 {
     members_set_account(arg, row);

@@ -41,7 +41,6 @@ const struct member_device *members_device(const struct members *,
 void members_set_account(struct members *, const struct storage_account *);
 void members_set_device(struct members *, const struct storage_device *);
 void members_drop_device(struct members *, const uint8_t id[DEVICE_ID_SIZE]);
-size_t members_accounts(const struct members *); /* how many */
 
 /* May whoever shows this certificate act as a member? */
 enum members_verdict members_judge(const struct members *, const struct certificate_subject *);

@@ -613,6 +613,34 @@ static void a_wrong_password_and_an_unknown_name_get_the_same_answer(void **stat
     client_close(c);
 }
 
+static int login_with_code(struct client *c, struct member *m, const char *name,
+                           const char *password)
+{
+    const char *fault;
+    char *csr = csr_create(m->key, &fault);
+    char code[] = "123456";
+    Tracker__Login message = TRACKER__LOGIN__INIT;
+    message.name = (char *)(uintptr_t)name;
+    message.password = bytes_of(password);
+    message.request = csr;
+    message.code = code;
+    int result = take_credentials(m, call(c, TYPE(LOGIN), &message.base));
+    free(csr);
+    return result;
+}
+
+/* Codes count once the password is right: the owner's device gets in, whoever guesses. */
+static void codes_of_strangers_do_not_keep_the_owner_out(void **state)
+{
+    struct client *c = stranger_open();
+    struct member someone = {.name = "bob", .key = spare};
+    for (unsigned i = 0; i <= LIMIT_TRIES_FREE; i++)
+        (void)login_with_code(c, &someone, "bob", "wrong password");
+    assert_int_equal(login_with_code(c, &someone, "bob", "wrong password"), FAULT(BUSY));
+    assert_int_equal(login_with_code(c, &bob, "bob", bob.password), 0);
+    client_close(c);
+}
+
 static void a_malformed_request_for_a_certificate_is_refused(void **state)
 {
     struct client *c = stranger_open();
@@ -674,6 +702,53 @@ static void only_admins_invite_admins(void **state)
     assert_int_equal(fault_of(call(b, TYPE(INVITE), &message.base)), FAULT(MALFORMED));
     client_close(a);
     client_close(b);
+}
+
+static int change_user(struct client *c, const char *name, Tracker__UserAct act)
+{
+    Tracker__UserChange message = TRACKER__USER_CHANGE__INIT;
+    message.name = (char *)(uintptr_t)name;
+    message.act = act;
+    return fault_of(call(c, TYPE(USER_CHANGE), &message.base));
+}
+
+/* The code of an invite that this member makes. */
+static char *invite_of(struct client *c, bool admin)
+{
+    Tracker__Invite message = TRACKER__INVITE__INIT;
+    message.admin = admin;
+    message.uses = 5;
+    struct received *r = call(c, TYPE(INVITE), &message.base);
+    Tracker__Invited *invited = unpack(r, &tracker__invited__descriptor);
+    char *code = xstrdup(invited->code);
+    tracker__invited__free_unpacked(invited, NULL);
+    received_free(r);
+    return code;
+}
+
+static void invites_end_with_their_maker(void **state)
+{
+    char code[ACCOUNTS_INVITE_CODE + 1];
+    struct client *a = member_open(&ann);
+    struct client *c = stranger_open();
+    const char *why;
+    struct member rogue = {.name = "rogue", .key = key_generate(&why)};
+    struct member back = {.name = "back", .key = spare};
+    make_invite(true, 1, 3600, code);
+    assert_int_equal(try_register(c, &rogue, "long enough", code), 0);
+    struct client *r = member_open(&rogue);
+    char *for_admins = invite_of(r, true), *for_members = invite_of(r, false);
+    assert_int_equal(change_user(a, "rogue", TRACKER__USER_ACT__USER_ADMIN_OFF), 0);
+    assert_int_equal(try_register(c, &back, "long enough", for_admins), FAULT(BAD_INVITE));
+    assert_int_equal(change_user(a, "rogue", TRACKER__USER_ACT__USER_DELETE), 0);
+    assert_int_equal(try_register(c, &back, "long enough", for_members), FAULT(BAD_INVITE));
+    client_close(r);
+    client_close(c);
+    client_close(a);
+    free(for_admins);
+    free(for_members);
+    certificate_free(rogue.certificate);
+    key_free(rogue.key);
 }
 
 static int try_password(struct client *c, const char *old, const char *fresh, bool logout_others)
@@ -1274,10 +1349,12 @@ int main(void)
         cmocka_unit_test(welcome_tells_who_one_is),
         cmocka_unit_test(registering_keeps_the_rules),
         cmocka_unit_test(a_wrong_password_and_an_unknown_name_get_the_same_answer),
+        cmocka_unit_test(codes_of_strangers_do_not_keep_the_owner_out),
         cmocka_unit_test(a_malformed_request_for_a_certificate_is_refused),
         cmocka_unit_test(a_certificate_is_renewed_for_the_same_key_only),
         cmocka_unit_test(whoami_lists_devices),
         cmocka_unit_test(only_admins_invite_admins),
+        cmocka_unit_test(invites_end_with_their_maker),
         cmocka_unit_test(a_new_password_replaces_the_old_one),
         cmocka_unit_test(a_new_password_logs_out_the_other_devices_if_asked),
         cmocka_unit_test(logging_out_voids_certificates_and_tells_everybody),
