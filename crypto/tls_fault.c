@@ -76,6 +76,8 @@ void tls_fault_describe(const struct tls *tls, bool ready, int ssl_error, char w
 
     if (tls->verify_fault != NULL)
         snprintf(why, TLS_WHY_SIZE, "%s", tls->verify_fault);
+    else if (tls_socket_is_flooded(tls))
+        snprintf(why, TLS_WHY_SIZE, "the peer sends key updates instead of data");
     else if (tls->io_error != 0)
         tls_fault_of_errno(tls->io_error, why);
     else if (tls->eof)

@@ -90,6 +90,7 @@ static void become_ready(struct tls *tls)
     tls->state = TLS_READY;
     tls->drained = false;
     tls->closing = tls->edge_closed;
+    tls_socket_count_messages(tls);
     if (tls_outbox_held(tls) > 0 || tls->starved)
         CHECK(event_add(&tls->room, NULL) == 0);
     /* Bytes may have come with the handshake's last: OpenSSL holds them, no edge will tell. */

@@ -114,8 +114,10 @@ struct tls {
     int64_t reader_until; /* tls_reader_near */
     bool by_record;       /* the next record is made when the socket has room for it */
 
-    uint64_t records; /* protected with the present sending key */
-    uint64_t updates; /* of the sending key, so far */
+    uint64_t records;  /* protected with the present sending key */
+    uint64_t updates;  /* of the sending key, so far */
+    uint64_t received; /* bytes that the socket gave */
+    uint64_t messages; /* of TLS itself that came since the handshake: key updates, tickets */
 };
 
 /* --- tls_socket.c: the thread that owns `ssl` ---- */
@@ -123,6 +125,10 @@ struct tls {
 void tls_socket_prepare(struct tls *);
 /* Once it is connected, before anything is sent: what TCP's own handshake says of the way to the peer. */
 void tls_socket_connected(struct tls *);
+/* Once the handshake is done: TLS's own messages are counted from now on, and nothing is read any more when they are too many for
+ * the data that came with them. Each costs 20 us and 27 bytes, and OpenSSL reads on behind it. */
+void tls_socket_count_messages(struct tls *);
+bool tls_socket_is_flooded(const struct tls *);
 /* Whether another record of the owner's has room in the outbox. */
 bool tls_socket_has_room(const struct tls *);
 BIO *tls_socket_bio(struct tls *);

@@ -27,6 +27,8 @@
 
 #define OUTBOX_FIRST 4096
 
+/* TLS's own messages that a peer may send before any data; then one for each full record. We update keys every few GiB. */
+#define MESSAGES_FREE 64
 /* Pace is measured over so many bytes. */
 #define PACE_BYTES (1u << 20)
 /* What may wait in front of a byte that is written now: so much time's worth, within bounds. While a reader is near little;
@@ -286,12 +288,34 @@ static int bio_write(BIO *bio, const char *from, size_t size, size_t *written)
     return 1;
 }
 
+static void on_message(int written, int version, int type, const void *bytes, size_t size, SSL *ssl,
+                       void *arg)
+{
+    struct tls *tls = arg;
+
+    if (!written && type == SSL3_RT_HANDSHAKE)
+        tls->messages++;
+}
+
+void tls_socket_count_messages(struct tls *tls)
+{
+    SSL_set_msg_callback(tls->ssl, on_message);
+    SSL_set_msg_callback_arg(tls->ssl, tls);
+}
+
+bool tls_socket_is_flooded(const struct tls *tls)
+{
+    return tls->messages > MESSAGES_FREE + tls->received / TLS_RECORD_CONTENT;
+}
+
 static int bio_read(BIO *bio, char *to, size_t size, size_t *got)
 {
     struct tls *tls = BIO_get_data(bio);
     ssize_t n;
 
     BIO_clear_retry_flags(bio);
+    if (tls_socket_is_flooded(tls))
+        return 0;
     if (tls->drained && !tls->closing) {
         BIO_set_retry_read(bio);
         return 0;
@@ -313,6 +337,7 @@ static int bio_read(BIO *bio, char *to, size_t size, size_t *got)
         return 0;
     }
     tls->drained = (size_t)n < size;
+    tls->received += (size_t)n;
     *got = (size_t)n;
     return 1;
 }

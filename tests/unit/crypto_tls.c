@@ -1214,6 +1214,23 @@ static void a_peer_that_asks_for_key_updates_gets_them(void **state)
     raw_free(&raw);
 }
 
+/* One read goes on over key updates for as long as they come: 1.2 MB of them keep a thread for a second. */
+static void a_peer_that_sends_only_key_updates_is_left(void **state)
+{
+    struct raw raw;
+    raw_new(&raw, anna, anna_key);
+    struct end *server = raw_dial(&raw, context_of(TLS_TRACKER, tracker, tracker_key));
+    WAIT_FOR(server->ready);
+    for (unsigned i = 0; i < 65; i++) {
+        assert_int_equal(SSL_key_update(raw.ssl, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+        assert_int_equal(SSL_do_handshake(raw.ssl), 1);
+    }
+    WAIT_FOR(server->failed);
+    assert_string_equal(server->why, "the peer sends key updates instead of data");
+    end_free(server);
+    raw_free(&raw);
+}
+
 /* --- moving ---- */
 
 static void act_move(void *arg)
@@ -1439,6 +1456,7 @@ int main(void)
         cmocka_unit_test(bytes_that_openssl_holds_come_by_resume_alone),
         cmocka_unit_test(keys_are_updated_in_time_and_no_byte_is_lost),
         cmocka_unit_test(a_peer_that_asks_for_key_updates_gets_them),
+        cmocka_unit_test(a_peer_that_sends_only_key_updates_is_left),
         cmocka_unit_test(a_stream_moves_to_another_loop_with_all_its_bytes),
         cmocka_unit_test(settings_that_do_not_fit_make_no_context),
         cmocka_unit_test(a_link_between_daemons_that_idled_begins_with_its_whole_window),
