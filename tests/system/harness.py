@@ -86,11 +86,26 @@ def libtorrent_root(path):
 
 class Keys:
     """RSA keys are made once for all tests of a file, as each costs up to a second: a tracker's data directory before anybody
-    has registered, and devices' keys. Whoever needs keys of their own says so."""
+    has registered, and devices' keys. P2P_TEST_KEYS names a folder that several files share. Whoever needs keys of their own
+    says so."""
 
     def __init__(self):
-        self.directory = tempfile.mkdtemp(prefix="p2pfs-keys-")
-        atexit.register(shutil.rmtree, self.directory, ignore_errors=True)
+        self.directory = os.environ.get("P2P_TEST_KEYS")
+        if not self.directory:
+            self.directory = tempfile.mkdtemp(prefix="p2pfs-keys-")
+            atexit.register(shutil.rmtree, self.directory, ignore_errors=True)
+
+    def keep(self, source, name):
+        """Whole or not at all, as others look while it is copied; who comes second leaves what is there."""
+        part = tempfile.mkdtemp(prefix="part-", dir=self.directory)
+        copied = os.path.join(part, name)
+        if os.path.isdir(source):
+            shutil.copytree(source, copied)
+        else:
+            shutil.copy2(source, copied)
+        with contextlib.suppress(OSError):
+            os.rename(copied, os.path.join(self.directory, name))
+        shutil.rmtree(part)
 
     def tracker(self, data):
         """True if `data` was filled."""
@@ -102,7 +117,7 @@ class Keys:
         return False
 
     def keep_tracker(self, data):
-        shutil.copytree(data, os.path.join(self.directory, "tracker"))
+        self.keep(data, "tracker")
 
     def device(self, name, home):
         kept, key = os.path.join(self.directory, f"{name}.key"), os.path.join(home, "device.key")
@@ -110,9 +125,8 @@ class Keys:
             shutil.copy2(kept, key)
 
     def keep_device(self, name, home):
-        kept, key = os.path.join(self.directory, f"{name}.key"), os.path.join(home, "device.key")
-        if not os.path.exists(kept):
-            shutil.copy2(key, kept)
+        if not os.path.exists(os.path.join(self.directory, f"{name}.key")):
+            self.keep(os.path.join(home, "device.key"), f"{name}.key")
 
 
 KEYS = Keys()
