@@ -90,8 +90,8 @@ static const char *on_opened(struct link *link, const uint8_t *bytes, size_t siz
     }
     if (complete || payload_size != bitmap_bytes(fetch->file->geometry->pieces))
         return "a bitfield of the wrong size";
-    map = malloc(payload_size + 1);
-    if (map == NULL || !bitmap_from_wire(map, payload, fetch->file->geometry->pieces)) {
+    map = xmalloc(payload_size + 1);
+    if (!bitmap_from_wire(map, payload, fetch->file->geometry->pieces)) {
         free(map);
         return "a bitfield with spare bits set";
     }
@@ -175,6 +175,7 @@ static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
 {
     bool lacks = reject->reason == PEER__REASON__REASON_NO_BLOCK ||
                  reject->reason == PEER__REASON__REASON_CORRUPT;
+    uint32_t withdrawn;
 
     switch (reject->reason) {
     case PEER__REASON__REASON_NO_FILE:
@@ -194,9 +195,9 @@ static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
     case PEER__REASON__REASON_CORRUPT:
         break;
     case PEER__REASON__REASON_WITHDRAWN:
-        bucket_refund(&fetch->link->download->bucket, (uint64_t)reject->count * BLOCK_SIZE);
-        bucket_refund(&fetch->file->bucket, (uint64_t)reject->count * BLOCK_SIZE);
-        picker_withdrawn(fetch->source, reject->block, reject->count, clock_now());
+        withdrawn = picker_withdrawn(fetch->source, reject->block, reject->count, clock_now());
+        bucket_refund(&fetch->link->download->bucket, (uint64_t)withdrawn * BLOCK_SIZE);
+        bucket_refund(&fetch->file->bucket, (uint64_t)withdrawn * BLOCK_SIZE);
         file_dirty(fetch->file);
         return;
     default: /* busy, choked, something newer */
@@ -206,6 +207,13 @@ static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
     }
     picker_rejected(fetch->source, reject->block, reject->count, lacks);
     file_dirty(fetch->file);
+}
+
+static bool is_behind_the_end(const struct fetch *fetch, const Peer__Reject *reject)
+{
+    uint64_t blocks = fetch->file->geometry->blocks;
+
+    return reject->count > 0 && (reject->block >= blocks || reject->count > blocks - reject->block);
 }
 
 static const char *on_reject(struct link *link, const uint8_t *bytes, size_t size)
@@ -219,6 +227,8 @@ static const char *on_reject(struct link *link, const uint8_t *bytes, size_t siz
         fault = "a malformed Reject";
     else if (reject->count > LIMIT_REQUEST_BLOCKS && !reject->hashes)
         fault = "a Reject of too much";
+    else if (fetch != NULL && !reject->hashes && is_behind_the_end(fetch, reject))
+        fault = "a Reject behind the end of the file";
     else if (fetch != NULL && reject->hashes)
         hashes_rejected(fetch, reject->block);
     else if (fetch != NULL && reject->count == 0)

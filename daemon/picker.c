@@ -480,8 +480,8 @@ void picker_rejected(struct picker_source *source, uint64_t first, uint32_t coun
     picker->version++;
 }
 
-/* One withdrawn request. */
-static void pass_on(struct picker_source *from, struct piece *piece, uint32_t index, int64_t now)
+/* One withdrawn request; false if it was none. */
+static bool pass_on(struct picker_source *from, struct piece *piece, uint32_t index, int64_t now)
 {
     struct picker *picker = from->picker;
     uint64_t version = picker->version;
@@ -490,25 +490,27 @@ static void pass_on(struct picker_source *from, struct piece *piece, uint32_t in
     bool urgent;
 
     if (request == NULL || !request->withdrawn)
-        return;
+        return false;
     taker = request->taker;
     urgent = request->urgency == PICKER_DEMAND; /* it became so meanwhile: picker_run's matter */
     picker_drop(picker, request, false);
     if (taker == NULL || taker->closed || urgent || piece->state[index] != BLOCK_ABSENT ||
         picker_block(picker, piece, index) != BLOCK_ABSENT ||
         !picker_source_has(taker, piece->number))
-        return;
+        return true;
     picker_ask(picker, taker, piece, index, PICKER_BACKGROUND, now);
     picker->version = version; /* nothing has become askable */
+    return true;
 }
 
-void picker_withdrawn(struct picker_source *source, uint64_t first, uint32_t count, int64_t now)
+uint32_t picker_withdrawn(struct picker_source *source, uint64_t first, uint32_t count, int64_t now)
 {
     struct picker *picker = source->picker;
     uint64_t end = first + count;
+    uint32_t withdrawn = 0;
 
     if (first >= picker->geometry.blocks)
-        return;
+        return 0;
     if (end > picker->geometry.blocks)
         end = picker->geometry.blocks;
     for (uint64_t block = first; block < end; block++) {
@@ -517,9 +519,10 @@ void picker_withdrawn(struct picker_source *source, uint64_t first, uint32_t cou
 
         if (piece == NULL)
             continue;
-        pass_on(source, piece, (uint32_t)(block % picker->geometry.piece_blocks), now);
+        withdrawn += pass_on(source, piece, (uint32_t)(block % picker->geometry.piece_blocks), now);
         picker_settle(picker, piece);
     }
+    return withdrawn;
 }
 
 bool picker_has_demands(const struct picker *picker)

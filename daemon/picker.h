@@ -134,8 +134,9 @@ void picker_failed(struct picker *, uint64_t block);
 void picker_lost(struct picker *);
 /* The source will not send these; `lacks`: it has not got them. */
 void picker_rejected(struct picker_source *, uint64_t first, uint32_t count, bool lacks);
-/* The source will not send these, as it was told to by actions.withdraw: who offered to bring them sooner is asked. */
-void picker_withdrawn(struct picker_source *, uint64_t first, uint32_t count, int64_t now);
+/* The source will not send these, as it was told to by actions.withdraw: who offered to bring them sooner is asked. Returns how
+ * many were under way and withdrawn; others in the range are no harm. */
+uint32_t picker_withdrawn(struct picker_source *, uint64_t first, uint32_t count, int64_t now);
 
 /* Consecutive blocks that are not here, and that no source has. */
 struct picker_gap {

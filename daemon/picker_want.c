@@ -197,6 +197,8 @@ void picker_source_suggests(struct picker_source *source, uint32_t piece)
 
 bool picker_source_has(const struct picker_source *source, uint32_t piece)
 {
+    if (piece >= source->picker->geometry.pieces)
+        return false;
     if (source->all)
         return true;
     if (!source->told)

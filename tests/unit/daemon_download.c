@@ -80,7 +80,9 @@ struct script {
     bool hashes_last; /* blocks before hashes */
     bool no_hashes;   /* never answers a HashRequest */
     bool unasked;     /* sends a block that nobody asked for */
-    bool choked;      /* rejects the first requests as choked, then unchokes */
+    bool
+        rejects_far; /* rejects, at the end of a range that is asked for, a block far behind the file's */
+    bool choked; /* rejects the first requests as choked, then unchokes */
 };
 
 struct server;
@@ -239,6 +241,9 @@ static const char *serve_request(struct served *link, const Peer__Request *reque
         else
             send_reject(link, block, 1, PEER__REASON__REASON_NO_BLOCK, false);
     }
+    if (script->rejects_far)
+        send_reject(link, UINT64_C(0xffffffff) * 4, 1, PEER__REASON__REASON_NO_BLOCK,
+                    false);
     while (link->late_count > 0)
         send_hashes(link, &link->late_hashes[--link->late_count]);
     return NULL;
@@ -776,6 +781,17 @@ static void a_server_that_lies_about_its_pieces_is_seen_through(void **state)
     world_end();
 }
 
+static void a_server_that_rejects_what_no_file_has_is_left(void **state)
+{
+    world_begin(SIZE);
+    server_start(&servers[0], 0, scripted((struct script){.has_to = 64, .rejects_far = true}));
+    server_start(&servers[1], 1, good());
+    assert_int_equal(get_all(), 0);
+    assert_int_equal(help_verify(world->content, &world->made), world->made.g.blocks);
+    assert_true(servers[0].requests > 0);
+    world_end();
+}
+
 static void a_server_that_refuses_is_not_asked_over_and_over(void **state)
 {
     world_begin(SIZE);
@@ -1018,6 +1034,7 @@ int main(void)
         cmocka_unit_test(a_server_that_stalls_delays_a_reader_less_than_a_second),
         cmocka_unit_test(a_server_that_vanishes_is_replaced_at_once),
         cmocka_unit_test(a_server_that_lies_about_its_pieces_is_seen_through),
+        cmocka_unit_test(a_server_that_rejects_what_no_file_has_is_left),
         cmocka_unit_test(a_server_that_refuses_is_not_asked_over_and_over),
         cmocka_unit_test(hashes_behind_their_blocks_are_waited_for),
         cmocka_unit_test(hashes_that_never_come_are_asked_of_another),

@@ -745,10 +745,10 @@ static void what_is_taken_over_is_asked_back_first(void **state)
     taken = slow->asked[1];
     assert_int_equal(deliver(slow, slow->asked[0]), PICKER_TAKE);
     forget(slow, 0);
-    picker_withdrawn(slow->source, taken, 1, table->now);
+    assert_int_equal(picker_withdrawn(slow->source, taken, 1, table->now), 1);
     assert_true(asks(fast, taken));
-    picker_withdrawn(slow->source, taken, 1, table->now);           /* once more is no harm */
-    picker_withdrawn(slow->source, slow->asked[20], 1, table->now); /* nor is a lie */
+    assert_int_equal(picker_withdrawn(slow->source, taken, 1, table->now), 0); /* no harm */
+    assert_int_equal(picker_withdrawn(slow->source, slow->asked[20], 1, table->now), 0); /* a lie */
     assert_int_equal(fast->count, 1);
     taken = slow->asked[0];
     leave(fast);
