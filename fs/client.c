@@ -389,6 +389,7 @@ static void deliver_refuse(struct mail *mail, void *owner)
     free(mail);
     client->stopping = true;
     client_finish_all(client, is_not_sealing);
+    CHECK(sem_post(&client->refused) == 0);
 }
 
 static void deliver_stop(struct mail *mail, void *owner)
@@ -413,6 +414,7 @@ struct client *client_new(struct fs *fs)
     struct client *client = xcalloc(1, sizeof(*client));
 
     client->magic = CLIENT_MAGIC;
+    CHECK(sem_init(&client->refused, 0, 0) == 0);
     client->fs = fs;
     client->loop = loop_new("client");
     loop_set_owner(client->loop, client);
@@ -438,6 +440,8 @@ void client_start(struct client *client)
 void client_refuse(struct client *client)
 {
     post(client, deliver_refuse);
+    while (sem_wait(&client->refused) != 0)
+        CHECK(errno == EINTR);
 }
 
 void client_stop(struct client *client)
@@ -453,6 +457,7 @@ void client_stop(struct client *client)
     timer_free(client->stop);
     client_drop_starter(client);
     loop_free(client->loop);
+    CHECK(sem_destroy(&client->refused) == 0);
     free(client->socket);
     client->magic = 0;
     free(client);

@@ -2,6 +2,7 @@
 #ifndef FS_CLIENT_INTERNAL_H
 #define FS_CLIENT_INTERNAL_H
 
+#include <semaphore.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -48,6 +49,7 @@ struct client {
     size_t count;
     uint32_t next_id;
     bool stopping; /* everything is refused */
+    sem_t refused; /* ... and client_refuse may return */
     bool ending;   /* the loop ends once the table is empty */
     struct timer *connect, *deadline, *sweep, *stop;
 };

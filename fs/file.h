@@ -21,6 +21,8 @@
 #include "fs/content.h"
 #include "fs/request.h"
 
+#define FILE_WROTE 8 /* ranges */
+
 struct files;
 struct fs;
 
@@ -71,7 +73,11 @@ struct file {
     unsigned writable; /* handles that may write */
     bool dirty;        /* written since it was last sealed */
     bool unsealed; /* has a working file that was never sealed: to be sealed at the last close */
-    uint64_t wrote_from, wrote_to;
+    struct {
+        uint64_t from, to;
+    } wrote[FILE_WROTE]; /* what the daemon is still to hear of; a range that is written on grows */
+    unsigned wrote_count;
+    bool telling; /* mail is under way for that */
     struct stat st;
     char *name; /* for log lines */
     bool set_mtime;
@@ -97,8 +103,8 @@ struct handle {
 struct content *file_content(struct file *); /* a new reference */
 /* A reference to the working file if it may be written to right now, else NULL. Each needs its file_end_write. */
 struct content *file_begin_write(struct file *);
-/* Bytes [offset, offset + size) were written (size 0: none). */
-void file_end_write(struct file *, struct content *, uint64_t offset, uint64_t size);
+/* Bytes [offset, offset + size) were written, with that result: after a negative one some of them may have been. */
+void file_end_write(struct file *, struct content *, uint64_t offset, uint64_t size, int result);
 bool file_is_calm(struct file *); /* nobody has it open for writing */
 bool file_is_dirty(
     struct file *); /* or about to be, or being sealed: a FLUSH has something to wait for */

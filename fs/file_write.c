@@ -29,6 +29,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
+#include <sys/param.h>
 #include <unistd.h>
 
 #define TELL_WROTE (1u << 20) /* bytes written before the daemon hears of it */
@@ -59,55 +61,78 @@ struct content *file_begin_write(struct file *f)
     return content;
 }
 
-struct advance_mail {
+struct wrote_mail {
     struct mail mail;
     struct file *file;
+    bool advance; /* the last writer has gone */
 };
 
-static void deliver_advance(struct mail *mail, void *owner)
+static void tell_wrote(struct file *f);
+
+static void deliver_wrote(struct mail *mail, void *owner)
 {
-    struct file *f = ((struct advance_mail *)mail)->file;
+    struct file *f = ((struct wrote_mail *)mail)->file;
+    bool advance = ((struct wrote_mail *)mail)->advance;
 
     free(mail);
-    file_advance(f);
+    tell_wrote(f);
+    if (advance)
+        file_advance(f);
 }
 
-void file_end_write(struct file *f, struct content *content, uint64_t offset, uint64_t size)
+/* Under the file's lock. */
+static void note_wrote(struct file *f, uint64_t from, uint64_t to)
 {
-    uint64_t from[2] = {0, 0}, to[2] = {0, 0};
-    bool wake;
+    unsigned last = f->wrote_count - 1;
+
+    if (from == to)
+        return;
+    if (f->wrote_count > 0 && from == f->wrote[last].to) {
+        f->wrote[last].to = to;
+    } else if (f->wrote_count < FILE_WROTE) {
+        f->wrote[f->wrote_count].from = from;
+        f->wrote[f->wrote_count++].to = to;
+    } else {
+        f->wrote[last].from = MIN(f->wrote[last].from, from);
+        f->wrote[last].to = MAX(f->wrote[last].to, to);
+    }
+}
+
+/* Of a write that failed half way what may have come into the file. */
+static uint64_t write_reached(const struct content *content, uint64_t offset, uint64_t size,
+                              int result)
+{
+    if (result == 0)
+        return size;
+
+    int64_t end = content_size(content);
+    return end <= (int64_t)offset ? 0 : MIN(size, (uint64_t)end - offset);
+}
+
+void file_end_write(struct file *f, struct content *content, uint64_t offset, uint64_t size,
+                    int result)
+{
+    uint64_t reached = write_reached(content, offset, size, result);
+    bool tell, advance;
 
     content_release(content);
     CHECK(pthread_mutex_lock(&f->lock) == 0);
-    if (size > 0 && offset != f->wrote_to && f->wrote_to > f->wrote_from) {
-        from[0] = f->wrote_from;
-        to[0] = f->wrote_to;
-        f->wrote_from = f->wrote_to = 0;
-    }
-    if (size > 0) {
-        if (f->wrote_to == f->wrote_from)
-            f->wrote_from = offset;
-        f->wrote_to = offset + size;
-        if (f->wrote_to - f->wrote_from >= TELL_WROTE) {
-            from[1] = f->wrote_from;
-            to[1] = f->wrote_to;
-            f->wrote_from = f->wrote_to;
-        }
-    }
+    note_wrote(f, offset, offset + reached);
+    tell = !f->telling && (f->wrote_count > 1 || (f->wrote_count == 1 &&
+                                                  f->wrote[0].to - f->wrote[0].from >= TELL_WROTE));
+    if (tell)
+        f->telling = true;
     CHECK(f->writers > 0);
-    wake = --f->writers == 0 && f->gate_watch;
-    if (wake)
+    advance = --f->writers == 0 && f->gate_watch;
+    if (advance)
         f->gate_watch = false;
     CHECK(pthread_mutex_unlock(&f->lock) == 0);
-    for (unsigned i = 0; i < 2; i++)
-        if (to[i] > from[i])
-            client_notice(f->fs->client, LOCAL__LOCAL_TYPE__LOCAL_WROTE, f->ino, 0, from[i],
-                          to[i] - from[i], false);
-    if (wake) { /* the handle that wrote is open until we answer: the file lives */
-        struct advance_mail *m = xcalloc(1, sizeof(*m));
+    if (tell || advance) { /* the handle that wrote is open until we answer: the file lives */
+        struct wrote_mail *m = xcalloc(1, sizeof(*m));
 
-        m->mail.deliver = deliver_advance;
+        m->mail.deliver = deliver_wrote;
         m->file = f;
+        m->advance = advance;
         loop_post(client_loop(f->fs->client), &m->mail);
     }
 }
@@ -263,17 +288,20 @@ static void tell(struct file *f, uint64_t offset, uint64_t size)
                           false);
 }
 
-/* What file_end_write has kept back, for more to come. */
-static void tell_rest(struct file *f)
+/* All that writers have left to be told: ranges are noted before their writer is counted out, so none comes behind Seal. */
+static void tell_wrote(struct file *f)
 {
-    uint64_t from, to;
+    typeof(f->wrote) wrote;
+    unsigned count;
 
     CHECK(pthread_mutex_lock(&f->lock) == 0);
-    from = f->wrote_from;
-    to = f->wrote_to;
-    f->wrote_from = f->wrote_to = 0;
+    count = f->wrote_count;
+    memcpy(wrote, f->wrote, sizeof(wrote));
+    f->wrote_count = 0;
+    f->telling = false;
     CHECK(pthread_mutex_unlock(&f->lock) == 0);
-    tell(f, from, to - from);
+    for (unsigned i = 0; i < count; i++)
+        tell(f, wrote[i].from, wrote[i].to - wrote[i].from);
 }
 
 static void seal(struct file *f)
@@ -281,7 +309,7 @@ static void seal(struct file *f)
     struct request *r = request_new(f->fs, NULL, LOCAL__LOCAL_TYPE__LOCAL_SEAL, on_sealed);
     int64_t size = content_size(f->content);
 
-    tell_rest(f);
+    tell_wrote(f);
     set_dirty(f, false);
     r->message.seal = (Local__Seal)LOCAL__SEAL__INIT;
     r->message.seal.ino = f->ino;
@@ -338,8 +366,7 @@ static int carry_out(struct file *f, struct request *r)
     case TURN_WRITE:
         set_dirty(f, true);
         result = content_write(f->content, r->data, r->data_size, r->offset);
-        if (result == 0)
-            tell(f, r->offset, r->data_size);
+        tell(f, r->offset, write_reached(f->content, r->offset, r->data_size, result));
         break;
     case TURN_TRUNCATE:
         result = set_size(f, r->size);

@@ -392,9 +392,10 @@ static void serve(struct fs *fs)
     client_start(fs->client);
     crew_run(fs->session);
     notify_service_manager("STOPPING=1");
-    workers_free(fs->disk);
     client_refuse(fs->client);
     refuse_requests(fs);
+    workers_free(
+        fs->disk); /* nobody gives them work any more, and who waits for theirs is still there */
     client_stop(fs->client);
     invalidator_free(fs->invalidator);
     fuse_session_unmount(fs->session);

@@ -68,7 +68,7 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t s
         if (size >= LARGE_WRITE || began < __atomic_load_n(&slow_until, __ATOMIC_RELAXED))
             crew_step_aside();
         result = content_write(content, bytes, size, (uint64_t)offset);
-        file_end_write(h->file, content, (uint64_t)offset, result == 0 ? size : 0);
+        file_end_write(h->file, content, (uint64_t)offset, size, result);
         if (clock_now() - began > SLOW_WRITE_NS)
             __atomic_store_n(&slow_until, began + SLOW_FOR_NS, __ATOMIC_RELAXED);
         if (result != 0)
