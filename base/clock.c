@@ -16,7 +16,7 @@ static int64_t now(clockid_t id)
 
 int64_t clock_now(void)
 {
-    return now(CLOCK_MONOTONIC);
+    return now(CLOCK_BOOTTIME);
 }
 
 int64_t clock_wall(void)

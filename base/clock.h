@@ -1,4 +1,5 @@
-/* The clocks. Every timeout uses clock_now: CLOCK_MONOTONIC, so a clock that is set does no harm. */
+/* The clocks. Every timeout uses clock_now: CLOCK_BOOTTIME, so a clock that is set does no harm, and tickets, bans and graces end in
+ * their time though the machine sleeps. */
 #ifndef BASE_CLOCK_H
 #define BASE_CLOCK_H
 

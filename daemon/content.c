@@ -343,18 +343,15 @@ int content_put(struct content *content, uint64_t first, uint32_t count,
 }
 
 /* --- get ------------------------------------------------------------------------------------------- */
-/* Reads blocks that are present and checks them. Returns how many leading ones are good. */
-static uint32_t read_verified(struct content *content, uint64_t first, uint32_t count, uint8_t *to,
-                              int *error)
+/* Reads blocks that are present and checks them by these hashes. Returns how many leading ones are good. */
+static uint32_t read_verified(struct content *content, uint64_t first, uint32_t count,
+                              const uint8_t *leaves, uint8_t *to, int *error)
 {
     const uint8_t *messages[BATCH];
-    uint8_t leaves[HASHES(BATCH)], hashes[HASHES(BATCH)];
+    uint8_t hashes[HASHES(BATCH)];
     uint32_t good = 0;
     struct timespec time;
 
-    *error = content_leaves(content, first, count, leaves);
-    if (*error < 0)
-        return 0;
     bool timed = content_file_time(content, &time);
     *error = file_cipher_pread_all(content->cipher, content->fd[FD_DATA], to,
                                    content_block_bytes(&content->geometry, first, count),
@@ -377,15 +374,17 @@ static uint32_t read_verified(struct content *content, uint64_t first, uint32_t 
 }
 
 /* A reading fault is not damage, and neither is a block that was taken away under the read, even if it came back since: so
- * one block is read once more, alone, and while nothing is taken away. */
-static bool read_again(struct content *content, uint64_t block, uint8_t *to, int *error)
+ * one block is read once more, alone, and while nothing is taken away. (Its hash is had before: a hash file that is damaged
+ * makes blocks lost, which waits for those that take away, and these wait for us.) */
+static bool read_again(struct content *content, uint64_t block, const uint8_t *leaf, uint8_t *to,
+                       int *error)
 {
     bool good = false;
 
     content_put_begin(content);
     *error = -ENODATA;
     if (bitmap_test(content->present, block))
-        good = read_verified(content, block, 1, to, error) == 1;
+        good = read_verified(content, block, 1, leaf, to, error) == 1;
     bool here = bitmap_test(content->present, block);
     content_put_end(content);
     if (*error == -EBADMSG && here)
@@ -398,14 +397,17 @@ static bool read_again(struct content *content, uint64_t block, uint8_t *to, int
 static uint32_t get_batch(struct content *content, uint64_t first, uint32_t count, uint8_t *to,
                           int *error)
 {
-    uint32_t here = 0;
+    uint8_t leaves[HASHES(BATCH)];
+    uint32_t here = 0, good = 0;
 
     while (here < count && bitmap_test(content->present, first + here))
         here++;
-    *error = 0;
-    uint32_t good = here == 0 ? 0 : read_verified(content, first, here, to, error);
+    *error = here == 0 ? 0 : content_leaves(content, first, here, leaves);
+    if (here > 0 && *error == 0)
+        good = read_verified(content, first, here, leaves, to, error);
     if (good < here && *error == -EBADMSG) {
-        if (read_again(content, first + good, to + (size_t)BLOCK_SIZE * good, error))
+        if (read_again(content, first + good, leaves + HASHES(good), to + (size_t)BLOCK_SIZE * good,
+                       error))
             return good + 1; /* the caller goes on from there */
     }
     if (good == here && here < count)

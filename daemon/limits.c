@@ -1,7 +1,7 @@
 /* The rate limits' memory and their file.
  *
  * Owns struct limits. Leaves keeping them to the choker (what is sent) and the download thread (what is asked for). Threads: any;
- * the table is behind a mutex that is held for look-ups and, when a user changes a limit, while the small file is replaced.
+ * the table is behind a mutex that is held for memory operations only; who changes a limit holds another while the file is replaced.
  *
  * The file is text, a line each: "up RATE", "down RATE" (only if set by p2pctl), "file ROOT UP DOWN". */
 #include "daemon/limits.h"
@@ -29,7 +29,9 @@ struct limited {
 };
 
 struct limits {
-    pthread_mutex_t lock;
+    pthread_mutex_t
+        setting; /* who changes them holds it while they go to the disk; taken before `lock` */
+    pthread_mutex_t lock; /* memory only: threads of the network ask */
     char *path;
     struct rates all;
     bool set; /* by p2pctl, so it goes into the file */
@@ -71,6 +73,7 @@ struct limits *limits_open(const char *home, struct rates start, const char **fa
     size_t size;
     int error;
 
+    CHECK(pthread_mutex_init(&limits->setting, NULL) == 0);
     CHECK(pthread_mutex_init(&limits->lock, NULL) == 0);
     limits->path = home_path(home, "limits");
     limits->all = start;
@@ -105,6 +108,7 @@ void limits_free(struct limits *limits)
         free(file);
     }
     CHECK(pthread_mutex_destroy(&limits->lock) == 0);
+    CHECK(pthread_mutex_destroy(&limits->setting) == 0);
     free(limits->path);
     free(limits);
 }
@@ -138,6 +142,7 @@ uint32_t limits_version(const struct limits *limits)
     return limits == NULL ? 0 : __atomic_load_n(&limits->version, __ATOMIC_ACQUIRE);
 }
 
+/* Under `setting`: nobody else changes them. */
 static int save(const struct limits *limits)
 {
     const struct limited *file;
@@ -186,33 +191,35 @@ static int put(struct limits *limits, const uint8_t root[HASH_SIZE], struct rate
     return 0;
 }
 
-int limits_set(struct limits *limits, const uint8_t root[HASH_SIZE], struct rates rates)
+/* Into memory; what was there before goes to *before. */
+static int apply(struct limits *limits, const uint8_t *root, struct rates rates, bool set,
+                 struct rates *before)
 {
-    struct rates before;
-    bool was_set;
     int error = 0;
 
     CHECK(pthread_mutex_lock(&limits->lock) == 0);
-    was_set = limits->set;
     if (root == NULL) {
-        before = limits->all;
+        *before = limits->all;
         limits->all = rates;
-        limits->set = true;
+        limits->set = set;
     } else {
-        error = put(limits, root, rates, &before);
+        error = put(limits, root, rates, before);
     }
-    if (error == 0 && (error = save(limits)) != 0) {
-        if (root == NULL) {
-            limits->all = before;
-            limits->set = was_set;
-        } else {
-            struct rates ignored;
+    CHECK(pthread_mutex_unlock(&limits->lock) == 0);
+    return error;
+}
 
-            (void)put(limits, root, before, &ignored);
-        }
-    }
+int limits_set(struct limits *limits, const uint8_t root[HASH_SIZE], struct rates rates)
+{
+    struct rates before, ignored;
+
+    CHECK(pthread_mutex_lock(&limits->setting) == 0);
+    bool was_set = limits->set;
+    int error = apply(limits, root, rates, true, &before);
+    if (error == 0 && (error = save(limits)) != 0)
+        (void)apply(limits, root, before, was_set, &ignored);
     if (error == 0)
         __atomic_add_fetch(&limits->version, 1, __ATOMIC_RELEASE);
-    CHECK(pthread_mutex_unlock(&limits->lock) == 0);
+    CHECK(pthread_mutex_unlock(&limits->setting) == 0);
     return error;
 }

@@ -179,6 +179,8 @@ static void bar(struct upload *u, const char *account, uint64_t epoch)
     }
     barred->epoch = epoch;
     barred->at = clock_now();
+    HASH_DEL(u->barred, barred); /* the table is in the order of these times: barred_prune */
+    HASH_ADD_STR(u->barred, account, barred);
 }
 
 static void end_content(struct upload *u, const struct rights_mail *mail, const uint8_t *root)

@@ -115,6 +115,18 @@ static void wrong_usage_says_what_would_be_right(void **state)
     assert_non_null(strstr(said, "no command given"));
 }
 
+static void an_option_of_another_verb_is_refused(void **state)
+{
+    struct ctl ctl;
+
+    assert_false(parse(&ctl, "start", "--repair", NULL));
+    done(&ctl);
+    assert_false(parse(&ctl, "check", "--passphrase-file", "f", NULL));
+    done(&ctl);
+    assert_true(parse(&ctl, "check", "--repair", NULL));
+    done(&ctl);
+}
+
 static void arguments_are_counted(void **state)
 {
     struct ctl ctl;
@@ -197,6 +209,7 @@ int main(void)
         cmocka_unit_test(options_may_stand_anywhere),
         cmocka_unit_test(values_are_checked),
         cmocka_unit_test(wrong_usage_says_what_would_be_right),
+        cmocka_unit_test(an_option_of_another_verb_is_refused),
         cmocka_unit_test(arguments_are_counted),
         cmocka_unit_test(help_needs_nothing_else),
         cmocka_unit_test(paths_are_tidied),
