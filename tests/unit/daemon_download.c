@@ -242,8 +242,7 @@ static const char *serve_request(struct served *link, const Peer__Request *reque
             send_reject(link, block, 1, PEER__REASON__REASON_NO_BLOCK, false);
     }
     if (script->rejects_far)
-        send_reject(link, UINT64_C(0xffffffff) * 4, 1, PEER__REASON__REASON_NO_BLOCK,
-                    false);
+        send_reject(link, UINT64_C(0xffffffff) * 4, 1, PEER__REASON__REASON_NO_BLOCK, false);
     while (link->late_count > 0)
         send_hashes(link, &link->late_hashes[--link->late_count]);
     return NULL;
