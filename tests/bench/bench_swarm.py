@@ -5,16 +5,17 @@ usage: bench_swarm.py [--leechers N] [--mib N] [--up MBIT] [--down MBIT] [--dela
        (P2P_BIN=build/release/bin, as root)
 
 Prints when the last and the middle leecher had all, over the fluid bound max(F/u_seed, F/d_min, N F/(u_seed + sum u)), and
-how many copies of the file the seed's uplink carried; what each leecher received, of the
-file, headers included, and what of it came in vain. Then what decides whether the figures mean anything: how many packets the
+how many copies of the file the seed's uplink carried; what each leecher received, of the file, headers included, and what of
+it came in vain. Then what decides whether the figures mean anything: how many packets the
 emulated queues dropped, how late the emulator was at worst, how busy this machine's processors were (near 1 the figures are
 the machine's) and how much of that the peers and the emulator took.
 
   --mixed       uplinks of a quarter and seven quarters, by turns
   --timeline    how much of its uplink the seed and each leecher used in each second, in percent
   --libtorrent  the same swarm of libtorrent's peers afterwards (Debian's python3-libtorrent), all of which know each other
-  --churn       of the leechers every fourth is killed in the middle, and as many come later; the others' times count
-  --rider       the last leecher serves nothing (its uplink takes next to nothing)
+  --churn       every fourth leecher's daemon is killed at a third of the bound and comes back at two thirds; the others' times
+                count
+  --rider       the last leecher serves nothing: p2pctl limit --up 4K
   --far         the last leecher has ten times the uplink, 100 ms away, and has the whole file
 """
 import argparse
@@ -108,9 +109,6 @@ class Swarm(SwarmTest):
         n = options.leechers
         ups = [options.up * ((0.25, 1.75)[i % 2] if options.mixed else 1) for i in range(n)]
         own = {3 + i: f"up={up}mbit" for i, up in enumerate(ups)}
-        if options.rider:
-            ups[-1] = 0.1
-            own[n + 2] = "up=100kbit"
         if options.far:
             ups[-1] = 10 * options.up
             own[n + 2] = f"up={ups[-1]}mbit,delay=50ms"
@@ -124,8 +122,9 @@ class Swarm(SwarmTest):
 
     def bound(self, size, wanting):
         """Of `wanting` leechers; who wants nothing, and who has all, gives."""
+        given = sum(self.ups[:-1] if options.rider else self.ups)
         seed = self.ups[0] + (self.ups[-1] if options.far else 0)
-        return max(size / (seed * 125e3), size / (options.down * 125e3), wanting * size / (sum(self.ups) * 125e3))
+        return max(size / (seed * 125e3), size / (options.down * 125e3), wanting * size / (given * 125e3))
 
     def get(self, member):
         return subprocess.Popen(self.in_host(member.host, f"{BIN}/p2pctl", "get", "/file"), env=member.env,
@@ -154,6 +153,8 @@ class Swarm(SwarmTest):
                 file.write(os.urandom(1 << 20))
         for member in leechers:
             wait_for("the file's name", lambda m=member: m.ctl("ls", "/file", check=False).returncode == 0, 30)
+        if options.rider:
+            leechers[-1].ctl("limit", "--up", "4K")
         if options.far:
             far = leechers.pop()
             lab.set("all", "up=0,down=0,delay=0")
