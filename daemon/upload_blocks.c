@@ -98,6 +98,7 @@ static void read_done(struct mail *mail, void *owner)
     (void)owner;
     CHECK_OBJECT(link, SERVE_LINK_MAGIC);
     link->reads--;
+    link->upload->reading -= job->run.count * BLOCK_SIZE;
     *(job->urgent ? &link->urgent_reading : &link->bulk_reading) -= job->run.count * BLOCK_SIZE;
     struct served *f = link->dead ? NULL : serve_file_of(link, job->run.file);
     if (f == NULL || f->generation != job->generation || link->leaving)
@@ -158,6 +159,7 @@ static void read_start(struct serve_link *link, struct served *f, struct block_r
     job->urgent = urgent;
     job->buffer = buffer;
     link->reads++;
+    link->upload->reading += run.count * BLOCK_SIZE;
     *(urgent ? &link->urgent_reading : &link->bulk_reading) += run.count * BLOCK_SIZE;
     workers_post(link->upload->daemon->workers, &job->job, urgent);
 }
@@ -229,8 +231,9 @@ uint32_t serve_link_room(void *arg, bool urgent)
         return 0;
     size_t ahead = urgent ? link->urgent_reading + link->urgent_queued : pending_of(link);
     size_t most = urgent ? LIMIT_URGENT_AHEAD : bulk_ahead(link);
-    size_t share = channel_share(link->upload->queued.lent, LIMIT_BLOCKS_POOL,
-                                 link->upload->link_count, LIMIT_BLOCKS_SHARE, most);
+    size_t share =
+        channel_share(link->upload->queued.lent + link->upload->reading, LIMIT_BLOCKS_POOL,
+                      link->upload->link_count, LIMIT_BLOCKS_SHARE, most);
     if (ahead >= share)
         return 0;
     uint32_t job = urgent && ahead == 0 ? URGENT_JOB_BLOCKS : UPLOAD_JOB_BLOCKS;

@@ -85,6 +85,7 @@ struct upload {
     struct upload_buffer *spare[UPLOAD_BUFFER_SIZES];
     unsigned spare_blocks;
     struct channel_pool queued; /* of all links that are served */
+    size_t reading;             /* bytes of blocks that jobs read for them */
     struct timer *held;         /* pending: a link's input waits for its answers to leave */
     struct timer *tick;         /* once a second: rates, pings, idle links */
     uint64_t total;             /* content bytes sent */
