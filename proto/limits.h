@@ -80,7 +80,7 @@
     (3u                                                                                            \
      << 20) /* memory of answers queued for somebody who does not read them; then requests wait */
 #define LIMIT_ANSWERS_POOL                                                                         \
-    (24u << 20) /* of all links of one thread: above half of it each has its share, ... */
+    (16u << 20) /* of all links of one thread: above half of it each has its share, ... */
 #define LIMIT_ANSWERS_SHARE (32u << 10) /* ... this at the least */
 
 /* --- the peer protocol -------------------------------------------------------------------------------- */
@@ -100,8 +100,7 @@
 #define LIMIT_URGENT_AHEAD                                                                         \
     (1u << 20) /* bytes of demanded blocks that are read, or wait in one link's channel */
 #define LIMIT_BLOCKS_POOL                                                                          \
-    (24u                                                                                           \
-     << 20) /* bytes of blocks in the channels of all links: above half of it each has its share, ... */
+    (16u << 20) /* bytes of blocks read for all links and not sent: above half of it, shares ... */
 #define LIMIT_BLOCKS_SHARE (64u << 10) /* ... this at the least: four blocks */
 #define LIMIT_HASHES_AHEAD                                                                         \
     (2u << 20) /* answers with hashes that wait for a fetcher who does not read */
