@@ -181,16 +181,18 @@
     30 /* peers in one answer: 16 to 30 neighbours spread a file as well as all would */
 #define LIMIT_WANTED 4096 /* files for which one device waits for peers ... */
 #define LIMIT_WANTED_ACCOUNT                                                                       \
-    16384                      /* ... and all devices of one account: 5 MiB if they are made up */
-#define LIMIT_OPS          256 /* catalogue operations in one message */
-#define LIMIT_CHANGES      512 /* catalogue entries in one message */
-#define LIMIT_ENTRIES      (4u << 20) /* entries in one swarm's catalogue */
-#define LIMIT_PASSWORD     1024       /* bytes; longer ones only cost time */
-#define LIMIT_PASSWORD_MIN 8          /* bytes; length is all that is asked of a password */
-#define LIMIT_EMAIL        254        /* RFC 5321 */
-#define LIMIT_SYMLINK      4095       /* bytes of a symbolic link's target: PATH_MAX less the NUL */
-#define LIMIT_XATTRS       64         /* extended attributes of one entry */
-#define LIMIT_XATTR_NAME   255        /* bytes of a name: XATTR_NAME_MAX of Linux */
+    16384                        /* ... and all devices of one account: 5 MiB if they are made up */
+#define LIMIT_OPS     256        /* catalogue operations in one message */
+#define LIMIT_CHANGES 512        /* catalogue entries in one message */
+#define LIMIT_ENTRIES (4u << 20) /* entries in one swarm's catalogue */
+#define LIMIT_DIRECTORY                                                                            \
+    (1u << 18) /* of which in one directory: 80 MiB of a daemon's memory, and of `ls`s */
+#define LIMIT_PASSWORD     1024  /* bytes; longer ones only cost time */
+#define LIMIT_PASSWORD_MIN 8     /* bytes; length is all that is asked of a password */
+#define LIMIT_EMAIL        254   /* RFC 5321 */
+#define LIMIT_SYMLINK      4095  /* bytes of a symbolic link's target: PATH_MAX less the NUL */
+#define LIMIT_XATTRS       64    /* extended attributes of one entry */
+#define LIMIT_XATTR_NAME   255   /* bytes of a name: XATTR_NAME_MAX of Linux */
 #define LIMIT_XATTR_VALUE  8192  /* bytes of a value: more than ext4 takes in its usual layout */
 #define LIMIT_XATTRS_BYTES 16384 /* bytes of all names and values of one entry */
 #define LIMIT_AUDIT_ROWS   500   /* rows of the audit log in one answer: up to 700 bytes each */

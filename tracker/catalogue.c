@@ -265,9 +265,9 @@ static Tracker__OpStatus find_place(struct work *w, uint64_t moved, uint64_t *pa
     return *depth + 1 > NAME_DEPTH_MAX ? TOO_DEEP : OK;
 }
 
-static bool is_full(const struct work *w)
+static bool is_full(const struct work *w, uint64_t directory)
 {
-    return storage_entry_count(w->s) >= LIMIT_ENTRIES;
+    return storage_entry_count(w->s) >= LIMIT_ENTRIES || storage_directory_full(w->s, directory);
 }
 
 static struct storage_entry entry_new(const struct work *w, uint64_t parent, Tracker__Kind kind)
@@ -315,7 +315,7 @@ static Tracker__OpStatus op_mkdir(struct work *w)
         return status;
     if (storage_entry_find(w->s, parent, w->op->name, &there))
         return taken_by(w, EXISTS, &there);
-    if (is_full(w))
+    if (is_full(w, parent))
         return FULL;
     struct storage_entry entry = entry_new(w, parent, DIRECTORY);
     entry.ruled = storage_access(w->s, w->actor->account, parent) < ACCESS_MANAGE;
@@ -338,7 +338,7 @@ static Tracker__OpStatus op_symlink(struct work *w)
         return status;
     if (storage_entry_find(w->s, parent, w->op->name, &there))
         return taken_by(w, EXISTS, &there);
-    if (is_full(w))
+    if (is_full(w, parent))
         return FULL;
     struct storage_entry entry = entry_new(w, parent, SYMLINK);
     entry.mode = 0777;
@@ -387,7 +387,7 @@ static Tracker__OpStatus op_publish(struct work *w)
     bool taken = storage_entry_find(w->s, parent, op->name, &there);
     if (taken && (status = judge_replace(op, &there)) != OK)
         return taken_by(w, status, &there);
-    if (!taken && is_full(w))
+    if (!taken && is_full(w, parent))
         return FULL;
 
     struct storage_entry entry = entry_new(w, parent, FILE_KIND);
@@ -497,6 +497,10 @@ static Tracker__OpStatus move(struct work *w, struct storage_entry *entry, uint6
     }
     if (!fits(w, entry, depth + 1)) {
         status = TOO_DEEP;
+        goto done;
+    }
+    if (!taken && parent != entry->parent && storage_directory_full(w->s, parent)) {
+        status = FULL;
         goto done;
     }
     if (taken) {

@@ -397,6 +397,7 @@ void storage_undo(struct storage *s)
     s->seq = s->seq_marked;
     s->next_id = s->next_id_marked;
     s->live = s->live_marked;
+    memset(s->directories, 0, sizeof s->directories);
     if (storage_is_lost(s))
         return;
     if (control(s, SQL_UNDO) && control(s, SQL_KEEP))

@@ -262,6 +262,8 @@ size_t storage_entries_owned(struct storage *, const char *owner, uint64_t after
                              size_t max);
 /* Live entries. */
 uint64_t storage_entry_count(struct storage *);
+/* Whether a directory has LIMIT_DIRECTORY entries. */
+bool storage_directory_full(struct storage *, uint64_t directory);
 /* Adds an entry: gives it its id and the next seq. */
 void storage_entry_add(struct storage *, struct storage_entry *);
 /* Writes an entry as it is now, with the next seq; `gone` makes it a tombstone. */

@@ -26,7 +26,10 @@ static void number_put(struct storage *s, const char *key, uint64_t value)
 
 void storage_numbers_load(struct storage *s)
 {
-    s->seq = s->seq_written = number_get(s, "seq");
+    uint64_t seq = number_get(s, "seq");
+    if (seq != s->seq) /* something was taken back, or another process changed it */
+        memset(s->directories, 0, sizeof s->directories);
+    s->seq = s->seq_written = seq;
     s->next_id = s->next_id_written = number_get(s, "next_id");
     s->live = s->live_written = number_get(s, "live");
     if (s->next_id <= STORAGE_ROOT_ENTRY)
@@ -157,6 +160,34 @@ uint64_t storage_entry_count(struct storage *s)
     return s->live;
 }
 
+static struct storage_directory *directory_at(struct storage *s, uint64_t id)
+{
+    return &s->directories[id % STORAGE_DIRECTORIES];
+}
+
+/* Counting costs 20 ms where it matters: done once, then kept up to date. */
+bool storage_directory_full(struct storage *s, uint64_t directory)
+{
+    struct storage_directory *d = directory_at(s, directory);
+    if (s->live < LIMIT_DIRECTORY)
+        return false;
+    if (d->id != directory) {
+        sqlite3_stmt *count = storage_statement(s, SQL_ENTRY_CHILDREN);
+        storage_bind_number(count, 1, (int64_t)directory);
+        d->count = storage_step(s, count) ? (uint64_t)sqlite3_column_int64(count, 0) : 0;
+        d->id = directory;
+        storage_done(count);
+    }
+    return d->count >= LIMIT_DIRECTORY;
+}
+
+static void directory_changes(struct storage *s, uint64_t directory, bool more)
+{
+    struct storage_directory *d = directory_at(s, directory);
+    if (d->id == directory)
+        d->count += more ? 1 : UINT64_MAX;
+}
+
 uint64_t storage_seq(struct storage *s)
 {
     return s->seq;
@@ -201,6 +232,7 @@ void storage_entry_add(struct storage *s, struct storage_entry *entry)
     entry->id = s->next_id++;
     entry->seq = ++s->seq;
     s->live++;
+    directory_changes(s, entry->parent, true);
     sqlite3_stmt *add = storage_statement(s, SQL_ENTRY_ADD);
     entry_write(s, add, entry);
 }
@@ -213,11 +245,16 @@ void storage_entry_put(struct storage *s, struct storage_entry *entry)
     if (entry->gone) {
         CHECK(s->live > 0);
         s->live--;
+        directory_changes(s, entry->parent, false);
         sqlite3_stmt *gone = storage_statement(s, SQL_ENTRY_GONE);
         storage_bind_number(gone, 1, (int64_t)entry->id);
         storage_bind_number(gone, 2, (int64_t)entry->seq);
         storage_run(s, gone);
         return;
+    }
+    if (entry->was != 0 && entry->was != entry->parent) {
+        directory_changes(s, entry->was, false);
+        directory_changes(s, entry->parent, true);
     }
     sqlite3_stmt *put = storage_statement(s, SQL_ENTRY_PUT);
     entry_write(s, put, entry);

@@ -64,6 +64,7 @@ enum sql {
     SQL_ENTRY_GET,
     SQL_ENTRY_FIND,
     SQL_ENTRY_CHILD,
+    SQL_ENTRY_CHILDREN,
     SQL_ENTRY_HEIGHT,
     SQL_ENTRY_OWNED,
     SQL_ENTRY_COUNT,
@@ -117,6 +118,8 @@ extern const char *const storage_pieces_steps[];
 extern const int storage_main_version;
 extern const int storage_pieces_version;
 
+#define STORAGE_DIRECTORIES 1024
+
 struct storage {
     sqlite3 *main;
     sqlite3 *pieces; /* NULL for STORAGE_VISIT */
@@ -129,6 +132,11 @@ struct storage {
     uint64_t next_id;
     uint64_t live;
     uint64_t seq_written, next_id_written, live_written;
+    /* How many entries a directory has, of those that were asked for lately; right for as long as nothing is taken back. */
+    struct storage_directory {
+        uint64_t id; /* 0: none */
+        uint64_t count;
+    } directories[STORAGE_DIRECTORIES];
     /* The same at the mark. */
     uint64_t seq_marked, next_id_marked, live_marked;
 };

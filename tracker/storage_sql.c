@@ -296,6 +296,7 @@ const char *const storage_sql[SQL_END] = {
     [SQL_ENTRY_GET] = "SELECT " ENTRY_COLUMNS " FROM entry WHERE id = ?1",
     [SQL_ENTRY_FIND] =
         "SELECT " ENTRY_COLUMNS " FROM entry WHERE parent = ?1 AND name = ?2 AND gone IS NULL",
+    [SQL_ENTRY_CHILDREN] = "SELECT count(*) FROM entry WHERE parent = ?1 AND gone IS NULL",
     [SQL_ENTRY_CHILD] = "SELECT 1 FROM entry WHERE parent = ?1 AND gone IS NULL LIMIT 1",
     /* Walks directories only; the last level may hold anything. */
     [SQL_ENTRY_HEIGHT] =

@@ -644,6 +644,41 @@ static void old_tombstones_are_dropped_and_that_is_known(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+static Tracker__OpStatus remove_it(uint64_t id)
+{
+    Tracker__Op op = TRACKER__OP__INIT;
+    op.kind = KIND(REMOVE);
+    op.id = id;
+    return apply(&ann, &op);
+}
+
+static void one_directory_has_so_many_entries_and_no_more(void **state)
+{
+    uint64_t full = directory(TOP, "full"), other = directory(TOP, "other"), last;
+    struct storage_entry entry = {.parent = full, .kind = TRACKER__KIND__KIND_DIRECTORY};
+    snprintf(entry.owner, sizeof entry.owner, "ann");
+    for (unsigned i = 0; i < LIMIT_DIRECTORY - 1; i++) {
+        snprintf(entry.name, sizeof entry.name, "%u", i);
+        storage_entry_add(storage, &entry);
+    }
+    last = directory(full, "last");
+    assert_int_equal(mkdir_in(full, "too many"), STATUS(FULL));
+    assert_int_equal(rename_to(other, full, "too many"), STATUS(FULL));
+    assert_int_equal(mkdir_in(full, "last"), STATUS(EXISTS));
+    assert_int_equal(mkdir_in(other, "has room"), STATUS(OK));
+    assert_int_equal(rename_to(last, full, "renamed"), STATUS(OK));
+    assert_int_equal(rename_to(last, other, "moved"), STATUS(OK));
+    assert_int_equal(mkdir_in(full, "in its place"), STATUS(OK));
+    assert_int_equal(remove_it(left.id), STATUS(OK));
+    assert_int_equal(rename_to(last, full, "back"), STATUS(OK));
+    assert_int_equal(mkdir_in(full, "too many"), STATUS(FULL));
+    /* What is taken back was never there. */
+    assert_true(storage_mark(storage));
+    assert_int_equal(remove_it(last), STATUS(OK));
+    storage_undo(storage);
+    assert_int_equal(mkdir_in(full, "too many"), STATUS(FULL));
+}
+
 int main(void)
 {
     log_init("test", LOG_LEVEL_WARNING, false);
@@ -651,6 +686,7 @@ int main(void)
         TEST(what_the_member_has_not_seen_is_neither_removed_nor_replaced),
         TEST(entries_are_made_with_what_was_said),
         TEST(bad_names_are_refused),
+        TEST(one_directory_has_so_many_entries_and_no_more),
         TEST(unsound_contents_are_refused),
         TEST(a_place_must_be_a_live_directory),
         TEST(a_taken_name_is_told_with_what_is_there),
