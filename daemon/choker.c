@@ -53,6 +53,11 @@ struct choker_link *choker_link_new(struct choker *choker, void *owner, uint64_t
     return link;
 }
 
+unsigned choker_link_siblings(const struct choker_link *link)
+{
+    return link->account->links;
+}
+
 void choker_link_free(struct choker_link *link)
 {
     struct choker *choker;

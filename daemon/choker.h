@@ -57,6 +57,8 @@ void choker_free(struct choker *); /* all links have been freed */
 
 /* `account`: whoever shares this number shares a turn. */
 struct choker_link *choker_link_new(struct choker *, void *owner, uint64_t account);
+/* Links of the same account, this one included. */
+unsigned choker_link_siblings(const struct choker_link *);
 void choker_link_free(struct choker_link *); /* NULL is fine */
 
 /* The fetcher has opened a content under this number, unused by it. `key` names the content: equal for all links that open it

@@ -255,6 +255,15 @@ static uint64_t account_number(const char *account)
     return hash;
 }
 
+/* Who has many links gets no more of this thread for it. */
+static void set_budget(struct serve_link *link)
+{
+    int64_t share = LIMIT_PEER_ACCOUNT_NS / choker_link_siblings(link->choke);
+
+    channel_set_budget(link->channel, share < LIMIT_PEER_INPUT_NS ? share : LIMIT_PEER_INPUT_NS,
+                       share < LIMIT_PEER_BURST_NS ? share : LIMIT_PEER_BURST_NS);
+}
+
 void serve_link_new(struct upload *u, struct stream *stream, const struct remote *remote,
                     bool answer)
 {
@@ -270,7 +279,7 @@ void serve_link_new(struct upload *u, struct stream *stream, const struct remote
     link->channel = channel_new(u->loop, stream, &events, link);
     channel_set_pool(link->channel, &u->queued);
     channel_set_low_mark(link->channel, READ_AHEAD / 2);
-    channel_set_budget(link->channel, LIMIT_PEER_INPUT_NS, LIMIT_PEER_BURST_NS);
+    set_budget(link);
     link->taken_at = channel_last_heard(link->channel);
     DL_APPEND(u->links, link);
     u->link_count++;
@@ -314,6 +323,7 @@ void serve_link_tick(struct serve_link *link, int64_t now)
         f->rate_sent = f->sent;
     }
     serve_rights_tick(link);
+    set_budget(link);
     int64_t silent = now - channel_last_heard(link->channel);
     if (clock_wall() / NS_PER_S > link->remote.valid_until + LIMIT_CERTIFICATE_GRACE_S) {
         /* A revocation may have been missed; whoever is still a member comes again with a new one. */

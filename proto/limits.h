@@ -71,7 +71,9 @@
 #define LIMIT_PEER_INPUT_NS                                                                        \
     (50 * NS_PER_MS) /* a link that is served: 20 times what 1 Gbit/s needs */
 #define LIMIT_PEER_BURST_NS     (100 * NS_PER_MS)
+#define LIMIT_PEER_ACCOUNT_NS   (100 * NS_PER_MS) /* all links of one account: it has 32 of them */
 #define LIMIT_MEMBER_INPUT_NS   (100 * NS_PER_MS) /* a member at the tracker */
+#define LIMIT_MEMBER_ACCOUNT_NS (200 * NS_PER_MS) /* all members of one account */
 #define LIMIT_MEMBER_BURST_NS   NS_PER_S /* 200000 files announced from scratch take half of it */
 #define LIMIT_STRANGER_INPUT_NS (10 * NS_PER_MS) /* who has no certificate */
 #define LIMIT_STRANGER_BURST_NS (20 * NS_PER_MS)

@@ -354,6 +354,14 @@ static void on_closed(void *arg, bool orderly, const char *why)
 }
 
 /* A certificate was shown: whose is it, and does it still count? */
+/* Who is connected with many devices gets little more of this thread for it. */
+static void set_budget(struct session *s)
+{
+    int64_t share = LIMIT_MEMBER_ACCOUNT_NS / s->account_links->links;
+    channel_set_budget(s->channel, share < LIMIT_MEMBER_INPUT_NS ? share : LIMIT_MEMBER_INPUT_NS,
+                       LIMIT_MEMBER_BURST_NS);
+}
+
 static void become_member(struct session *s, const struct certificate_subject *subject)
 {
     struct server *server = s->server;
@@ -398,7 +406,7 @@ static void become_member(struct session *s, const struct certificate_subject *s
     memcpy(s->device, subject->device, sizeof s->device);
     s->peer = peer;
     channel_trust(s->channel);
-    channel_set_budget(s->channel, LIMIT_MEMBER_INPUT_NS, LIMIT_MEMBER_BURST_NS);
+    set_budget(s);
     announce_connect(s);
     log_debug("%s: %s has connected", s->from, s->account);
 }
@@ -537,6 +545,8 @@ void sessions_sweep(struct server *server, int64_t now)
         }
         if (s->ready && channel_memory(s->channel, CHANNEL_URGENT) < answers_most(s) / 2)
             hold_back(s, false);
+        if (session_is_member(s) && s->account_links != NULL)
+            set_budget(s);
         const char *why = expired(s, now);
         if (why != NULL)
             session_end(s, why);
