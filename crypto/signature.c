@@ -31,13 +31,15 @@ struct signing_key *signing_key_open(const char *path, const char **fault)
 
     if (error == 0 && size == sizeof secret) {
         memcpy(secret, data, sizeof secret);
-    } else if (error == -ENOENT || (error == 0 && size != sizeof secret)) {
+    } else if (error == -ENOENT) {
         random_bytes(secret, sizeof secret);
         error = file_replace(path, secret, sizeof secret, 0600);
     }
+    bool is_whole = data == NULL || size == sizeof secret;
     file_free_secret(data, size);
-    if (error != 0) {
-        *fault = fault_of_errno(error);
+    if (error != 0 || !is_whole) { /* another key in its place would be a warning to every member */
+        *fault = error == 0 || error == -EFBIG ? "is not a signing key: put it back, or remove it"
+                                               : fault_of_errno(-error);
         return NULL;
     }
     struct signing_key *key = xcalloc(1, sizeof *key);

@@ -24,7 +24,8 @@
 
 struct signing_key;
 
-/* Reads the key from a file of 32 bytes that nobody else can read, or makes it. */
+/* Reads the key from a file of 32 bytes that nobody else can read, or makes it if there is none. One
+ * that is not a key is left as it is: a new key is a warning to every member. */
 struct signing_key *signing_key_open(const char *path, const char **fault);
 void signing_key_free(struct signing_key *); /* NULL is fine */
 void signing_key_id(const struct signing_key *, uint8_t id[SIGNER_ID_SIZE]);

@@ -373,9 +373,9 @@ void ahead_free(struct local *);
 /* Why a file does not come on, "" if it does. */
 void ctl_trouble(const struct local *, const struct download_status *,
                  const uint8_t root[HASH_SIZE], char *out, size_t size);
-/* A path in the swarm, or under a mountpoint of a p2pfs that is connected. NULL: answered. */
 /* The path in the swarm of one under a mountpoint; any other as it is. */
 const char *ctl_inside(const struct local *, const char *path);
+/* A path in the swarm, or under a mountpoint of a p2pfs that is connected. NULL: answered. */
 const struct node *ctl_resolve(struct local *, struct reply, const char *path);
 /* What download and upload say, together. `finish` runs once both have answered. */
 struct gather {

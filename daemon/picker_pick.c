@@ -532,7 +532,6 @@ static void take_over(struct picker_source *source, uint32_t most, int64_t now)
 
     if (now < source->take_after || picker->source_count < 2)
         return;
-    mine = would_take(source, now);
     source->take_after = now + TAKE_EVERY;
     mine = would_take(source, now);
     for (unsigned list = 0; list < 2; list++) {

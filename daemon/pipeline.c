@@ -2,16 +2,17 @@
  *
  * Owns the arithmetic; leaves what is asked to picker.h and the asking to download_link.c. Pure.
  *
- *   rate    each block carries the count of bytes that had been delivered when it was asked for;
- * what was delivered between asking and answer, over that time, is a sample. The maximum over the
- * last SPAN or two counts, as the link may have had too little to do meanwhile; a sample taken
- * while the window was not full can only raise it. Idle time ages nothing: a link that idled is
- * fast at once. delay   answer time of blocks that found the link empty, and the kernel's round
- * trip; the minimum over DELAY_SPAN or two. A link that was never empty for that long is drained
- * for one moment, so that a queue of our own making is not taken for distance. window  rate x
- * (delay x 5/4 + SLACK + spread) + 2 blocks. SLACK covers the wake-ups of both machines, `spread`
- * the pauses of TCP on a link with loss. Fast start: as TCP's, a block more for each that comes,
- * until the rate has not grown by a quarter for three rounds. */
+ *   rate    each block carries the count of bytes that had been delivered when it was asked for; what was delivered between
+ *           asking and answer, over that time, is a sample. The maximum over the last SPAN or two counts, as the link may
+ *           have had too little to do meanwhile; a sample taken while the window was not full can only raise it. Idle
+ *           time ages nothing: a link that idled is fast at once.
+ *   delay   answer time of blocks that found the link empty, and the kernel's round trip; the minimum over DELAY_SPAN or
+ *           two. A link that was never empty for that long is drained for one moment, so that a queue of our own making
+ *           is not taken for distance.
+ *   window  rate x (delay x 5/4 + SLACK + spread) + 2 blocks. SLACK covers the wake-ups of both machines, `spread` the
+ *           pauses of TCP on a link with loss.
+ *
+ * Fast start: as TCP's, a block more for each that comes, until the rate has not grown by a quarter for three rounds. */
 #include "daemon/pipeline.h"
 
 #include "base/check.h"

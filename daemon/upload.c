@@ -29,7 +29,6 @@
 #define SOCKET_LOOK (10 * NS_PER_MS) /* how often it is looked what sockets have got rid of */
 /* How long the end waits for links to take their farewell. */
 #define STOP_PATIENCE_NS (NS_PER_S / 4)
-/* Certificates are dated back by this much (crypto/identity.h), so that clocks may differ. */
 
 /* --- buffers
  * ------------------------------------------------------------------------------------------------------

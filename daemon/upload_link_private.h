@@ -29,13 +29,9 @@
  * sent. */
 #define READ_AHEAD       (2 * UPLOAD_JOB_BLOCKS * BLOCK_SIZE)
 #define READ_AHEAD_FIRST (4 * BLOCK_SIZE) /* on a link that has sent nothing yet */
-/* The same for demanded blocks: more, as they are not sent in turns with others, but bounded. */
-/* Jobs under way for one link. Opening waits in a list beyond that, hash requests are refused. */
-/* Answers to hash requests that wait for a fetcher who does not read. */
 /* The first of several urgent jobs is small, so that the first block of a demand does not wait for the reading of the last; the
  * others are read while it is sent. */
 #define URGENT_JOB_BLOCKS 4
-/* Clocks differ. */
 /* Have messages about one file: gathered for so long. */
 #define HAVE_DELAY_NS        (20 * NS_PER_MS)
 #define HAVE_DELAY_MIDDLE_NS (250 * NS_PER_MS)

@@ -28,11 +28,6 @@
 #define WINDOW_BULK  256
 #define BULK_PAYLOAD 4096 /* a payload from here on makes the next window small */
 
-/* What is read before the other streams of this loop get their turn: bytes, frames without payload (bytes alone
- * would let somebody put 60,000 requests into one turn), and with a budget time. */
-
-/* The longest wait for a budget: an owner's time limits must not run out over it. */
-
 static bool is_open(const struct channel *channel)
 {
     return !channel->freed && !channel->ended && !channel->finishing && !channel->paused &&

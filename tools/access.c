@@ -212,12 +212,20 @@ int access_keys(const struct ctl *ctl)
 
 /* --- group ------------------------------------------------------------------------------------- */
 
+static void print_name(const char *before, const char *name, const char *after)
+{
+    char *clean = text_escape(name);
+
+    printf("%s%s%s", before, clean, after);
+    free(clean);
+}
+
 static void print_groups(const Local__Groups *groups)
 {
     for (size_t i = 0; i < groups->n_groups; i++) {
-        printf("%s:", groups->groups[i]->name);
+        print_name("", groups->groups[i]->name, ":");
         for (size_t k = 0; k < groups->groups[i]->n_accounts; k++)
-            printf(" %s", groups->groups[i]->accounts[k]);
+            print_name(" ", groups->groups[i]->accounts[k], "");
         putchar('\n');
     }
     if (groups->n_groups == 0)

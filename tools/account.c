@@ -53,7 +53,6 @@ static bool check_arguments(const struct ctl *ctl)
     return true;
 }
 
-/* "ann at p2p://HOST:PORT/..." without what nobody reads. */
 static void print_line(const char *title, const char *text)
 {
     char *clean = text_escape(text);

@@ -53,8 +53,10 @@ const char *accounts_renew(struct session *s, uint32_t id, const void *message)
 static void logout_run(struct storage_job *job, struct storage *storage)
 {
     struct attempt *a = attempt_of_storage(job);
-    if (!storage_device_get(storage, a->device, &a->row))
+    if (!storage_device_get(storage, a->device, &a->row)) {
+        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_DISABLED, "this device has been logged out");
         return;
+    }
     a->row.void_before = wall_seconds() + 1;
     a->row.logged_out = true;
     storage_device_put(storage, &a->row);

@@ -253,9 +253,11 @@ fail:
     return NULL;
 }
 
-static bool is_damage(const char *fault)
+/* As database_open says it; what else the path holds does not matter. */
+static bool is_damage(const struct database_plan *plan, const char *fault)
 {
-    return strstr(fault, "damaged") != NULL;
+    size_t size = strlen(plan->path);
+    return strncmp(fault, plan->path, size) == 0 && strncmp(fault + size, " is damaged", 11) == 0;
 }
 
 /* Piece maps are told again by the daemons, so a damaged file is put aside instead of stopping the
@@ -263,7 +265,7 @@ static bool is_damage(const char *fault)
 static sqlite3 *pieces_open(const struct database_plan *plan, char **fault)
 {
     sqlite3 *db = database_open(plan, fault);
-    if (db != NULL || !is_damage(*fault))
+    if (db != NULL || !is_damage(plan, *fault))
         return db;
     log_warning("%s: piece maps start anew, the old file is kept as %s.damaged", *fault,
                 plan->path);

@@ -87,9 +87,9 @@ static void run_group(struct storage_queue *q, struct storage_job **jobs, size_t
 static size_t take(struct storage_queue *q, struct storage_job **jobs)
 {
     size_t count = 0;
-    pthread_mutex_lock(&q->lock);
+    CHECK(pthread_mutex_lock(&q->lock) == 0);
     while (q->first == NULL && !q->ending)
-        pthread_cond_wait(&q->wake, &q->lock);
+        CHECK(pthread_cond_wait(&q->wake, &q->lock) == 0);
     while (q->first != NULL && count < GROUP_MAX) {
         struct mail *mail = q->first;
         q->first = mail->next;
@@ -97,7 +97,7 @@ static size_t take(struct storage_queue *q, struct storage_job **jobs)
             q->last = &q->first;
         jobs[count++] = job_of(mail);
     }
-    pthread_mutex_unlock(&q->lock);
+    CHECK(pthread_mutex_unlock(&q->lock) == 0);
     return count;
 }
 
@@ -134,25 +134,25 @@ void storage_queue_post(struct storage_queue *q, struct storage_job *job)
 {
     job->mail = (struct mail){.deliver = deliver};
     job->failed = job->full = false;
-    pthread_mutex_lock(&q->lock);
+    CHECK(pthread_mutex_lock(&q->lock) == 0);
     CHECK(!q->ending);
     *q->last = &job->mail;
     q->last = &job->mail.next;
-    pthread_cond_signal(&q->wake);
-    pthread_mutex_unlock(&q->lock);
+    CHECK(pthread_cond_signal(&q->wake) == 0);
+    CHECK(pthread_mutex_unlock(&q->lock) == 0);
 }
 
 void storage_queue_free(struct storage_queue *q)
 {
     if (q == NULL)
         return;
-    pthread_mutex_lock(&q->lock);
+    CHECK(pthread_mutex_lock(&q->lock) == 0);
     q->ending = true;
-    pthread_cond_signal(&q->wake);
-    pthread_mutex_unlock(&q->lock);
+    CHECK(pthread_cond_signal(&q->wake) == 0);
+    CHECK(pthread_mutex_unlock(&q->lock) == 0);
     CHECK(pthread_join(q->thread, NULL) == 0);
-    pthread_mutex_destroy(&q->lock);
-    pthread_cond_destroy(&q->wake);
+    CHECK(pthread_mutex_destroy(&q->lock) == 0);
+    CHECK(pthread_cond_destroy(&q->wake) == 0);
     free(q);
 }
 

@@ -63,7 +63,13 @@ static void an_entry_is_signed_and_nothing_in_it_can_change(void **state)
     /* One that others can read is not used. */
     chmod(file, 0644);
     assert_null(signing_key_open(file, &fault));
-    chmod(file, 0600);
+    assert_string_equal(fault, "can be read or written by others (chmod 600 it)");
+    /* One that was cut off is not replaced. */
+    assert_int_equal(chmod(file, 0600), 0);
+    assert_int_equal(truncate(file, 31), 0);
+    assert_null(signing_key_open(file, &fault));
+    assert_int_equal(stat(file, &status), 0);
+    assert_int_equal(status.st_size, 31);
     key_free(device);
     signing_key_free(key);
     unlink(file);
