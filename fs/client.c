@@ -440,6 +440,10 @@ void client_start(struct client *client)
 void client_refuse(struct client *client)
 {
     post(client, deliver_refuse);
+}
+
+void client_await_refusal(struct client *client)
+{
     while (sem_wait(&client->refused) != 0)
         CHECK(errno == EINTR);
 }

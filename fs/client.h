@@ -16,9 +16,10 @@ struct fs;
 /* Makes the client of `fs` (fs->client is set by the caller), then its thread. */
 struct client *client_new(struct fs *);
 void client_start(struct client *);
-/* From now on answers everything, what waits and what comes, with EIO; but for sealing that is under way: when this
- * returns nothing else is begun any more. */
+/* From now on answers everything, what waits and what comes, with EIO; but for sealing that is under way. */
 void client_refuse(struct client *);
+/* Another thread than the client's, after client_refuse: when this returns it holds, and nothing is begun any more. */
+void client_await_refusal(struct client *);
 /* After client_refuse, when no more requests can come: lets sealing that was begun end (2 s at most), ends the thread, frees. */
 void client_stop(struct client *);
 

@@ -49,7 +49,7 @@ struct client {
     size_t count;
     uint32_t next_id;
     bool stopping; /* everything is refused */
-    sem_t refused; /* ... and client_refuse may return */
+    sem_t refused; /* ... and client_await_refusal may return */
     bool ending;   /* the loop ends once the table is empty */
     struct timer *connect, *deadline, *sweep, *stop;
 };

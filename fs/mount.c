@@ -394,8 +394,8 @@ static void serve(struct fs *fs)
     notify_service_manager("STOPPING=1");
     client_refuse(fs->client);
     refuse_requests(fs);
-    workers_free(
-        fs->disk); /* nobody gives them work any more, and who waits for theirs is still there */
+    client_await_refusal(fs->client);
+    workers_free(fs->disk); /* nobody gives them work any more; who waits for theirs is there */
     client_stop(fs->client);
     invalidator_free(fs->invalidator);
     fuse_session_unmount(fs->session);
