@@ -84,6 +84,16 @@ def libtorrent_root(path):
     return info.files().root(0).to_bytes().hex()
 
 
+def sync(top):
+    """All that is in a folder is on its disk, as it would be had our programs written it: tests cut the power."""
+    for folder, _, names in os.walk(top):
+        for path in [os.path.join(folder, name) for name in names] + [folder]:
+            if os.path.isfile(path) or os.path.isdir(path):  # no sockets
+                handle = os.open(path, os.O_RDONLY)
+                os.fsync(handle)
+                os.close(handle)
+
+
 class Keys:
     """RSA keys are made once for all tests of a file, as each costs up to a second: a tracker's data directory before anybody
     has registered, and devices' keys. P2P_TEST_KEYS names a folder that several files share. Whoever needs keys of their own
@@ -113,6 +123,7 @@ class Keys:
         if os.path.exists(template):
             shutil.copytree(template, data)
             os.chmod(data, 0o700)
+            sync(data)
             return True
         return False
 
@@ -123,6 +134,7 @@ class Keys:
         kept, key = os.path.join(self.directory, f"{name}.key"), os.path.join(home, "device.key")
         if not os.path.exists(key) and os.path.exists(kept):
             shutil.copy2(kept, key)
+            sync(home)
 
     def keep_device(self, name, home):
         if not os.path.exists(os.path.join(self.directory, f"{name}.key")):
