@@ -66,22 +66,27 @@ bool utf8_is_valid(const char *text, size_t length)
     return true;
 }
 
+bool utf8_is_plain(const char *text, size_t length)
+{
+    while (length > 0) {
+        uint32_t code;
+        size_t size = utf8_decode(text, length, &code);
+
+        if (size == 0 || utf8_is_control(code))
+            return false;
+        text += size;
+        length -= size;
+    }
+    return true;
+}
+
 bool name_is_valid(const char *name, size_t length)
 {
     if (length == 0 || length > NAME_BYTES_MAX)
         return false;
     if (name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.')))
         return false;
-    while (length > 0) {
-        uint32_t code;
-        size_t size = utf8_decode(name, length, &code);
-
-        if (size == 0 || code == '/' || utf8_is_control(code))
-            return false;
-        name += size;
-        length -= size;
-    }
-    return true;
+    return memchr(name, '/', length) == NULL && utf8_is_plain(name, length);
 }
 
 const char *account_name_fault(const char *name)

@@ -25,6 +25,10 @@ const char *account_name_fault(const char *name);
 /* True for well-formed UTF-8 (RFC 3629) of exactly `length` bytes without NUL. */
 bool utf8_is_valid(const char *text, size_t length);
 
+/* As utf8_is_valid, and nothing in it is a control (see utf8_is_control): what targets of symbolic links have to be. Where
+ * these lead is not judged, nothing of ours follows them. */
+bool utf8_is_plain(const char *text, size_t length);
+
 /* Reads the well-formed sequence that `text` begins with into *code; returns its 1 to 4 bytes, or 0
  * if there is none. NUL is a code like any other here. */
 size_t utf8_decode(const char *text, size_t length, uint32_t *code);

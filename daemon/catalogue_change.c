@@ -106,7 +106,7 @@ int catalogue_symlink(struct catalogue *c, uint64_t parent, const char *name, co
         return -ENOENT;
     if (length > LIMIT_SYMLINK)
         return -ENAMETOOLONG;
-    if (!utf8_is_valid(target, length))
+    if (!utf8_is_plain(target, length))
         return -EINVAL;
     struct entry *e = make(c, parent, name, NODE_SYMLINK, &error);
     if (e == NULL)

@@ -103,7 +103,7 @@ static const char *fault_of(const Tracker__Entry *r)
     }
     if (r->kind == TRACKER__KIND__KIND_SYMLINK) {
         size_t length = strlen(r->target);
-        if (length == 0 || length > LIMIT_SYMLINK || !utf8_is_valid(r->target, length))
+        if (length == 0 || length > LIMIT_SYMLINK || !utf8_is_plain(r->target, length))
             return "its target is bad";
         return NULL;
     }

@@ -331,7 +331,7 @@ static Tracker__OpStatus op_symlink(struct work *w)
     unsigned depth;
     struct storage_entry there;
     size_t length = strlen(w->op->target);
-    if (length == 0 || length > LIMIT_SYMLINK || !utf8_is_valid(w->op->target, length))
+    if (length == 0 || length > LIMIT_SYMLINK || !utf8_is_plain(w->op->target, length))
         return BAD;
     Tracker__OpStatus status = find_place(w, 0, &parent, &depth);
     if (status != OK)

@@ -105,6 +105,10 @@ static void a_nul_ends_the_validity_of_text(void **state)
     assert_true(utf8_is_valid("ab", 2));
     assert_true(utf8_is_valid("", 0));
     assert_true(utf8_is_valid("a\nb", 3));
+    assert_false(utf8_is_plain("a\nb", 3));
+    assert_false(utf8_is_plain("a\0b", 3));
+    assert_false(utf8_is_plain("\xff", 1));
+    assert_true(utf8_is_plain("../\xc3\xa4/b c", 9));
     assert_false(utf8_is_valid("a\0b", 3));
     assert_false(name_is_valid("a\0b", 3));
 }

@@ -549,6 +549,7 @@ static void errors_are_those_of_a_file_system(void **state)
     assert_int_equal(catalogue_mkdir(c, INO_ROOT, "..", 0755, NOW, &ino), -EINVAL);
     assert_int_equal(catalogue_mkdir(c, INO_ROOT, long_name, 0755, NOW, &ino), -ENAMETOOLONG);
     assert_int_equal(catalogue_symlink(c, INO_ROOT, "l", "", NOW, &ino), -ENOENT);
+    assert_int_equal(catalogue_symlink(c, INO_ROOT, "l", "a\nb", NOW, &ino), -EINVAL);
     assert_int_equal(catalogue_remove(c, INO_ROOT, "d", true), -ENOTEMPTY);
     assert_int_equal(catalogue_remove(c, INO_ROOT, "d", false), -EISDIR);
     assert_int_equal(catalogue_remove(c, INO_ROOT, "f", true), -ENOTDIR);
@@ -1363,6 +1364,9 @@ static void bad_entries_are_shown_nowhere(void **state)
     say(&s, &e, true);
     e = entry_of(id++, 1, "no target", TRACKER__KIND__KIND_SYMLINK);
     e.target = (char *)(uintptr_t) "";
+    say(&s, &e, true);
+    e = entry_of(id++, 1, "a target that a terminal would obey", TRACKER__KIND__KIND_SYMLINK);
+    e.target = (char *)(uintptr_t) "\x1b]0;x\x07";
     say(&s, &e, true);
     e = entry_of(id++, 1, "owner", TRACKER__KIND__KIND_DIRECTORY);
     e.owner = (char *)(uintptr_t) "../x";

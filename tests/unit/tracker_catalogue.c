@@ -219,6 +219,26 @@ static void entries_are_made_with_what_was_said(void **state)
     assert_int_equal(storage_entry_count(storage), 3);
 }
 
+static void bad_targets_are_refused(void **state)
+{
+    static const char *const targets[] = {"", "a\nb", "\x1b]0;x\x07", "\xff\xfe", "\u202e-fdp.exe"};
+    char longest[LIMIT_SYMLINK + 2];
+    for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
+        Tracker__Op op = new_op(KIND(SYMLINK), TOP, "link");
+        op.target = (char *)(uintptr_t)targets[i];
+        assert_int_equal(apply(&ann, &op), STATUS(BAD));
+    }
+    memset(longest, 'x', sizeof longest);
+    longest[LIMIT_SYMLINK + 1] = '\0';
+    Tracker__Op op = new_op(KIND(SYMLINK), TOP, "link");
+    op.target = longest;
+    assert_int_equal(apply(&ann, &op), STATUS(BAD));
+    longest[LIMIT_SYMLINK] = '\0';
+    op = new_op(KIND(SYMLINK), TOP, "link");
+    op.target = longest;
+    assert_int_equal(apply(&ann, &op), STATUS(OK));
+}
+
 static void bad_names_are_refused(void **state)
 {
     static const char *const names[] = {
@@ -686,6 +706,7 @@ int main(void)
         TEST(what_the_member_has_not_seen_is_neither_removed_nor_replaced),
         TEST(entries_are_made_with_what_was_said),
         TEST(bad_names_are_refused),
+        TEST(bad_targets_are_refused),
         TEST(one_directory_has_so_many_entries_and_no_more),
         TEST(unsound_contents_are_refused),
         TEST(a_place_must_be_a_live_directory),
