@@ -104,7 +104,7 @@ static void deliver(struct channel *channel)
     if (fault != NULL && !channel->finishing)
         end_input(channel, false, fault);
     drop_message(channel);
-    if (frame.payload_size == 0 && ++channel->frames >= LIMIT_TURN_FRAMES)
+    if (frame.payload_size < BULK_PAYLOAD && ++channel->frames >= LIMIT_TURN_FRAMES)
         channel->yields = true;
     if (channel->budget > 0 && clock_now() >= channel->slice_end)
         channel->yields = true;

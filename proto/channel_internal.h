@@ -65,7 +65,7 @@ struct channel {
     size_t held_size;
     int64_t last_heard;
     uint64_t bytes_in;
-    unsigned frames;       /* without payload, in this round */
+    unsigned frames;       /* without a large payload, in this round */
     int64_t slice_end;     /* of this round, with a budget */
     int64_t budget, burst; /* ns of processor time: in a second, and at once; 0: no limit */
     int64_t credit, credit_at;

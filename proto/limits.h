@@ -28,7 +28,7 @@
     16u /* ... and for each of its bytes: fields of 2 bytes make pointers of 8 */
 #define LIMIT_TURN_BYTES                                                                           \
     (1u << 20)                /* read from one link before the others of its loop get their turn */
-#define LIMIT_TURN_FRAMES 512 /* the same, in frames: a megabyte holds 60000 empty ones */
+#define LIMIT_TURN_FRAMES 512 /* the same, in small frames: a megabyte holds 60000 empty ones */
 #define LIMIT_TURN_NS     (2 * NS_PER_MS) /* the same, in time, where a link has a budget */
 #define LIMIT_DEBT_NS                                                                              \
     (5 * NS_PER_S) /* the longest wait for a budget: time limits must not run out over it */

@@ -673,10 +673,16 @@ static void make_many(struct end *end)
         send_ping(end, CHANNEL_URGENT, i);
 }
 
-static void many_small_frames_give_way_to_others(void **state)
+static void make_many_with_a_byte(struct end *end)
+{
+    for (uint32_t i = 1; i <= SMALL_FRAMES; i++)
+        send_block(end, i, some_bytes, 1);
+}
+
+static void give_way(void (*make)(struct end *))
 {
     struct mocked *m = mocked_new();
-    record(m, make_many);
+    record(m, make);
     for (unsigned round = 1; m->end.frame_count < SMALL_FRAMES; round++) {
         read_it(m);
         assert_true(m->end.frame_count <= round * 512);
@@ -684,6 +690,12 @@ static void many_small_frames_give_way_to_others(void **state)
     }
     assert_int_equal(m->end.frame_count, SMALL_FRAMES);
     mocked_free(m);
+}
+
+static void many_small_frames_give_way_to_others(void **state)
+{
+    give_way(make_many);
+    give_way(make_many_with_a_byte);
 }
 
 static void input_over_its_budget_waits_and_is_not_lost(void **state)
