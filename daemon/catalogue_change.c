@@ -17,13 +17,9 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "proto/limits.h"
+#include "proto/message.h"
 
 #define UNCONFIRMED_MAX 60000 /* node.unconfirmed has 16 bits */
-
-static char *text_of(const char *text)
-{
-    return (char *)(uintptr_t)text;
-}
 
 bool catalogue_may_write(const struct node *directory)
 {
@@ -399,7 +395,7 @@ static void move_known(struct catalogue *c, const struct rename *r, struct entry
     }
     op.kind = TRACKER__OP_KIND__OP_RENAME;
     op.id = e->node.id;
-    op.name = text_of(r->to_name);
+    op.name = message_text(r->to_name);
     op.no_replace = r->no_replace || victim == NULL;
     op.exchange = r->exchange;
     if (victim != NULL && victim->node.kind == NODE_FILE && !r->exchange) {
@@ -544,7 +540,7 @@ int catalogue_xattr(struct catalogue *c, uint64_t ino, const struct xattr_change
     Tracker__Xattr one = TRACKER__XATTR__INIT, *list = &one;
     Tracker__Xattrs set = TRACKER__XATTRS__INIT, *changed;
     Tracker__Op op = TRACKER__OP__INIT;
-    char *name = text_of(x->name);
+    char *name = message_text(x->name);
 
     if (e == NULL || e == c->root)
         return e == NULL ? -ENOENT : -EPERM;

@@ -26,6 +26,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "proto/limits.h"
+#include "proto/message.h"
 
 #define WINDOW      256 /* operations sent and unanswered; see catalogue_next_op */
 #define RETRIES_MAX 8   /* in the same place, before it goes to the top */
@@ -167,12 +168,6 @@ uint64_t journal_add(struct catalogue *c, const Tracker__Op *message, struct ent
     return op->message->op;
 }
 
-/* protobuf-c's structures have no const; packing does not write. */
-static char *text_of(const char *text)
-{
-    return (char *)(uintptr_t)text;
-}
-
 uint64_t journal_make(struct catalogue *c, struct entry *e, bool later)
 {
     static const Tracker__OpKind kinds[] = {[NODE_DIRECTORY] = TRACKER__OP_KIND__OP_MKDIR,
@@ -183,12 +178,12 @@ uint64_t journal_make(struct catalogue *c, struct entry *e, bool later)
     struct pending *p = tree_pending(e);
 
     op.kind = kinds[e->node.kind];
-    op.name = text_of(e->node.name);
+    op.name = message_text(e->node.name);
     op.mtime = e->node.mtime;
     op.mode = e->node.mode;
     op.xattrs = e->node.xattrs != NULL ? (Tracker__Xattrs *)(uintptr_t)e->node.xattrs : &none;
     if (e->node.kind == NODE_SYMLINK)
-        op.target = text_of(e->node.target);
+        op.target = message_text(e->node.target);
     if (e->node.kind == NODE_FILE) {
         op.size = e->node.size;
         op.root.data = e->node.root;
@@ -543,7 +538,7 @@ static void infer_other(struct catalogue *c, const struct op *op, const struct e
         tracker__entry__free_unpacked(r, NULL);
         moved->parent = was->parent;
         char *name = moved->name;
-        moved->name = text_of(was->name); /* packed into the copy below */
+        moved->name = message_text(was->name); /* packed into the copy below */
         other->pending->held = remote_copy(moved);
         moved->name = name;
         tracker__entry__free_unpacked(moved, NULL);

@@ -23,15 +23,11 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "proto/limits.h"
+#include "proto/message.h"
 
 #define RETRY_MAX 4096 /* hidden entries looked at after one batch */
 
 static const uint8_t zero_root[HASH_SIZE];
-
-static char *text_of(const char *text)
-{
-    return (char *)(uintptr_t)text;
-}
 
 Tracker__Entry *remote_copy(const Tracker__Entry *from)
 {
@@ -52,7 +48,7 @@ Tracker__Entry *remote_of(const struct entry *e)
 
     r.id = e->node.id;
     r.parent = directory == NULL ? 0 : directory->node.id;
-    r.name = text_of(e->node.name);
+    r.name = message_text(e->node.name);
     r.kind = (Tracker__Kind)e->node.kind;
     r.size = e->node.kind == NODE_FILE ? e->node.size : 0;
     if (e->node.kind == NODE_FILE) {
@@ -60,10 +56,10 @@ Tracker__Entry *remote_of(const struct entry *e)
         r.root.len = HASH_SIZE;
     }
     if (e->node.target != NULL)
-        r.target = text_of(e->node.target);
+        r.target = message_text(e->node.target);
     r.mtime = e->node.mtime;
     r.mode = e->node.mode;
-    r.owner = text_of(e->node.owner);
+    r.owner = message_text(e->node.owner);
     r.level = (Tracker__Level)e->node.level;
     r.xattrs = (Tracker__Xattrs *)(uintptr_t)e->node.xattrs;
     r.seq = e->seq;

@@ -9,6 +9,7 @@
 
 #include "crypto/merkle.h"
 #include "daemon/daemon.h"
+#include "daemon/link_status.h"
 #include "daemon/picker.h"
 #include "proto/tracker.pb-c.h"
 
@@ -73,20 +74,10 @@ struct download_file_status {
     bool more_gaps; /* than are listed */
     bool wanted_all;
 };
-struct download_link_status {
-    char account[65];
-    uint8_t device[16];
-    char address[64];
-    uint64_t rate, total, rtt_us;
-    uint32_t files, queued;
-    bool choked;
-    char state[96];      /* "connected", "connecting", "banned: …" */
-    uint64_t have_bytes; /* of the root asked for */
-};
 struct download_status {
     struct download_file_status *files;
     size_t file_count;
-    struct download_link_status *links;
+    struct link_status *links;
     size_t link_count;
     uint64_t rate, total, wasted;
     char store_trouble[96];

@@ -76,7 +76,7 @@ static uint64_t have_bytes(const struct device *device, const struct file *file)
 }
 
 static void show_device(const struct device *device, const struct file *file,
-                        struct download_link_status *out)
+                        struct link_status *out)
 {
     const struct link *link = device->link;
 

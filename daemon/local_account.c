@@ -12,11 +12,7 @@
 #include "base/swarm_url.h"
 #include "crypto/random.h"
 #include "daemon/session.h"
-
-static char *text_of(const char *text)
-{
-    return (char *)(uintptr_t)text;
-}
+#include "proto/message.h"
 
 struct account_cookie {
     struct reply reply;
@@ -172,7 +168,7 @@ void ctl_invite(struct local *l, struct client *cl, struct reply reply, const vo
 
 static char *or_empty(const char *text)
 {
-    return text_of(text == NULL ? "" : text);
+    return message_text(text == NULL ? "" : text);
 }
 
 static void add_devices(Local__Account *message, const struct account_answer *a,

@@ -19,11 +19,7 @@
 #include "daemon/upload.h"
 #include "proto/bans.h"
 #include "proto/limits.h"
-
-static char *text_of(const char *text)
-{
-    return (char *)(uintptr_t)text;
-}
+#include "proto/message.h"
 
 /* --- paths ------------------------------------------------------------------------------------ */
 
@@ -297,7 +293,7 @@ static void fill_status(struct local *l, const struct gather *g, Local__Status *
 {
     uint64_t total;
 
-    m->account = text_of(local_is_visible(l) ? catalogue_account(l->catalogue) : "");
+    m->account = message_text(local_is_visible(l) ? catalogue_account(l->catalogue) : "");
     if (l->swarm_name != NULL)
         m->swarm = l->swarm_name;
     m->connected = local_is_connected(l);
@@ -323,9 +319,9 @@ static void fill_status(struct local *l, const struct gather *g, Local__Status *
         g->down->store_trouble[0] != '\0' ? g->down->store_trouble : l->store_trouble;
     const char *cache_trouble;
     evict_status(l->evict, &m->cache_size, &m->cache_bytes, &cache_trouble);
-    m->cache_trouble = text_of(cache_trouble);
+    m->cache_trouble = message_text(cache_trouble);
     scrub_status(l->scrub, m);
-    m->version = text_of(P2P_VERSION);
+    m->version = message_text(P2P_VERSION);
     m->pid = (uint32_t)getpid();
 }
 
@@ -418,6 +414,24 @@ static bool is_shown_as_banned(const struct download_status *down, const uint8_t
     return false;
 }
 
+/* Fills *p, which borrows all but `device` from *s. */
+static Local__Peer *show_link(Local__Peer *p, struct link_status *s, const char *direction)
+{
+    p->account = s->account;
+    p->device = short_device(s->device);
+    p->address = s->address;
+    p->direction = message_text(direction);
+    p->rate = s->rate;
+    p->total = s->total;
+    p->rtt_us = s->rtt_us;
+    p->files = s->files;
+    p->queued = s->queued;
+    p->choked = s->choked;
+    p->state = s->state;
+    p->have = s->have_bytes;
+    return p;
+}
+
 static void send_peers(struct local *l, struct gather *g)
 {
     Local__Peers message = LOCAL__PEERS__INIT;
@@ -432,39 +446,15 @@ static void send_peers(struct local *l, struct gather *g)
     for (size_t i = 0; i < most; i++)
         peers[i] = (Local__Peer)LOCAL__PEER__INIT;
     for (size_t i = 0; i < g->down->link_count; i++) {
-        struct download_link_status *s = &g->down->links[i];
-        Local__Peer *p = &peers[message.n_peers];
+        struct link_status *s = &g->down->links[i];
         if (g->has_root && s->have_bytes == 0)
             continue;
-        p->account = s->account;
-        p->device = short_device(s->device);
-        p->address = s->address;
-        p->direction = text_of("in");
-        p->rate = s->rate;
-        p->total = s->total;
-        p->rtt_us = s->rtt_us;
-        p->files = s->files;
-        p->queued = s->queued;
-        p->choked = s->choked;
-        p->state = s->state;
-        p->have = s->have_bytes;
-        pointers[message.n_peers++] = p;
+        pointers[message.n_peers] = show_link(&peers[message.n_peers], s, "in");
+        message.n_peers++;
     }
     for (size_t i = 0; !g->has_root && i < g->up->link_count; i++) {
-        struct upload_link_status *s = &g->up->links[i];
-        Local__Peer *p = &peers[message.n_peers];
-        p->account = s->account;
-        p->device = short_device(s->device);
-        p->address = s->address;
-        p->direction = text_of("out");
-        p->rate = s->rate;
-        p->total = s->total;
-        p->rtt_us = s->rtt_us;
-        p->files = s->files;
-        p->queued = s->queued;
-        p->choked = s->choked;
-        p->state = text_of("connected");
-        pointers[message.n_peers++] = p;
+        pointers[message.n_peers] = show_link(&peers[message.n_peers], &g->up->links[i], "out");
+        message.n_peers++;
     }
     for (size_t i = 0; !g->has_root && i < banned; i++) {
         Local__Peer *p = &peers[message.n_peers];
@@ -472,7 +462,7 @@ static void send_peers(struct local *l, struct gather *g)
             continue;
         p->account = bans[i].account;
         p->device = short_device(bans[i].device);
-        p->direction = text_of("out");
+        p->direction = message_text("out");
         p->state = states[i] = xasprintf("banned: %s", bans[i].why);
         pointers[message.n_peers++] = p;
     }

@@ -13,11 +13,7 @@
 #include "base/name.h"
 #include "daemon/download.h"
 #include "proto/limits.h"
-
-static char *text_of(const char *text)
-{
-    return (char *)(uintptr_t)text;
-}
+#include "proto/message.h"
 
 const struct node *names_visible(const struct local *l, uint64_t ino)
 {
@@ -60,9 +56,9 @@ void names_fill(struct local *l, Local__Attr *a, const struct node *node)
     if (directory != NULL && node->kind != NODE_SYMLINK && !catalogue_may_write(directory))
         a->mode &= ~0222u; /* as it is for this member */
     a->nlink = node->kind == NODE_DIRECTORY ? 2 : node->parent != NULL ? 1 : 0;
-    a->owner = text_of(node->owner);
+    a->owner = message_text(node->owner);
     a->parent = node->parent == NULL ? 0 : node->parent->ino;
-    a->name = text_of(node->name);
+    a->name = message_text(node->name);
     a->pinned = node->pinned;
     if (node->kind == NODE_SYMLINK && node->target != NULL)
         a->size = a->local = strlen(node->target);
@@ -183,7 +179,7 @@ void names_send_text(struct local *l, struct reply reply, const char *text)
 {
     Local__Text message = LOCAL__TEXT__INIT;
 
-    message.text = text_of(text);
+    message.text = message_text(text);
     local_send(l, reply, TYPE(TEXT), &message.base);
 }
 

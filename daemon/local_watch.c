@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "proto/limits.h"
+#include "proto/message.h"
 
 struct watch {
     uint32_t id; /* of the request */
@@ -36,11 +37,6 @@ struct watch_event {
     uint8_t root[HASH_SIZE];
     bool ours;
 };
-
-static char *text_of(const char *text)
-{
-    return (char *)(uintptr_t)text;
-}
 
 /* --- gathering -------------------------------------------------------------------------------- */
 
@@ -111,8 +107,8 @@ static void tell(struct local *l, Local__Change *change)
 static void describe(Local__Change *change, const struct node *node, const char *path)
 {
     *change = (Local__Change)LOCAL__CHANGE__INIT;
-    change->path = text_of(path);
-    change->who = text_of(node->owner);
+    change->path = message_text(path);
+    change->who = message_text(node->owner);
     change->kind = (Local__Kind)node->kind;
     change->mtime = node->mtime;
     change->mode = node->mode;
@@ -134,7 +130,7 @@ static struct watch_event *other_end(const struct watch_event *unlinked)
 /* Of what happens to names the tracker does not say. */
 static char *who_did(const struct local *l, bool ours)
 {
-    return text_of(ours ? catalogue_account(l->catalogue) : "");
+    return message_text(ours ? catalogue_account(l->catalogue) : "");
 }
 
 static void tell_unlinked(struct local *l, struct watch_event *e, const struct node *now)
@@ -249,7 +245,7 @@ void watch_begin(struct local *l, struct client *cl, struct reply reply, const v
     cl->watch->path = place_of(l, m->path);
     l->watchers++;
     first.what = LOCAL__WHAT__WHAT_WATCHING;
-    first.path = cl->watch->path[0] != '\0' ? cl->watch->path : text_of("/");
+    first.path = cl->watch->path[0] != '\0' ? cl->watch->path : message_text("/");
     first.time = clock_wall();
     send_change(cl, &first);
 }

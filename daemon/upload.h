@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "daemon/daemon.h"
+#include "daemon/link_status.h"
 
 struct content;
 struct credentials;
@@ -37,21 +38,13 @@ void upload_limits_changed(struct upload *);
  * NULL-terminated, malloc'ed strings, taken over. */
 void upload_dial_back(struct upload *, const uint8_t device[16], char **addresses);
 
-struct upload_link_status {
-    char account[65];
-    uint8_t device[16];
-    char address[64];
-    uint64_t rate, total, rtt_us;
-    uint32_t files, queued;
-    bool choked;
-};
 struct upload_file_status {
     uint8_t root[32];
     uint64_t rate;
     uint32_t links;
 };
 struct upload_status {
-    struct upload_link_status *links;
+    struct link_status *links;
     size_t link_count;
     struct upload_file_status *files;
     size_t file_count;

@@ -159,7 +159,7 @@ void serve_holding_changed(struct upload *, struct content *);
 void serve_link_tick(struct serve_link *, int64_t now);
 void serve_link_free(struct serve_link *); /* at once */
 const struct remote *serve_link_remote(const struct serve_link *);
-void serve_link_status(const struct serve_link *, struct upload_link_status *);
+void serve_link_status(const struct serve_link *, struct link_status *);
 /* Calls `each` for every open file. */
 void serve_link_files(const struct serve_link *,
                       void (*each)(void *arg, const uint8_t *root, uint64_t rate), void *arg);

@@ -350,7 +350,7 @@ struct serve_link *serve_link_next(const struct serve_link *link)
     return link->next;
 }
 
-void serve_link_status(const struct serve_link *link, struct upload_link_status *status)
+void serve_link_status(const struct serve_link *link, struct link_status *status)
 {
     memset(status, 0, sizeof *status);
     memcpy(status->account, link->remote.account, sizeof status->account);
@@ -361,6 +361,7 @@ void serve_link_status(const struct serve_link *link, struct upload_link_status 
     status->rtt_us = (uint64_t)(tls_rtt(channel_stream(link->channel)) / NS_PER_US);
     status->files = HASH_COUNT(link->files);
     status->queued = choker_queued(link->choke);
+    memcpy(status->state, "connected", sizeof "connected");
 }
 
 void serve_link_files(const struct serve_link *link,

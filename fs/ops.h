@@ -5,6 +5,9 @@
 
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
+#include <stdint.h>
+
+struct handle;
 
 void ops_fill_names(struct fuse_lowlevel_ops
                         *); /* ops_names.c: lookup, getattr, readlink, mkdir, unlink, …, statfs */
@@ -14,5 +17,11 @@ void ops_fill_dir(
 void ops_fill_io(
     struct fuse_lowlevel_ops *); /* ops_io.c: open, create, read, flush, release, fsync */
 void ops_fill_write(struct fuse_lowlevel_ops *); /* ops_write.c: write, setattr, fallocate */
+
+/* What open and create have put there. */
+static inline struct handle *handle_of(const struct fuse_file_info *fi)
+{
+    return (struct handle *)(uintptr_t)fi->fh;
+}
 
 #endif

@@ -45,11 +45,6 @@
 #define TELL_EVERY_NS (10 * NS_PER_S) /* at most one log line for each file and this time */
 #define TRIES         3               /* of a Want whose answer the bitmap does not confirm */
 
-static struct handle *handle_of(const struct fuse_file_info *fi)
-{
-    return (struct handle *)(uintptr_t)fi->fh;
-}
-
 static bool is_for_writing(int flags)
 {
     return (flags & O_ACCMODE) != O_RDONLY;

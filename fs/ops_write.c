@@ -31,11 +31,6 @@
 
 static int64_t slow_until; /* atomic */
 
-static struct handle *handle_of(const struct fuse_file_info *fi)
-{
-    return (struct handle *)(uintptr_t)fi->fh;
-}
-
 /* --- write, fallocate ------------------------------------------------------------------------------------ */
 
 static void on_written(struct request *r, struct answer *a)

@@ -34,11 +34,6 @@ static bool is_open(const struct channel *channel)
            !channel->yields && !channel->overdrawn;
 }
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static int64_t smaller_time(int64_t a, int64_t b)
 {
     return a < b ? a : b;

@@ -85,6 +85,11 @@ struct channel {
     uint64_t bytes_out;
 };
 
+static inline size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Between these two the channel's memory stays, whatever a callback does. After any callback look
  * at `freed` before anything else. */
 void channel_enter(struct channel *);

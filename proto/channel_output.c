@@ -47,11 +47,6 @@ struct outgoing {
     uint8_t head[]; /* header, message, copied payload */
 };
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static size_t whole_size(const struct outgoing *out)
 {
     return (size_t)out->head_size + out->payload_size;

@@ -47,4 +47,11 @@ const void *message_unpack(struct message_arena *arena, const ProtobufCMessageDe
                            const uint8_t *bytes, size_t size);
 void message_done(struct message_arena *arena);
 
+/* Text for a field of a message that is going to be packed: protobuf-c's structures have no const, and packing does not
+ * write. */
+static inline char *message_text(const char *text)
+{
+    return (char *)(uintptr_t)text;
+}
+
 #endif

@@ -14,6 +14,7 @@
 #include "base/name.h"
 #include "proto/limits.h"
 #include "proto/local.pb-c.h"
+#include "proto/message.h"
 #include "tools/account.h"
 #include "tools/call.h"
 #include "tools/client.h"
@@ -26,11 +27,6 @@
 #define TYPE(name)   TRACKER__TRACKER_TYPE__TRACKER_##name
 #define DEVICE_BYTES 16 /* of a device's number, see tracker.proto */
 
-static char *text_of(const char *text)
-{
-    return (char *)(uintptr_t)text;
-}
-
 /* --- user list, show ----------------------------------------------------------------------------- */
 
 static Tracker__UsersAre *ask_users(struct client *client, const struct ctl *ctl, const char *after,
@@ -40,8 +36,8 @@ static Tracker__UsersAre *ask_users(struct client *client, const struct ctl *ctl
     const struct call call = {TYPE(USERS), &message.base, TYPE(USERS_ARE),
                               &tracker__users_are__descriptor};
 
-    message.after = text_of(after);
-    message.name = text_of(name);
+    message.after = message_text(after);
+    message.name = message_text(name);
     return (Tracker__UsersAre *)call_tracker(client, ctl, &call);
 }
 
@@ -385,7 +381,7 @@ static Tracker__AuditIs *ask_audit(struct client *client, const struct ctl *ctl,
 
     message.before = before;
     message.since = ctl->since;
-    message.account = text_of(ctl->account != NULL ? ctl->account : "");
+    message.account = message_text(ctl->account != NULL ? ctl->account : "");
     message.count = left < LIMIT_AUDIT_ROWS ? (uint32_t)left : LIMIT_AUDIT_ROWS;
     return (Tracker__AuditIs *)call_tracker(client, ctl, &call);
 }
