@@ -188,7 +188,7 @@ struct pending *tree_pending(struct entry *);
 void tree_trim_pending(struct entry *);
 uint32_t tree_children(const struct entry *);
 struct entry *tree_next_child(const struct entry *directory, uint64_t *cookie);
-/* "NAME (conflict …)" that is free in the directory. */
+/* "NAME (conflict …)" that is free in the directory; `name` may be `out`. */
 void tree_conflict_name(const struct catalogue *, const struct entry *directory, const char *name,
                         char out[NAME_BYTES_MAX + 1]);
 

@@ -605,7 +605,7 @@ void tree_conflict_name(const struct catalogue *c, const struct entry *directory
         size_t cut = length < room ? length : room;
         while (cut > 0 && cut < length && ((unsigned char)name[cut] & 0xc0) == 0x80)
             cut--;
-        memcpy(out, name, cut);
+        memmove(out, name, cut);
         memcpy(out + cut, suffix, strlen(suffix) + 1);
         if (tree_child(c, directory, out) == NULL)
             return;
