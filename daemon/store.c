@@ -30,13 +30,17 @@
 static void tidy(struct store *, int64_t since);
 
 /* --- the table; store->lock is held -------------------------------------------------------------- */
-/* Roots are chosen by strangers, so the bucket depends on a number they do not know. */
+/* Roots are chosen by strangers, so the bucket depends on numbers they do not know: multilinear hashing, by which any two
+ * roots share a bucket once in bucket_count times, whatever they are. */
 static size_t bucket_of(const struct store *store, const uint8_t root[HASH_SIZE])
 {
-    uint64_t key;
+    uint32_t words[STORE_ROOT_WORDS];
+    uint64_t sum = store->secret[STORE_ROOT_WORDS];
 
-    memcpy(&key, root, sizeof key);
-    return (size_t)((key * (store->seed | 1)) >> 32) & (store->bucket_count - 1);
+    memcpy(words, root, sizeof words);
+    for (size_t i = 0; i < STORE_ROOT_WORDS; i++)
+        sum += words[i] * store->secret[i];
+    return (size_t)(sum >> 32) & (store->bucket_count - 1);
 }
 
 static struct record *find(const struct store *store, const uint8_t root[HASH_SIZE])
@@ -283,7 +287,7 @@ struct store *store_open_encrypted(const char *directory, struct store_key *key,
     store->key = key;
     store->directory = xstrdup(directory);
     store->fd = store->incoming = -1;
-    store->seed = random_u64();
+    random_bytes(store->secret, sizeof store->secret);
     store->bucket_count = 1024;
     store->buckets = xcalloc(store->bucket_count, sizeof *store->buckets);
     CHECK(pthread_mutex_init(&store->lock, NULL) == 0);

@@ -82,6 +82,8 @@ struct leaves {
     uint8_t hashes[];
 };
 
+#define STORE_ROOT_WORDS (HASH_SIZE / sizeof(uint32_t))
+
 struct store {
     uint32_t magic;
     char *directory;
@@ -91,7 +93,7 @@ struct store {
     pthread_cond_t wake;
     struct record **buckets;
     size_t bucket_count, records;
-    uint64_t seed;
+    uint64_t secret[STORE_ROOT_WORDS + 1];  /* what decides a root's bucket */
     struct content *idle_first, *idle_last; /* first to be closed in front */
     size_t idle_count, idle_memory;
     struct content *dirty; /* contents with something to sync */
