@@ -229,7 +229,7 @@ static void login_inspected(struct attempt *a)
     struct server *server = a->session->server;
     const struct member_device *device = members_device(server->members, a->device);
     int64_t wait = a->wait;
-    if (device != NULL && strcmp(device->account, a->name) == 0 && !device->disabled)
+    if (device != NULL && strcmp(device->account, a->name) == 0)
         wait = throttle_pair(server->throttle, a->name, a->device, clock_now());
     if (wait <= 0) {
         attempt_to_storage(a, attempt_look_run, false, login_looked);

@@ -427,10 +427,6 @@ bool attempt_row_make(struct storage *storage, struct attempt *a)
         *row = (struct storage_device){.created = now};
         memcpy(row->id, a->device, sizeof row->id);
     }
-    if (row->disabled) {
-        attempt_fail(a, TRACKER__FAULT_CODE__FAULT_DISABLED, "this device has been disabled");
-        return false;
-    }
     if (strcmp(row->account, a->name) != 0 && !make_room(storage, a, now))
         return false;
     if (row->account[0] != '\0' && strcmp(row->account, a->name) != 0)

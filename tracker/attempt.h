@@ -127,7 +127,7 @@ void attempt_log_out_run(struct storage *, struct attempt *, const char *account
 /* Storage: is the code right? It is used up then, the account's row is written. */
 bool attempt_second_factor(struct storage *, struct storage_account *, const char *code);
 /* Storage: makes the device's row as a log in leaves it, for the caller to put; the device moves to this account if it
- * was another's. False: it is disabled, or the account has LIMIT_ACCOUNT_DEVICES of which none can be forgotten; the fault
+ * was another's. False: the account has LIMIT_ACCOUNT_DEVICES of which none can be forgotten; the fault
  * has been left. */
 bool attempt_row_make(struct storage *, struct attempt *);
 

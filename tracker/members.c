@@ -80,7 +80,6 @@ void members_set_device(struct members *m, const struct storage_device *row)
     memcpy(d->is.account, row->account, sizeof d->is.account);
     d->is.void_before = row->void_before;
     d->is.logged_out = row->logged_out;
-    d->is.disabled = row->disabled;
 }
 
 void members_drop_device(struct members *m, const uint8_t id[DEVICE_ID_SIZE])
@@ -146,7 +145,7 @@ enum members_verdict members_judge(const struct members *m,
     struct device *d = find_device(m, subject->device);
     if (a == NULL || d == NULL || strcmp(d->is.account, subject->account) != 0)
         return MEMBERS_UNKNOWN;
-    if (a->is.disabled || d->is.disabled)
+    if (a->is.disabled)
         return MEMBERS_DISABLED;
     if (subject->not_before + CERTIFICATE_BACKDATED < d->is.void_before)
         return MEMBERS_VOID;
@@ -160,7 +159,7 @@ size_t members_revoked(const struct members *m, int64_t since, uint8_t (*out)[DE
     struct table_node *node = table_walk(&m->devices, NULL);
     for (; node != NULL; node = table_walk(&m->devices, node)) {
         struct device *d = (struct device *)(void *)node;
-        if (!(d->is.logged_out && d->is.void_before >= since) && !d->is.disabled)
+        if (!d->is.logged_out || d->is.void_before < since)
             continue;
         if (count < max)
             memcpy(out[count], d->is.id, DEVICE_ID_SIZE);

@@ -19,14 +19,13 @@ struct member_device {
     char account[ACCOUNT_BYTES_MAX + 1];
     int64_t void_before;
     bool logged_out;
-    bool disabled;
 };
 
 enum members_verdict {
     MEMBERS_GOOD,
     MEMBERS_UNKNOWN,  /* no such account or device here, or the device is another account's now */
     MEMBERS_VOID,     /* the certificate was issued before a log out */
-    MEMBERS_DISABLED, /* account or device */
+    MEMBERS_DISABLED, /* the account */
 };
 
 /* Loads everything; NULL on failure (logged by the storage). Call it before the storage has its
@@ -45,8 +44,8 @@ void members_drop_device(struct members *, const uint8_t id[DEVICE_ID_SIZE]);
 /* May whoever shows this certificate act as a member? */
 enum members_verdict members_judge(const struct members *, const struct certificate_subject *);
 
-/* Devices that were logged out after `since` (as those of an account are when it is disabled), and
- * disabled ones: copies up to `max` ids to `out`, returns how many there are. */
+/* Devices that were logged out after `since` (as those of an account are when it is disabled): copies up to `max` ids to
+ * `out`, returns how many there are. */
 size_t members_revoked(const struct members *, int64_t since, uint8_t (*out)[DEVICE_ID_SIZE],
                        size_t max);
 

@@ -379,9 +379,8 @@ static void become_member(struct session *s, const struct certificate_subject *s
         s->void_why = "this device has been logged out";
         return;
     case MEMBERS_DISABLED:
-        server_log_refusal(server, s->from, "account or device of %s is disabled",
-                           subject->account);
-        s->void_why = "this account or device has been disabled";
+        server_log_refusal(server, s->from, "the account %s is disabled", subject->account);
+        s->void_why = "this account has been disabled";
         return;
     }
     if (bans_find(server->bans, subject->device, clock_now(), NULL)) {

@@ -91,7 +91,6 @@ struct storage_device {
     int64_t last_seen;
     int64_t void_before; /* certificates issued before this moment are void */
     bool logged_out;     /* and none was issued since */
-    bool disabled;
 };
 
 bool storage_account_get(struct storage *, const char *name, struct storage_account *out);
@@ -112,7 +111,7 @@ bool storage_device_get(struct storage *, const uint8_t id[DEVICE_ID_SIZE],
                         struct storage_device *out);
 void storage_device_put(struct storage *, const struct storage_device *);
 uint64_t storage_device_count(struct storage *, const char *account);
-/* Forgets the device of the account that is logged out, not disabled, has no certificate that could still be good
+/* Forgets the device of the account that is logged out, has no certificate that could still be good
  * (void_before < `before`) and was not seen longest. False: there is none; else its id is in `out`. */
 bool storage_device_forget(struct storage *, const char *account, int64_t before,
                            uint8_t out[DEVICE_ID_SIZE]);

@@ -30,7 +30,6 @@ static void device_of(sqlite3_stmt *row, struct storage_device *out)
     out->last_seen = sqlite3_column_int64(row, 4);
     out->void_before = sqlite3_column_int64(row, 5);
     out->logged_out = sqlite3_column_int(row, 6) != 0;
-    out->disabled = sqlite3_column_int(row, 7) != 0;
 }
 
 bool storage_is_new(struct storage *s)
@@ -163,7 +162,6 @@ void storage_device_put(struct storage *s, const struct storage_device *device)
     storage_bind_number(put, 5, device->last_seen);
     storage_bind_number(put, 6, device->void_before);
     storage_bind_number(put, 7, device->logged_out);
-    storage_bind_number(put, 8, device->disabled);
     storage_run(s, put);
 }
 

@@ -27,7 +27,7 @@ const char *const storage_main_steps[] = {
     "  last_seen   INTEGER NOT NULL,  -- last time it was connected\n"
     "  void_before INTEGER NOT NULL,  -- certificates issued before are void\n"
     "  logged_out  INTEGER NOT NULL,  -- 1: none was issued since void_before\n"
-    "  disabled    INTEGER NOT NULL   -- 1: certificates are void, no log in\n"
+    "  disabled    INTEGER NOT NULL   -- unused, 0: devices are logged out, accounts disabled\n"
     ") STRICT, WITHOUT ROWID;\n"
     "CREATE INDEX device_account ON device(account);\n"
     "CREATE TABLE invite (\n"
@@ -204,7 +204,7 @@ const int storage_pieces_version = sizeof storage_pieces_steps / sizeof *storage
     "name, email, password, admin, disabled, created, verified, waiting, deleted, totp, totp_on,"  \
     " totp_step"
 #define MAIL_COLUMNS   "id, kind, account, email, made, due, tries"
-#define DEVICE_COLUMNS "id, account, machine, created, last_seen, void_before, logged_out, disabled"
+#define DEVICE_COLUMNS "id, account, machine, created, last_seen, void_before, logged_out"
 #define ENTRY_COLUMNS                                                                              \
     "id, parent, name, kind, size, root, target, mtime, mode, owner, seq, gone, "                  \
     "signer, signature, xattrs"
@@ -260,17 +260,16 @@ const char *const storage_sql[SQL_END] = {
     [SQL_ACCOUNT_ALL] = "SELECT " ACCOUNT_COLUMNS " FROM account",
     [SQL_DEVICE_GET] = "SELECT " DEVICE_COLUMNS " FROM device WHERE id = ?1",
     [SQL_DEVICE_PUT] =
-        "INSERT INTO device(" DEVICE_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+        "INSERT INTO device(" DEVICE_COLUMNS ", disabled) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)"
         " ON CONFLICT(id) DO UPDATE SET account = ?2, machine = ?3, last_seen = ?5,"
-        " void_before = ?6, logged_out = ?7, disabled = ?8",
+        " void_before = ?6, logged_out = ?7",
     [SQL_DEVICE_SEEN] = "UPDATE device SET last_seen = max(last_seen, ?2) WHERE id = ?1",
     [SQL_DEVICE_ALL] = "SELECT " DEVICE_COLUMNS " FROM device",
     [SQL_DEVICE_OF] =
         "SELECT " DEVICE_COLUMNS " FROM device WHERE account = ?1 ORDER BY last_seen DESC",
     [SQL_DEVICE_COUNT] = "SELECT count(*) FROM device WHERE account = ?1",
-    [SQL_DEVICE_STALE] =
-        "SELECT id FROM device WHERE account = ?1 AND logged_out = 1 AND disabled = 0"
-        " AND void_before < ?2 ORDER BY last_seen LIMIT 1",
+    [SQL_DEVICE_STALE] = "SELECT id FROM device WHERE account = ?1 AND logged_out = 1"
+                         " AND void_before < ?2 ORDER BY last_seen LIMIT 1",
     [SQL_DEVICE_DROP] = "DELETE FROM device WHERE id = ?1",
 
     [SQL_INVITE_ADD] = "INSERT INTO invite(hash, admin, uses, expires, made_by, made)"
