@@ -171,7 +171,7 @@ static void print_welcome(const Local__Account *account, bool fresh)
     free(note);
 }
 
-static int enter(const struct ctl *ctl, bool fresh)
+static int enter_at_url(const struct ctl *ctl, bool fresh)
 {
     struct secret password;
     const Local__Account *account = NULL;
@@ -193,6 +193,24 @@ static int enter(const struct ctl *ctl, bool fresh)
     }
     client_free(client);
     return account != NULL ? CTL_DONE : CTL_FAILED;
+}
+
+/* An address of "-" is read first: it may hold an invite, and arguments are seen by others. */
+static int enter(const struct ctl *ctl, bool fresh)
+{
+    const struct secret_source source = {.file = "-"};
+    char *given = ctl->arguments[0];
+    struct secret line;
+
+    if (strcmp(given, "-") != 0)
+        return enter_at_url(ctl, fresh);
+    if (!secret_get(&line, &source))
+        return CTL_FAILED;
+    ctl->arguments[0] = line.bytes;
+    int status = enter_at_url(ctl, fresh);
+    ctl->arguments[0] = given;
+    secret_clear(&line);
+    return status;
 }
 
 int account_register(const struct ctl *ctl)

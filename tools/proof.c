@@ -221,8 +221,11 @@ static void print_recovery(const Tracker__TotpIs *answer, const char *said)
         return;
     puts("Each of these codes stands for a code of the second factor once. Keep them where nobody "
          "else\nfinds them, and not on the device that makes the codes:\n");
-    for (size_t i = 0; i < answer->n_recovery; i++)
-        printf("    %s\n", answer->recovery[i]);
+    for (size_t i = 0; i < answer->n_recovery; i++) {
+        char *clean = text_escape(answer->recovery[i]);
+        printf("    %s\n", clean);
+        free(clean);
+    }
 }
 
 static int finish(const struct ctl *ctl, Tracker__TotpIs *answer, const char *said)
@@ -249,6 +252,15 @@ static int totp_confirm(const struct ctl *ctl, struct client *client)
     return finish(ctl, answer, "From now on a log in wants a code as well as the password.");
 }
 
+static void print_factor(const Tracker__TotpIs *answer)
+{
+    char *url = text_escape(answer->url), *secret = text_escape(answer->secret);
+
+    printf("Give this to the authenticator:\n\n    %s\n\nor type in the secret: %s\n", url, secret);
+    free(url);
+    free(secret);
+}
+
 static int totp_enable(const struct ctl *ctl, struct client *client)
 {
     struct secret password;
@@ -263,8 +275,7 @@ static int totp_enable(const struct ctl *ctl, struct client *client)
     if (ctl->json)
         json_print(json_from_message(&answer->base), true);
     else
-        printf("Give this to the authenticator:\n\n    %s\n\nor type in the secret: %s\n",
-               answer->url, answer->secret);
+        print_factor(answer);
     call_free(&answer->base);
     if (has_terminal() && !ctl->json)
         return totp_confirm(ctl, client);

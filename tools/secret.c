@@ -45,12 +45,11 @@ static bool take_line(struct secret *out, const char *bytes, size_t size, const 
     if (length > 0 && bytes[length - 1] == '\r')
         length--;
     if (length == 0) {
-        log_error("%s: its first line, which should be the password, is empty", from);
+        log_error("%s: its first line is empty", from);
         return false;
     }
     if (length > LIMIT_PASSWORD) {
-        log_error("%s: its first line is longer than a password may be (%d bytes)", from,
-                  LIMIT_PASSWORD);
+        log_error("%s: its first line is longer than %d bytes", from, LIMIT_PASSWORD);
         return false;
     }
     memcpy(out->bytes, bytes, length);

@@ -1,5 +1,5 @@
-/* Passwords: from a terminal without echo, or from a file that nobody else can read. Never from the
- * command line. */
+/* Passwords and the like: from a terminal without echo, or from a file that nobody else can read. Never
+ * from the command line. */
 #ifndef TOOLS_SECRET_H
 #define TOOLS_SECRET_H
 

@@ -49,7 +49,8 @@ static void print_heading(FILE *to, const Local__Status *s)
 {
     char a[NUMBER_TEXT_MAX], b[NUMBER_TEXT_MAX], c[NUMBER_TEXT_MAX], d[NUMBER_TEXT_MAX];
     char *account = text_escape(s->account), *swarm = text_escape(s->swarm),
-         *tracker = text_escape(s->tracker_trouble), *store = text_escape(s->store_trouble);
+         *tracker = text_escape(s->tracker_trouble), *store = text_escape(s->store_trouble),
+         *cache = text_escape(s->cache_trouble);
 
     if (*account == '\0')
         fprintf(to, "account    nobody is logged in: p2pctl login URL NAME\n");
@@ -75,8 +76,7 @@ static void print_heading(FILE *to, const Local__Status *s)
             *store != '\0' ? ": " : "", store);
     if (s->cache_size > 0)
         fprintf(to, "cache      %s of %s%s%s\n", bytes_format(a, s->cache_bytes),
-                bytes_format(b, s->cache_size), *s->cache_trouble != '\0' ? ": " : "",
-                s->cache_trouble);
+                bytes_format(b, s->cache_size), *cache != '\0' ? ": " : "", cache);
     fprintf(to, "check      %s%s",
             s->scrub_paused    ? "paused"
             : s->scrub_running ? "under way, "
@@ -113,6 +113,7 @@ static void print_heading(FILE *to, const Local__Status *s)
     free(swarm);
     free(tracker);
     free(store);
+    free(cache);
 }
 
 /* An empty cell says "nothing" with less noise than "0 B/s". */
@@ -257,10 +258,13 @@ static void show_next(const struct status_view *view, const Local__Status *statu
     FILE *to = open_memstream(&text, &size);
     if (to == NULL)
         return;
-    if (status != NULL)
+    if (status != NULL) {
         print_report(to, view->ctl, status, terminal_width(STDOUT_FILENO));
-    else
-        fprintf(to, "%s\nWaiting for it; Ctrl-C ends this.\n", fault->text);
+    } else {
+        char *clean = text_escape(fault->text);
+        fprintf(to, "%s\nWaiting for it; Ctrl-C ends this.\n", clean);
+        free(clean);
+    }
     fclose(to);
     if (full_screen) {
         terminal_show(text);

@@ -10,6 +10,7 @@
 #include "proto/local.pb-c.h"
 #include "tools/client.h"
 #include "tools/json.h"
+#include "tools/text.h"
 #include "tools/verbs.h"
 
 #define EVICT_NS (3600 * NS_PER_S) /* the tracker is asked about each file, and the disk works */
@@ -82,8 +83,10 @@ static void print_checked(const struct ctl *ctl, const Local__Checked *c, bool r
     }
     for (size_t i = 0; i < c->n_damaged; i++) {
         const Local__Damaged *one = c->damaged[i];
-        printf("%s: %" PRIu64 " damaged block%s%s\n", *one->path != '\0' ? one->path : one->root,
-               one->blocks, one->blocks == 1 ? "" : "s", repaired ? ", fetched again" : "");
+        char *clean = text_escape(*one->path != '\0' ? one->path : one->root);
+        printf("%s: %" PRIu64 " damaged block%s%s\n", clean, one->blocks,
+               one->blocks == 1 ? "" : "s", repaired ? ", fetched again" : "");
+        free(clean);
     }
     printf("%" PRIu32 " file%s checked, %s right", c->files, c->files == 1 ? "" : "s",
            bytes_format(bytes, c->bytes));

@@ -22,13 +22,14 @@ static const struct verb verbs[] = {
     {"register", account_register, "URL NAME", 2, 2,
      OPTION_EMAIL | OPTION_PASSWORD_FILE | OPTION_JSON, "make an account and log this device in",
      "URL is the address with an invite that you got from a member or from who runs the\n"
-     "tracker (p2p://HOST:PORT/?ca=...&invite=...): put it in quotes. NAME is what you will be\n"
-     "called: a-z 0-9 . _ -. Asks for a new password, twice. Starts p2pd if it is not running.\n"},
+     "tracker (p2p://HOST:PORT/?ca=...&invite=...): put it in quotes, or give - and the address\n"
+     "on standard input. NAME is what you will be called: a-z 0-9 . _ -. Asks for a new password,\n"
+     "twice. Starts p2pd if it is not running.\n"},
     {"login", account_login, "URL NAME", 2, 2,
      OPTION_PASSWORD_FILE | OPTION_TOTP_FILE | OPTION_JSON,
      "log this device in to an account that exists",
-     "URL is the swarm's address (p2p://HOST:PORT/?ca=...): put it in quotes. Starts p2pd if it\n"
-     "is not running.\n"},
+     "URL is the swarm's address (p2p://HOST:PORT/?ca=...): put it in quotes, or give - and the\n"
+     "address on standard input. Starts p2pd if it is not running.\n"},
     {"logout", account_logout, "", 0, 0, OPTION_JSON, "log this device out",
      "Its certificate is void from then on. What is stored here stays.\n"},
     {"whoami", account_whoami, "", 0, 0, OPTION_TRACKER | OPTION_JSON,

@@ -34,11 +34,11 @@ static void print_line(const Local__Change *c)
     char when[32] = "", size[NUMBER_TEXT_MAX], root[2 * ROOT_SHOWN + 1];
     time_t seconds = (time_t)(c->time / NS_PER_S);
     struct tm tm;
-    char *path = text_escape(c->path), *from = text_escape(c->from);
+    char *path = text_escape(c->path), *from = text_escape(c->from), *who = text_escape(c->who);
 
     if (localtime_r(&seconds, &tm) != NULL)
         strftime(when, sizeof when, "%H:%M:%S", &tm);
-    printf("%s %s %s %s%s%s%s", when, *c->who != '\0' ? c->who : "-", what_name(c->what),
+    printf("%s %s %s %s%s%s%s", when, *who != '\0' ? who : "-", what_name(c->what),
            *from != '\0' ? from : "", *from != '\0' ? " -> " : "", path,
            c->kind == LOCAL__KIND__KIND_DIRECTORY ? "/" : "");
     if (c->kind == LOCAL__KIND__KIND_FILE)
@@ -50,6 +50,15 @@ static void print_line(const Local__Change *c)
     putchar('\n');
     free(path);
     free(from);
+    free(who);
+}
+
+static void say_watching(const char *path)
+{
+    char *clean = text_escape(path);
+
+    fprintf(stderr, "watching %s; Ctrl-C ends this\n", clean);
+    free(clean);
 }
 
 static void print_change(const struct ctl *ctl, const Local__Change *c)
@@ -57,7 +66,7 @@ static void print_change(const struct ctl *ctl, const Local__Change *c)
     if (ctl->json)
         json_print(json_from_message(&c->base), false);
     else if (c->what == LOCAL__WHAT__WHAT_WATCHING)
-        fprintf(stderr, "watching %s; Ctrl-C ends this\n", c->path);
+        say_watching(c->path);
     else if (c->what == LOCAL__WHAT__WHAT_LOST)
         printf("some changes were too many to be told: look anew\n");
     else

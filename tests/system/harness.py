@@ -318,7 +318,9 @@ class SwarmTest(unittest.TestCase):
         more.setdefault("timeout", 120 * SLOW)
         check = more.pop("check", True)
         text = more.pop("text", True)
-        done = subprocess.run(arguments, stdin=more.pop("stdin", subprocess.DEVNULL), capture_output=True, text=text, **more)
+        if "input" not in more:
+            more.setdefault("stdin", subprocess.DEVNULL)
+        done = subprocess.run(arguments, capture_output=True, text=text, **more)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done

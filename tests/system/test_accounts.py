@@ -163,7 +163,8 @@ class Addresses(MailTest):
             done = ann.ctl("register", invite, "ann", "--email", bad, check=False)
             self.assertIn(done.returncode, (1, 2), bad)
             self.assertEqual(1, done.stderr.count("\n"), done.stderr)
-        ann.ctl("register", invite, "ann")
+        self.refused(ann, "register", "-", "ann", says="first line is empty", input="\n" + invite)
+        ann.ctl("register", "-", "ann", input=invite + "\nwhat is behind the line")
         for bad in ("x@y\r\nz", "-x@y", "a" * 1000 + "@b"):
             self.assertIn(ann.ctl("email", "set", bad, check=False).returncode, (1, 2), bad)
         for bad in ("", "x" * 256, "a\nb", "é" * 40):
