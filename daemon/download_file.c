@@ -249,7 +249,7 @@ void file_connect(struct file *file)
                 return;
             if (holding->complete != (pass == 0) || device->link != NULL || device->dialling > 0)
                 continue;
-            device_dial(device, now);
+            device_dial(device, file->demanding, now);
             if (device->dialling > 0) {
                 busy++;
                 fresh++;

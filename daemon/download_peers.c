@@ -7,7 +7,8 @@
  * new attempt starting when the one before has failed or has taken STAGGER; the first that shows the device's certificate wins
  * and the others are dropped. When none has been quick (or all have failed) the tracker is asked to have it dial us: a packet
  * filter that answers nothing costs a reader half a second, not the whole wait for a connection. The next round of attempts
- * waits: 1 s, doubled up to a minute, give or take a quarter. */
+ * waits: 1 s, doubled up to a minute, give or take a quarter; but only 1 s while a reader waits for what the device holds,
+ * or if it has moved. */
 #include "daemon/download_private.h"
 
 #include <arpa/inet.h>
@@ -179,10 +180,12 @@ static unsigned distance(const char *address)
 
 static void set_addresses(struct device *device, const Tracker__Peer *peer)
 {
-    unsigned count = 0;
+    unsigned count = 0, before = device->address_count;
+    char old[LIMIT_ADDRESSES][LIMIT_ADDRESS];
 
     if (device->dialling > 0)
         return; /* the next answer will do */
+    memcpy(old, device->addresses, sizeof(old));
     for (unsigned near = 0; near < 3; near++) {
         for (size_t i = 0; i < peer->n_addresses && count < LIMIT_ADDRESSES; i++) {
             if (strlen(peer->addresses[i]) < LIMIT_ADDRESS && distance(peer->addresses[i]) == near)
@@ -190,6 +193,12 @@ static void set_addresses(struct device *device, const Tracker__Peer *peer)
         }
     }
     device->address_count = count;
+    for (unsigned i = 0; i < count && count == before; i++)
+        before += strcmp(old[i], device->addresses[i]) != 0;
+    if (count != before) {
+        device->failures = 0;
+        device->next_try = 0;
+    }
 }
 
 static void ask_back(struct device *device)
@@ -203,6 +212,9 @@ static void ask_back(struct device *device)
 
 static void failed(struct device *device, int64_t now)
 {
+    device->failed_at = now;
+    if (now < device->next_try)
+        return; /* it was dialled before its time, for a reader */
     int64_t wait = RETRY_FIRST << (device->failures < 6 ? device->failures : 6);
     uint32_t jitter;
 
@@ -262,14 +274,24 @@ static void stagger_due(void *arg)
     download_settle(download);
 }
 
-void device_dial(struct device *device, int64_t now)
+/* Whether it may be dialled now. */
+static bool is_due(const struct device *device, bool reader, int64_t now)
 {
-    if (device->link != NULL || device->dialling > 0 || now < device->next_try ||
-        device_is_banned(device) || device->download->credentials == NULL ||
-        device->download->stopping)
+    int64_t due = device->next_try;
+
+    if (reader && due > device->failed_at + RETRY_FIRST)
+        due = device->failed_at + RETRY_FIRST;
+    return device->link == NULL && device->dialling == 0 && now >= due;
+}
+
+void device_dial(struct device *device, bool reader, int64_t now)
+{
+    if (!is_due(device, reader, now) || device_is_banned(device) ||
+        device->download->credentials == NULL || device->download->stopping)
         return;
     device->next_address = 0;
-    device->asked_back = false;
+    if (now >= device->next_try)
+        device->asked_back = false;
     device->fresh_until = now + STAGGER;
     device->patience = PATIENCE;
     if (!attempt(device))
@@ -429,6 +451,20 @@ void peers_arrived(struct download *download, const Tracker__Peers *peers, bool 
     file_dirty(file);
 }
 
+static void dial_for_readers(struct download *download, int64_t now)
+{
+    const struct holding *holding;
+    struct file *file;
+
+    TAILQ_FOREACH(file, &download->demanding, of_demanding) {
+        LIST_FOREACH(holding, &file->holdings, of_file)
+        {
+            if (holding->device->banned_until == 0 && is_due(holding->device, true, now))
+                file_dirty(file);
+        }
+    }
+}
+
 void devices_tick(struct download *download, int64_t now)
 {
     struct device *device, *next;
@@ -442,10 +478,10 @@ void devices_tick(struct download *download, int64_t now)
             device_review(device);
             continue;
         }
-        if (device->link != NULL || device->dialling > 0 || now < device->next_try ||
-            device->banned_until != 0)
+        if (device->banned_until != 0 || !is_due(device, false, now))
             continue;
         LIST_FOREACH(holding, &device->holdings, of_device)
         file_dirty(holding->file); /* they dial it if they want it */
     }
+    dial_for_readers(download, now);
 }

@@ -235,6 +235,7 @@ struct device {
     struct timer *stagger;
     unsigned failures;
     int64_t next_try;
+    int64_t failed_at; /* the last round of attempts */
     int64_t banned_until;
     bool has_whole;
     uint8_t whole[TICKET_SIZE]; /* our right to every content there */
@@ -385,7 +386,8 @@ void handle_free(struct handle *);
 struct device *device_get(struct download *, const uint8_t id[DEVICE_ID_SIZE], const char *account);
 struct device *device_of(struct download *, const uint8_t id[DEVICE_ID_SIZE]);
 struct fetch *device_fetch(const struct device *, const struct file *);
-void device_dial(struct device *, int64_t now);
+/* If it is time to; `reader`: one waits for what it holds. */
+void device_dial(struct device *, bool reader, int64_t now);
 /* One attempt is over: `up` is the link that it made, or NULL. */
 void device_attempt_ended(struct device *, struct link *up);
 void device_ban(struct download *, const uint8_t id[DEVICE_ID_SIZE], const char *why);

@@ -82,7 +82,8 @@ struct script {
     bool unasked;     /* sends a block that nobody asked for */
     bool
         rejects_far; /* rejects, at the end of a range that is asked for, a block far behind the file's */
-    bool choked; /* rejects the first requests as choked, then unchokes */
+    bool choked;   /* rejects the first requests as choked, then unchokes */
+    uint16_t port; /* 0: any */
 };
 
 struct server;
@@ -334,9 +335,12 @@ static void on_accept(evutil_socket_t fd, short what, void *arg)
 
 static void server_start(struct server *server, unsigned i, struct script script)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons(script.port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     struct certificate_subject subject;
+    int one = 1;
 
     memset(server, 0, sizeof *server);
     server->script = script;
@@ -345,6 +349,7 @@ static void server_start(struct server *server, unsigned i, struct script script
     assert_true(certificate_subject(server_certificate[i], &subject));
     memcpy(server->device, subject.device, DEVICE_ID_SIZE);
     server->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    assert_int_equal(setsockopt(server->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one), 0);
     assert_int_equal(bind(server->fd, (struct sockaddr *)&address, sizeof address), 0);
     assert_int_equal(listen(server->fd, 16), 0);
     assert_int_equal(getsockname(server->fd, (struct sockaddr *)&address, &length), 0);
@@ -387,6 +392,7 @@ struct world {
     struct download_status *status;
     bool announces; /* the session answers a want with all servers */
     bool says_complete;
+    bool near_only; /* without the address that nobody has */
     unsigned wants, dial_backs;
     uint64_t next_request;
 };
@@ -411,9 +417,9 @@ static Tracker__Peers *peers_of(const uint8_t *root)
         peer->device.data = xmemdup(servers[i].device, DEVICE_ID_SIZE);
         peer->device.len = DEVICE_ID_SIZE;
         peer->addresses = malloc(2 * sizeof *peer->addresses);
-        peer->n_addresses = 2;
-        peer->addresses[0] = xasprintf("192.0.2.1:9");
-        peer->addresses[1] = xasprintf("127.0.0.1:%u", servers[i].port);
+        if (!world->near_only)
+            peer->addresses[peer->n_addresses++] = xasprintf("192.0.2.1:9");
+        peer->addresses[peer->n_addresses++] = xasprintf("127.0.0.1:%u", servers[i].port);
         peer->complete = world->says_complete;
         peers->peers[peers->n_peers++] = peer;
     }
@@ -440,7 +446,7 @@ void session_ask_dial_back(struct session *session, const uint8_t device[16])
 {
     (void)session;
     (void)device;
-    world->dial_backs++;
+    __atomic_add_fetch(&world->dial_backs, 1, __ATOMIC_RELAXED);
 }
 
 void local_demand_done(struct local *local, uint64_t request, int error)
@@ -893,6 +899,45 @@ static void who_cannot_be_dialled_is_asked_to_dial(void **state)
     world_end();
 }
 
+/* All is wanted of one server that refuses: three rounds of attempts have failed, and the next would come in 3 s or later. */
+static uint16_t be_refused(void)
+{
+    const struct timespec moment = {.tv_nsec = 10 * NS_PER_MS};
+
+    world->announces = false;
+    world->near_only = true;
+    server_start(&servers[0], 0, good());
+    uint16_t port = servers[0].port;
+    Tracker__Peers *peers = peers_of(world->made.root);
+    server_stop(&servers[0]);
+    download_get(world->daemon.download, world->content);
+    download_peers(world->daemon.download, peers, true);
+    while (__atomic_load_n(&world->dial_backs, __ATOMIC_RELAXED) < 3)
+        nanosleep(&moment, NULL);
+    return port;
+}
+
+static void a_reader_does_not_wait_for_a_pause_between_dials(void **state)
+{
+    world_begin(SIZE);
+    uint16_t port = be_refused();
+    server_start(&servers[0], 0, scripted((struct script){.port = port}));
+    assert_int_equal(wait_for(&world->answer[want(1, 0, 4096, 5 * NS_PER_S / 2)]), 0);
+    world_end();
+}
+
+static void a_new_address_is_dialled_at_once(void **state)
+{
+    world_begin(SIZE);
+    be_refused();
+    int64_t began = clock_now();
+    server_start(&servers[0], 0, good());
+    download_peers(world->daemon.download, peers_of(world->made.root), false);
+    assert_int_equal(wait_for(&world->complete), 0);
+    assert_true(clock_now() - began < 5 * NS_PER_S / 2);
+    world_end();
+}
+
 static void a_rate_limit_is_obeyed(void **state)
 {
     int64_t begin;
@@ -1042,6 +1087,8 @@ int main(void)
         cmocka_unit_test(a_restart_goes_on_where_it_was),
         cmocka_unit_test(demands_end_when_readers_do),
         cmocka_unit_test(who_cannot_be_dialled_is_asked_to_dial),
+        cmocka_unit_test(a_reader_does_not_wait_for_a_pause_between_dials),
+        cmocka_unit_test(a_new_address_is_dialled_at_once),
         cmocka_unit_test(a_rate_limit_is_obeyed),
         cmocka_unit_test(more_files_than_are_open_at_once_all_arrive),
         cmocka_unit_test(a_warm_read_takes_one_round_trip),
