@@ -16,6 +16,7 @@
 
 #define FIRST_INO    16 /* numbers below are for programs to give a meaning to */
 #define FIRST_COOKIE 16
+#define LOAD_TRIES   5 /* what a failing disk does not give it may give again */
 
 struct dropped {
     struct dropped_row row;
@@ -32,8 +33,12 @@ static void plant_root(struct catalogue *c)
     tree_set_id(c, c->root, 1);
 }
 
-struct catalogue *catalogue_open(const char *path, const struct catalogue_events *events, void *arg,
-                                 const char **fault)
+/* Frees it as it is, whatever is not committed. */
+static void discard(struct catalogue *);
+
+/* NULL and *fault; `again`: that may be different the next time. */
+static struct catalogue *open_once(const char *path, const struct catalogue_events *events,
+                                   void *arg, const char **fault, bool *again)
 {
     struct catalogue *c = xcalloc(1, sizeof *c);
 
@@ -52,8 +57,29 @@ struct catalogue *catalogue_open(const char *path, const struct catalogue_events
         return NULL;
     }
     plant_root(c);
-    if (!db_load(c))
+    bool good = db_load(c);
+    *again = c->unreadable;
+    if (c->unreadable) {
+        *fault = "the catalogue's data base (state.db) cannot be read";
+        discard(c);
+        return NULL;
+    }
+    if (!good)
         log_warning("%s: some of its rows made no sense and are left out", path);
+    return c;
+}
+
+struct catalogue *catalogue_open(const char *path, const struct catalogue_events *events, void *arg,
+                                 const char **fault)
+{
+    struct catalogue *c = NULL;
+    bool again = true;
+
+    /* Half of it is nothing to go on with: who writes the rest down next would have forgotten what was not read. */
+    for (int i = 0; i < LOAD_TRIES && c == NULL && again; i++) {
+        again = false;
+        c = open_once(path, events, arg, fault, &again);
+    }
     return c;
 }
 
@@ -67,11 +93,8 @@ static void free_dropped(struct catalogue *c)
     }
 }
 
-void catalogue_close(struct catalogue *c)
+static void discard(struct catalogue *c)
 {
-    if (c == NULL)
-        return;
-    (void)catalogue_commit(c, true);
     journal_clear(c);
     tree_free_all(c);
     db_close(c);
@@ -84,6 +107,14 @@ void catalogue_close(struct catalogue *c)
     free(c->path);
     free(c->swarm);
     free(c);
+}
+
+void catalogue_close(struct catalogue *c)
+{
+    if (c == NULL)
+        return;
+    (void)catalogue_commit(c, true);
+    discard(c);
 }
 
 bool catalogue_is_dirty(const struct catalogue *c)
@@ -383,29 +414,29 @@ void dropped_load(struct catalogue *c, const struct dropped_row *row)
     dropped_get(c, row->root, true)->row.until = row->until;
 }
 
-void dropped_each_dirty(struct catalogue *c,
+bool dropped_each_dirty(struct catalogue *c,
                         bool (*write)(struct catalogue *, const struct dropped_row *))
+{
+    struct dropped *d, *next;
+
+    HASH_ITER(hh, c->dropped, d, next) {
+        if (d->dirty && !write(c, &d->row))
+            return false;
+    }
+    return true;
+}
+
+void dropped_written(struct catalogue *c)
 {
     struct dropped *d, *next;
 
     HASH_ITER(hh, c->dropped, d, next) {
         if (!d->dirty)
             continue;
-        if (!write(c, &d->row))
-            return;
         d->dirty = false;
         if (d->row.until < 0) {
             HASH_DEL(c->dropped, d);
             free(d);
         }
     }
-}
-
-void dropped_all_dirty(struct catalogue *c)
-{
-    struct dropped *d, *next;
-
-    HASH_ITER(hh, c->dropped, d, next)
-        d->dirty = true;
-    c->dropped_dirty = c->dropped != NULL;
 }

@@ -109,6 +109,9 @@ int catalogue_commit(struct catalogue *, bool safe);
 /* Any thread: what was committed before the call survives a loss of power when it returns 0. `path`
  * is what catalogue_open was given. */
 int catalogue_sync(const char *path);
+/* After that has failed: the disk may have lost what was committed, and says so only once. Writes all of it again, elsewhere.
+ * 0 or -errno. */
+int catalogue_checkpoint(struct catalogue *);
 
 /* --- looking -----------------------------------------------------------------------------------
  */
@@ -166,6 +169,8 @@ int catalogue_write_begin(struct catalogue *, uint64_t ino);
  * the other. */
 int catalogue_publish(struct catalogue *, uint64_t ino, const uint8_t root[HASH_SIZE],
                       uint64_t size, int64_t mtime, int64_t now);
+/* It has so many unconfirmed changes that catalogue_publish gives -EAGAIN. */
+bool catalogue_is_crowded(const struct catalogue *, uint64_t ino);
 /* The writing was given up: a new file goes away, another one stays as it was. */
 void catalogue_write_abandon(struct catalogue *, uint64_t ino);
 /* A file being written is `size` bytes long now, for who looks at it. */

@@ -185,6 +185,13 @@ static void come_back(struct catalogue *c, struct entry *e)
     tree_link(c, e, d, name, 0);
 }
 
+bool catalogue_is_crowded(const struct catalogue *c, uint64_t ino)
+{
+    const struct entry *e = tree_find(c, BY_INO, ino);
+
+    return e != NULL && e->node.unconfirmed > UNCONFIRMED_MAX;
+}
+
 int catalogue_publish(struct catalogue *c, uint64_t ino, const uint8_t root[HASH_SIZE],
                       uint64_t size, int64_t mtime, int64_t now)
 {

@@ -451,12 +451,8 @@ static bool write_limits(struct catalogue *c)
 
 static bool write_all(struct catalogue *c)
 {
-    bool good = write_entries(c) && write_journal(c) && write_meta(c) && write_working(c) &&
-                write_limits(c);
-
-    if (good && c->dropped_dirty)
-        dropped_each_dirty(c, write_dropped);
-    return good;
+    return write_entries(c) && write_journal(c) && write_meta(c) && write_working(c) &&
+           write_limits(c) && (!c->dropped_dirty || dropped_each_dirty(c, write_dropped));
 }
 
 static void all_written(struct catalogue *c)
@@ -469,6 +465,7 @@ static void all_written(struct catalogue *c)
     c->dirty.count = c->op_rows.count = 0;
     (void)each_new_op(c, NULL);
     c->ops_new = 0;
+    dropped_written(c);
     c->meta_dirty = c->working_dirty = c->dropped_dirty = c->limits_dirty = false;
     if (c->dirty.room > 65536) { /* after a resync */
         free(c->dirty.items);
@@ -485,7 +482,6 @@ static int failed(struct catalogue *c)
     c->failing = true;
     if (!sqlite3_get_autocommit(c->db))
         (void)run(db_statement(c, SQL_ROLLBACK));
-    dropped_all_dirty(c);
     return code == SQLITE_FULL ? -ENOSPC : -EIO;
 }
 
@@ -524,6 +520,13 @@ int catalogue_sync(const char *path)
         close(fd);
     free(wal);
     return result;
+}
+
+int catalogue_checkpoint(struct catalogue *c)
+{
+    if (sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) != SQLITE_OK)
+        return failed(c);
+    return 0;
 }
 
 void db_reserve(struct catalogue *c, bool ops)

@@ -2,7 +2,8 @@
  *
  * Owns nothing. Thread: local. A row that makes no sense (a disk's fault, a person with a tool) is left
  * out, and goes with the next commit; the rest is as it was, and what the replica lacks then the
- * tracker says again at the next resync. Entries are made first and linked second, as a row may come
+ * tracker says again at the next resync. Where the disk fails to give a row, that is no row that is not there: nothing of
+ * what was read counts (`unreadable`). Entries are made first and linked second, as a row may come
  * before that of its directory. */
 #include "daemon/catalogue_private.h"
 
@@ -16,13 +17,32 @@ static uint64_t column_number(sqlite3_stmt *s, int index)
     return (uint64_t)sqlite3_column_int64(s, index);
 }
 
+/* Whether there is a row; if there is none because the disk fails, or memory does, that is noted. */
+static bool next_row(struct catalogue *c, sqlite3_stmt *s)
+{
+    int result = s == NULL ? sqlite3_errcode(c->db) : sqlite3_step(s);
+
+    switch (result & 0xff) {
+    case SQLITE_ROW:
+        return s != NULL;
+    case SQLITE_OK:
+    case SQLITE_DONE:
+    case SQLITE_ERROR: /* a table that is not as we make them */
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+        return false;
+    default:
+        c->unreadable = true;
+        return false;
+    }
+}
+
 static bool meta_get(struct catalogue *c, const char *key, sqlite3_stmt **row)
 {
     *row = db_statement(c, SQL_META_GET);
-    if (*row == NULL)
-        return false;
-    sqlite3_bind_text(*row, 1, key, -1, SQLITE_STATIC);
-    if (sqlite3_step(*row) == SQLITE_ROW)
+    if (*row != NULL)
+        sqlite3_bind_text(*row, 1, key, -1, SQLITE_STATIC);
+    if (next_row(c, *row))
         return true;
     sqlite3_reset(*row);
     return false;
@@ -166,10 +186,7 @@ static bool load_entries(struct catalogue *c)
     size_t count = 0, room = 0;
     bool good = true;
 
-    if (s == NULL)
-        return false;
-    int result;
-    while ((result = sqlite3_step(s)) == SQLITE_ROW) {
+    while (next_row(c, s)) {
         struct entry *e = load_row(c, s);
         if (e == NULL) {
             vector_add(&c->dirty, column_number(s, 0)); /* the row goes */
@@ -182,8 +199,8 @@ static bool load_entries(struct catalogue *c)
         }
         places[count++] = (struct place){e->node.ino, column_number(s, 2), column_number(s, 12)};
     }
-    sqlite3_reset(s);
-    good &= result == SQLITE_DONE && link_all(c, places, count);
+    good &= sqlite3_reset(s) == SQLITE_OK && s != NULL;
+    good &= link_all(c, places, count);
     free(places);
     return good;
 }
@@ -193,7 +210,7 @@ static bool load_ops(struct catalogue *c)
     sqlite3_stmt *s = db_statement(c, SQL_OP_ALL);
     bool good = s != NULL;
 
-    while (s != NULL && sqlite3_step(s) == SQLITE_ROW) {
+    while (next_row(c, s)) {
         struct entry *e = tree_find(c, BY_INO, column_number(s, 1));
         struct entry *other = tree_find(c, BY_INO, column_number(s, 2));
         Tracker__Op *message = tracker__op__unpack(NULL, (size_t)sqlite3_column_bytes(s, 4),
@@ -220,8 +237,7 @@ static bool load_ops(struct catalogue *c)
         }
         journal_put(c, op);
     }
-    if (s != NULL)
-        sqlite3_reset(s);
+    sqlite3_reset(s);
     return good;
 }
 
@@ -229,7 +245,7 @@ static void load_small_tables(struct catalogue *c)
 {
     sqlite3_stmt *s = db_statement(c, SQL_WORKING_ALL);
 
-    while (s != NULL && sqlite3_step(s) == SQLITE_ROW) {
+    while (next_row(c, s)) {
         struct working_row row = {.number = column_number(s, 0),
                                   .ino = column_number(s, 1),
                                   .mount = column_number(s, 2),
@@ -238,24 +254,22 @@ static void load_small_tables(struct catalogue *c)
                                   .inode = column_number(s, 4)};
         catalogue_working_put(c, &row);
     }
-    if (s != NULL)
-        sqlite3_reset(s);
+    sqlite3_reset(s);
     s = db_statement(c, SQL_DROPPED_ALL);
-    while (s != NULL && sqlite3_step(s) == SQLITE_ROW) {
+    while (next_row(c, s)) {
         struct dropped_row row = {.until = sqlite3_column_int64(s, 1)};
         if (sqlite3_column_bytes(s, 0) != HASH_SIZE)
             continue;
         memcpy(row.root, sqlite3_column_blob(s, 0), HASH_SIZE);
         dropped_load(c, &row);
     }
-    if (s != NULL)
-        sqlite3_reset(s);
+    sqlite3_reset(s);
     c->working_dirty = false;
 }
 
 /* What was only kept for being open has nobody any more: programs that still have it open say so
- * (catalogue_reopen_node). Its content is due to be dropped. */
-static void forget_open_ones(struct catalogue *c)
+ * (catalogue_reopen_node). Its content is due to be dropped; not if it may have lost its place by a row that makes no sense. */
+static void forget_open_ones(struct catalogue *c, bool good)
 {
     static const uint8_t zero[HASH_SIZE];
     struct vector inos = {0};
@@ -271,8 +285,8 @@ static void forget_open_ones(struct catalogue *c)
             continue;
         memcpy(root, e->node.root, HASH_SIZE);
         tree_free_if_idle(c, e);
-        if (tree_find(c, BY_INO, inos.items[i]) == NULL && memcmp(root, zero, HASH_SIZE) != 0 &&
-            tree_with_root(c, root, NULL) == NULL)
+        if (good && tree_find(c, BY_INO, inos.items[i]) == NULL &&
+            memcmp(root, zero, HASH_SIZE) != 0 && tree_with_root(c, root, NULL) == NULL)
             catalogue_dropped_put(c, root, 1);
     }
     free(inos.items);
@@ -298,7 +312,8 @@ bool db_load(struct catalogue *c)
     load_small_tables(c);
     c->loading = false;
     c->root->flags &= (uint8_t)~FLAG_DIRTY;
-    forget_open_ones(c);
+    if (!c->unreadable)
+        forget_open_ones(c, good);
     c->events = events;
     return good;
 }

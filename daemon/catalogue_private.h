@@ -120,6 +120,7 @@ struct catalogue {
 
     /* numbers, each reserved in the data base in advance */
     uint64_t next_op, op_limit, next_ino, ino_limit, next_cookie;
+    bool unreadable;   /* while it is opened: the disk does not give all of it */
     bool limits_dirty; /* a reservation could not be written: it goes with the next commit */
 
     /* where the replica stands */
@@ -262,6 +263,7 @@ enum sql {
 sqlite3_stmt *db_statement(struct catalogue *, enum sql);
 bool db_open(struct catalogue *, const char **fault);
 void db_close(struct catalogue *);
+/* False: rows were left out that made no sense; or the disk failed, then it is `unreadable`. */
 bool db_load(struct catalogue *);
 int db_commit(struct catalogue *, bool safe);
 /* Raise a limit of numbers, so that none is given twice, whatever happens. */
@@ -273,8 +275,9 @@ struct dropped_row {
     int64_t until;
 };
 void dropped_load(struct catalogue *, const struct dropped_row *);
-void dropped_each_dirty(struct catalogue *,
+/* False if one could not be written. */
+bool dropped_each_dirty(struct catalogue *,
                         bool (*write)(struct catalogue *, const struct dropped_row *));
-void dropped_all_dirty(struct catalogue *);
+void dropped_written(struct catalogue *); /* and it is committed */
 
 #endif

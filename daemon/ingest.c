@@ -29,6 +29,7 @@
 #define HASH_DUE     (1u << 20) /* a stretch worth waking a worker for */
 #define FLUSH_STEP   (8u << 20) /* begin to write to disk in such steps */
 #define COPY_STEP    (1u << 20)
+#define LOOK_TRIES   10   /* what a failing disk does not give it may give again */
 #define LEAVES_BATCH 1024 /* hashes copied at a time: 32 KiB */
 
 void ingest_data_name(const struct ingest *ingest, char name[INGEST_NAME])
@@ -44,15 +45,19 @@ void ingest_hash_name(const struct ingest *ingest, char name[INGEST_NAME])
 
 uint64_t ingest_next_number(struct store *store)
 {
-    int fd = openat(store->fd, "incoming", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+    int fd = -1;
     const struct dirent *entry;
     uint64_t next = 1, number;
     char digits[24];
 
+    for (int t = 0; t < LOOK_TRIES && fd < 0; t++)
+        fd = openat(store->fd, "incoming", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *directory = fd < 0 ? NULL : fdopendir(fd);
     if (directory == NULL && fd >= 0)
         close(fd);
-    while (directory != NULL && (entry = readdir(directory)) != NULL) {
+    if (directory == NULL)
+        return 0;
+    while ((entry = readdir(directory)) != NULL) {
         size_t length = strspn(entry->d_name, "0123456789");
         if (length == 0 || length >= sizeof digits)
             continue;
@@ -61,8 +66,7 @@ uint64_t ingest_next_number(struct store *store)
         if (number_parse(digits, 0, UINT64_MAX - 1, &number) && number >= next)
             next = number + 1;
     }
-    if (directory != NULL)
-        closedir(directory);
+    closedir(directory);
     return next;
 }
 

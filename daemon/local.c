@@ -713,6 +713,7 @@ void local_free(struct local *l)
         content_release(l->changed[i]);
     free(l->changed);
     free(l->newly_pinned.items);
+    free(l->unreadable.items);
     free(l->trouble);
     free(l->swarm_name);
     free(l->url);

@@ -196,10 +196,12 @@ struct local {
     struct want *wants, *wants_by_reply;
     uint64_t next_want;
     struct working *workings;
-    bool recovered; /* working files of the last run have been looked after */
+    bool recovered;            /* working files of the last run have been looked after */
+    struct numbers unreadable; /* inos: see write_is_unreadable */
     struct deferred *waiting_recovery, **waiting_recovery_end;
     struct sealed *sealed; /* not committed yet */
     bool syncing;          /* a worker makes a commit durable */
+    bool sync_lost;        /* that has failed: what is committed may not be in the log */
     char *state_path;      /* of state.db */
     unsigned epoch;        /* of the session's link: see session_op */
     struct timer *commit_timer, *tick, *stir_timer, *drop_timer, *progress_timer, *journal_timer;
@@ -344,6 +346,8 @@ void sealed_forget(struct local *);
 void write_recover(struct local *);
 /* True: it is not known yet which working files there are, and the request is carried out again when it is. */
 bool write_await_recovery(struct local *, struct reply);
+/* What was written of it is there, but could not be opened when we began: nothing may take its place. */
+bool write_is_unreadable(const struct local *, uint64_t ino);
 /* The mount's working file was sealed and published, though the answer may have been lost. */
 bool write_was_sealed(struct local *, uint64_t ino, uint64_t number);
 /* The mount knows of its sealed files (of this one; ino 0: of all, or is gone). */

@@ -6,7 +6,8 @@
  * still holds are opened again and wait for Reattach; marked ones that nobody holds are sealed under
  * their name; the rest is gone. Killed after the store took a content and before the commit that
  * publishes it, we know the file by its inode, look where the store has put it, and publish it. Until all that is known,
- * requests about working files wait. The whole picture: local_write.c.
+ * requests about working files wait. What the disk does not give is neither there nor gone: its row stays, its entry stays as it
+ * is and is not written, and the next start looks again. The whole picture: local_write.c.
  *
  * Owns nothing that lasts; leaves struct working to local_write.c. Thread: local; files are looked for on a worker. */
 #include "daemon/local_private.h"
@@ -43,7 +44,8 @@ struct recover_task {
     struct task task;
     struct recover_one *items;
     size_t count;
-    uint64_t next; /* number that no row has, nor any before it */
+    uint64_t next;     /* number that no row has, nor any before it */
+    bool not_searched; /* not all folders of the store could be read */
 };
 
 static void found_orphan(void *arg, uint64_t number, uint64_t size)
@@ -51,6 +53,13 @@ static void found_orphan(void *arg, uint64_t number, uint64_t size)
     log_warning("store/incoming/%" PRIu64 ".kept (%" PRIu64
                 " bytes) was being written, but nobody knows its name",
                 number, size);
+}
+
+/* NULL: there is none (errno 0), or the disk does not say. */
+static const struct dirent *next_entry(DIR *directory)
+{
+    errno = 0;
+    return readdir(directory);
 }
 
 /* HH/ROOT.data, by inode. */
@@ -70,8 +79,9 @@ static void look_for_stored(struct recover_task *recover, int directory, const s
         if (one->ingest != NULL || one->row.sealed || one->row.inode != (uint64_t)entry->d_ino ||
             one->row.inode == 0)
             continue;
-        one->stored = hex_decode(one->root, HASH_SIZE, digits) &&
-                      fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+        bool there = fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+        recover->not_searched |= !there && errno != ENOENT;
+        one->stored = hex_decode(one->root, HASH_SIZE, digits) && there;
         one->size = one->stored ? store_size_of_length(recover->task.local->daemon->store,
                                                        (uint64_t)status.st_size)
                                 : 0;
@@ -85,11 +95,12 @@ static void search_store(struct recover_task *recover, const char *home)
     for (unsigned i = 0; i < 256; i++) {
         char *name = xasprintf("%s/%02x", path, i);
         DIR *directory = NULL;
-        struct dirent *entry;
+        const struct dirent *entry;
         for (int t = 0; t < TRIES && directory == NULL && (t == 0 || errno != ENOENT); t++)
             directory = opendir(name);
-        while (directory != NULL && (entry = readdir(directory)) != NULL)
+        while (directory != NULL && (entry = next_entry(directory)) != NULL)
             look_for_stored(recover, dirfd(directory), entry);
+        recover->not_searched |= errno != 0 && (directory != NULL || errno != ENOENT);
         if (directory != NULL)
             closedir(directory);
         free(name);
@@ -134,8 +145,11 @@ static void recover_work(struct task *task)
     /* Before anything is deleted: a number that becomes free is given to the next file that anybody makes. */
     if (missing)
         search_store(recover, task->local->daemon->home);
-    for (size_t i = 0; i < recover->count; i++)
-        look_after(&recover->items[i]);
+    for (size_t i = 0; i < recover->count; i++) {
+        struct recover_one *one = &recover->items[i];
+        one->unreadable |= recover->not_searched && one->ingest == NULL && !one->stored;
+        look_after(one);
+    }
     ingest_recover(store, found_orphan, NULL); /* the rest has no row */
 }
 
@@ -155,8 +169,10 @@ static void recover_row(struct local *l, const struct recover_one *one)
             local_unused(l, one->root);
         return;
     }
-    if (one->unreadable && !taken)
+    if (one->unreadable && !taken) {
+        numbers_add(&l->unreadable, one->row.ino);
         return;
+    }
     if (one->ingest == NULL || taken) {
         write_drop_ingest(l, one->ingest);
         catalogue_working_remove(l->catalogue, one->row.number);
@@ -173,6 +189,14 @@ static void recover_row(struct local *l, const struct recover_one *one)
         write_end(l, w);
 }
 
+bool write_is_unreadable(const struct local *l, uint64_t ino)
+{
+    for (size_t i = 0; i < l->unreadable.count; i++)
+        if (l->unreadable.items[i] == ino)
+            return true;
+    return false;
+}
+
 static void add_stray(void *arg, uint64_t ino)
 {
     numbers_add(arg, ino);
@@ -185,7 +209,7 @@ static void abandon_strays(struct local *l)
 
     catalogue_each_writing(l->catalogue, add_stray, &inos);
     for (size_t i = 0; i < inos.count; i++)
-        if (write_find(l, inos.items[i]) == NULL)
+        if (write_find(l, inos.items[i]) == NULL && !write_is_unreadable(l, inos.items[i]))
             catalogue_write_abandon(l->catalogue, inos.items[i]);
     free(inos.items);
 }

@@ -64,6 +64,7 @@ static void sync_done(struct local *l, struct task *task)
     struct sync_task *sync = (struct sync_task *)(void *)task;
 
     l->syncing = false;
+    l->sync_lost |= sync->error != 0;
     answer(l, sync->waiting, sync->error);
     free(sync);
 }
@@ -74,6 +75,11 @@ void sealed_sync(struct local *l)
         return;
     struct sealed *waiting = l->sealed;
     int error = catalogue_commit(l->catalogue, false);
+    /* After a sync that failed another one says that all is well, and it is not. */
+    if (error == 0 && l->sync_lost) {
+        error = catalogue_checkpoint(l->catalogue);
+        l->sync_lost = error != 0;
+    }
     l->sealed = NULL;
     if (error != 0) {
         answer(l, waiting, error);

@@ -285,6 +285,16 @@ bool write_await_end(struct local *l, struct working *w, struct reply reply)
     return true;
 }
 
+static bool refuse_unreadable(struct local *l, struct reply reply, uint64_t ino)
+{
+    bool unreadable = write_is_unreadable(l, ino);
+
+    if (unreadable)
+        local_error(l, reply, EIO,
+                    "what was written of it could not be read when p2pd was started");
+    return unreadable;
+}
+
 void write_create(struct local *l, struct client *cl, struct reply reply, const void *message)
 {
     const Local__Make *m = message;
@@ -315,6 +325,8 @@ void write_create(struct local *l, struct client *cl, struct reply reply, const 
             return;
         }
         ino = there->ino;
+        if (refuse_unreadable(l, reply, ino))
+            return;
         write_forget_sealed(l, cl->mount->id, ino);
         error = catalogue_write_begin(l->catalogue, ino);
     } else {
@@ -352,6 +364,8 @@ void write_begin(struct local *l, struct client *cl, struct reply reply, const v
             write_send_working(l, reply, w);
         return;
     }
+    if (refuse_unreadable(l, reply, m->ino))
+        return;
     uint64_t keep = m->size < node->size ? m->size : node->size;
     int error = catalogue_write_begin(l->catalogue, m->ino);
     if (error != 0) {
@@ -561,6 +575,10 @@ static void seal_done(struct local *l, struct task *task)
 
     CHECK(w != NULL && w->phase == WORKING_SEALING);
     w->busy = false;
+    if (seal->error == 0 && w->marked && catalogue_is_crowded(l->catalogue, w->ino)) {
+        content_release(seal->content);
+        seal->error = -EAGAIN; /* it is published when the tracker has heard of the others */
+    }
     if (seal->error != 0) {
         w->phase = WORKING_READY;
         local_error(l, seal->reply, seal->error, "the content cannot be stored");

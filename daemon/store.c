@@ -247,6 +247,8 @@ static int open_directories(struct store *store)
     if (store->incoming < 0)
         return -errno;
     store->first_number = store->next_number = ingest_next_number(store);
+    if (store->next_number == 0)
+        return -EIO;
     return store_scan(store);
 }
 

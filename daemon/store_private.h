@@ -308,7 +308,7 @@ int content_restore_map(struct content *);
 int content_sync_many(struct store *, struct content **, size_t count);
 
 /* --- ingest.c --- */
-/* One more than the highest number of a working file. */
+/* One more than the highest number of a working file; 0: the folder cannot be read. */
 uint64_t ingest_next_number(struct store *);
 
 #endif

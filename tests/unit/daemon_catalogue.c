@@ -1875,6 +1875,124 @@ static void no_number_is_given_twice_though_the_disk_failed_when_it_was_reserved
     side_end(&s);
 }
 
+/* A disk of which one read fails: the `reads_left`th from now. */
+static sqlite3_vfs *disk, failing_disk;
+static const sqlite3_io_methods *disk_methods;
+static sqlite3_io_methods failing_methods;
+static int reads_left;
+
+static int fail_read(sqlite3_file *file, void *to, int size, sqlite3_int64 at)
+{
+    if (reads_left > 0 && --reads_left == 0)
+        return SQLITE_IOERR_READ;
+    return disk_methods->xRead(file, to, size, at);
+}
+
+static int open_failing(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *out)
+{
+    int result = disk->xOpen(disk, name, file, flags, out);
+    if (result != SQLITE_OK || file->pMethods == NULL)
+        return result;
+    if (disk_methods == NULL) {
+        disk_methods = file->pMethods;
+        failing_methods = *disk_methods;
+        failing_methods.xRead = fail_read;
+    }
+    if (file->pMethods == disk_methods)
+        file->pMethods = &failing_methods;
+    return result;
+}
+
+static void nothing_is_forgotten_that_the_disk_failed_to_give_at_the_start(void **state)
+{
+    struct side s;
+    struct working_row row = {.number = 5, .ino = 20, .marked = true};
+    const char *fault;
+    int number = 0;
+
+    side_begin(&s, NULL, 1, "ann");
+    make_dir(&s, INO_ROOT, "d");
+    catalogue_working_put(s.catalogue, &row);
+    uint64_t op = s.catalogue->next_op, ino = s.catalogue->next_ino;
+    size_t pending = catalogue_pending(s.catalogue);
+    catalogue_close(s.catalogue);
+    disk = sqlite3_vfs_find(NULL);
+    failing_disk = *disk;
+    failing_disk.zName = "failing";
+    failing_disk.pNext = NULL;
+    failing_disk.xOpen = open_failing;
+    assert_int_equal(sqlite3_vfs_register(&failing_disk, 1), SQLITE_OK);
+    do {
+        reads_left = ++number;
+        s.catalogue = catalogue_open(s.path, &events, &s, &fault);
+        if (s.catalogue == NULL) /* it is not begun with */
+            continue;
+        assert_non_null(at(&s, "/d"));
+        assert_int_equal(s.catalogue->working_count, 1);
+        assert_int_equal(catalogue_pending(s.catalogue), pending);
+        assert_true(s.catalogue->next_op >= op && s.catalogue->next_ino >= ino);
+        assert_string_equal(catalogue_account(s.catalogue), "ann");
+        if (reads_left == 0)
+            catalogue_close(s.catalogue);
+    } while (reads_left == 0);
+    assert_true(number > 5);
+    reads_left = 0;
+    assert_int_equal(sqlite3_vfs_unregister(&failing_disk), SQLITE_OK);
+    side_end(&s);
+}
+
+static void what_a_failed_sync_may_have_lost_is_written_again(void **state)
+{
+    struct side s;
+    char *data;
+    size_t size;
+
+    side_begin(&s, NULL, 1, "ann");
+    make_dir(&s, INO_ROOT, "d");
+    assert_int_equal(catalogue_commit(s.catalogue, false), 0);
+    assert_int_equal(catalogue_checkpoint(s.catalogue), 0);
+    assert_int_equal(catalogue_sync(s.path), 0);
+    /* Without its log, the data base has it all. */
+    assert_int_equal(file_read(s.path, 256u << 20, false, &data, &size), 0);
+    catalogue_close(s.catalogue);
+    snprintf(s.path, sizeof s.path, "%s/without.db", directory);
+    assert_int_equal(file_replace(s.path, data, size, 0600), 0);
+    free(data);
+    open_catalogue(&s);
+    assert_non_null(at(&s, "/d"));
+    side_end(&s);
+}
+
+static void what_is_no_longer_dropped_is_written_by_a_commit_that_says_so(void **state)
+{
+    struct side s;
+    sqlite3 *other = NULL;
+    uint8_t root[HASH_SIZE];
+    uint64_t seen = 0;
+
+    side_begin(&s, NULL, 1, "ann");
+    make_root(root, 1);
+    catalogue_dropped_put(s.catalogue, root, NOW);
+    assert_int_equal(catalogue_commit(s.catalogue, true), 0);
+    assert_int_equal(sqlite3_open(s.path, &other), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(other,
+                                  "CREATE TRIGGER t BEFORE DELETE ON dropped BEGIN SELECT "
+                                  "RAISE(ABORT, 'the disk fails'); END",
+                                  NULL, NULL, NULL),
+                     SQLITE_OK);
+    catalogue_dropped_remove(s.catalogue, root);
+    assert_true(catalogue_commit(s.catalogue, true) < 0);
+    assert_true(catalogue_is_dirty(s.catalogue));
+    assert_int_equal(sqlite3_exec(other, "DROP TRIGGER t", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_close(other), SQLITE_OK);
+    assert_int_equal(catalogue_commit(s.catalogue, true), 0);
+    assert_false(catalogue_is_dirty(s.catalogue));
+    restart(&s);
+    assert_true(catalogue_dropped_due(s.catalogue, NOW + 1, count_one, &seen) == 0);
+    assert_int_equal(seen, 0);
+    side_end(&s);
+}
+
 static int remove_one(const char *path, const struct stat *status, int flag, struct FTW *where)
 {
     return remove(path);
@@ -1922,6 +2040,9 @@ int main(void)
         ONE(answers_that_make_no_sense_do_no_harm),
         ONE(a_damaged_data_base_is_moved_aside),
         ONE(no_number_is_given_twice_though_the_disk_failed_when_it_was_reserved),
+        ONE(nothing_is_forgotten_that_the_disk_failed_to_give_at_the_start),
+        ONE(what_a_failed_sync_may_have_lost_is_written_again),
+        ONE(what_is_no_longer_dropped_is_written_by_a_commit_that_says_so),
         ONE(pins_working_files_and_dropped_contents_are_remembered),
         ONE(extended_attributes_are_of_the_entry_and_outlive_a_restart),
         ONE(two_replicas_and_the_tracker_agree_after_any_walk),

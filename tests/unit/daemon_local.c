@@ -1093,6 +1093,47 @@ static void a_marked_file_whose_writer_died_is_published_an_unmarked_one_is_not(
     wire_close(w);
 }
 
+static void a_marked_file_that_the_disk_does_not_give_is_waited_for(void **state)
+{
+    struct wire *w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    int fd = -1;
+    char *away = xasprintf("%s/away", home);
+    assert_int_equal(create(w, 1, "marked", &fd), 0);
+    uint64_t ino = last.ino;
+    char *kept = xasprintf("%s/store/incoming/%llu.kept", home, (unsigned long long)last_number);
+    assert_int_equal(file_pwrite_all(fd, "safe", 4, 0), 0);
+    Local__Node node = LOCAL__NODE__INIT;
+    node.ino = ino;
+    assert_int_equal(ask(w, TYPE(SYNC), &node.base), 0);
+    daemon_end();
+    wire_close(w);
+    close(fd);
+    assert_int_equal(rename(kept, away), 0);
+    assert_int_equal(symlink(away, kept), 0); /* which is never followed */
+    daemon_begin();
+    say_state(SESSION_CONNECTED);
+    w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 8);
+    assert_int_equal(begin_write(w, ino, 0, &fd), EIO); /* nothing takes its place */
+    assert_int_equal(lookup(w, 1, "marked"), 0);
+    daemon_end();
+    wire_close(w);
+    assert_int_equal(rename(away, kept), 0);
+    daemon_begin();
+    say_state(SESSION_CONNECTED);
+    w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 8);
+    for (int i = 0; i < 5000; i++) {
+        assert_int_equal(lookup(w, 1, "marked"), 0);
+        if (last.state == LOCAL__STATE__STATE_COMPLETE)
+            break;
+        usleep(1000);
+    }
+    assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
+    assert_int_equal(last.size, 4);
+    free(kept);
+    free(away);
+    wire_close(w);
+}
+
 static int reattach(struct wire *w, uint64_t ino, uint64_t number)
 {
     Local__Reattach m = LOCAL__REATTACH__INIT;
@@ -1641,6 +1682,7 @@ int main(void)
         TEST(blocks_that_come_are_shown),
         TEST(what_is_written_survives_a_restart_of_the_daemon),
         TEST(a_marked_file_whose_writer_died_is_published_an_unmarked_one_is_not),
+        TEST(a_marked_file_that_the_disk_does_not_give_is_waited_for),
         TEST(a_working_file_that_is_gone_is_not_called_sealed_for_what_had_its_name_before),
         TEST(a_working_file_that_nobody_got_is_made_again),
         TEST(a_seal_whose_answer_was_lost_is_answered_after_a_restart),
