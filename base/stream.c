@@ -1,6 +1,8 @@
 /* A stream's calls, handed to whatever carries it. */
 #include "base/stream.h"
 
+#include <stdint.h>
+
 #include "base/check.h"
 
 void stream_set_events(struct stream *stream, const struct stream_events *events, void *arg)
@@ -20,6 +22,12 @@ ssize_t stream_write(struct stream *stream, const void *from, size_t size)
 {
     CHECK(stream != NULL);
     return stream->class->write(stream, from, size);
+}
+
+size_t stream_room(struct stream *stream)
+{
+    CHECK(stream != NULL);
+    return stream->class->room != NULL ? stream->class->room(stream) : SIZE_MAX;
 }
 
 int stream_flush(struct stream *stream)

@@ -34,6 +34,7 @@ struct stream_events {
 struct stream_class {
     ssize_t (*read)(struct stream *, void *to, size_t size);
     ssize_t (*write)(struct stream *, const void *from, size_t size);
+    size_t (*room)(struct stream *); /* NULL: what is offered is taken, or the kernel is full */
     int (*flush)(struct stream *);
     void (*set_events)(struct stream *, const struct stream_events *, void *arg);
     void (*resume)(struct stream *);
@@ -52,6 +53,10 @@ ssize_t stream_read(struct stream *, void *to, size_t size);
 /* Takes up to `size` bytes, returns how many were taken (may be all, held in the stream's own bounded
  * buffer until stream_flush), STREAM_AGAIN or STREAM_FAILED. */
 ssize_t stream_write(struct stream *, const void *from, size_t size);
+
+/* How much stream_write would take at once, as far as it knows; who copies bytes together to offer them need not copy more. 0: none,
+ * but stream_write is still to be called, for `writable` to come. */
+size_t stream_room(struct stream *);
 
 /* Sends what stream_write holds. 0 all gone to the kernel; STREAM_AGAIN: some is left, `writable`
  * will come; STREAM_FAILED. Call it at the end of each burst of writes. */

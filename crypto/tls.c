@@ -255,6 +255,15 @@ static ssize_t tls_write(struct stream *stream, const void *from, size_t size)
     return taken > 0 || size == 0 ? (ssize_t)taken : STREAM_AGAIN;
 }
 
+static size_t tls_room(struct stream *stream)
+{
+    struct tls *tls = here(stream);
+
+    if (tls->state != TLS_READY || !tls->by_record || tls_outbox_held(tls) > 0)
+        return SIZE_MAX;
+    return tls_socket_has_room(tls) ? TLS_RECORD_CONTENT : 0;
+}
+
 static int tls_flush(struct stream *stream)
 {
     struct tls *tls = here(stream);
@@ -412,6 +421,7 @@ static void tls_destroy(struct stream *stream)
 const struct stream_class tls_class = {
     .read = tls_read,
     .write = tls_write,
+    .room = tls_room,
     .flush = tls_flush,
     .set_events = tls_set_events,
     .resume = tls_resume,

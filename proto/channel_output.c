@@ -287,7 +287,8 @@ static size_t copy_part(uint8_t *to, size_t room, const struct outgoing *out, si
 
 /* The next bytes to write; *from is where they lie. A frame with descriptors begins a write, so
  * that they travel with its first byte. */
-static size_t gather(const struct channel *channel, uint8_t scratch[SCRATCH], const uint8_t **from)
+static size_t gather(const struct channel *channel, size_t room, uint8_t scratch[SCRATCH],
+                     const uint8_t **from)
 {
     const struct outgoing *out = first_of(channel);
     size_t offset = out == channel->current ? channel->offset : 0;
@@ -297,8 +298,8 @@ static size_t gather(const struct channel *channel, uint8_t scratch[SCRATCH], co
     }
     *from = scratch;
     size_t size = 0;
-    while (size < SCRATCH && out != NULL && (size == 0 || out->fd_count == 0)) {
-        size += copy_part(scratch + size, SCRATCH - size, out, offset);
+    while (size < room && out != NULL && (size == 0 || out->fd_count == 0)) {
+        size += copy_part(scratch + size, room - size, out, offset);
         out = next_of(channel, out);
         offset = 0;
     }
@@ -382,7 +383,9 @@ static bool write_some(struct channel *channel, uint8_t scratch[SCRATCH])
     if (!attach_fds(channel))
         return true; /* the pump looks again: flushed, blocked or ended */
     const uint8_t *from;
-    size_t size = gather(channel, scratch, &from);
+    /* Where a record at a time is taken, copying four for each of them was a third of a busy thread's time. */
+    size_t room = smaller(stream_room(channel->stream), SCRATCH);
+    size_t size = gather(channel, room > 0 ? room : 1, scratch, &from);
     ssize_t taken = stream_write(channel->stream, from, size);
     if (taken > 0)
         take_off(channel, (size_t)taken);
