@@ -980,8 +980,9 @@ static void a_stream_freed_while_its_step_waits_or_runs_is_released_later(void *
     int sockets[2];
 
     sem_init(&gate.open, 0, 0);
-    workers_post(one, &gate.job, false);
-    workers = one; /* whose only thread is held */
+    workers_post(one, &gate.job,
+                 true); /* as a dial is: the gate is first, however late the thread begins */
+    workers = one;      /* whose only thread is held */
     struct end *client = end_new(loop_a, context_of(TLS_PEER, anna, anna_key), false);
     socket_pair(sockets);
     end_start(client, sockets[0]);
@@ -1008,7 +1009,8 @@ static void a_handshake_that_times_out_during_a_step_fails_once(void **state)
     int sockets[2];
 
     sem_init(&gate.open, 0, 0);
-    workers_post(one, &gate.job, false);
+    workers_post(one, &gate.job,
+                 true); /* as a dial is: the gate is first, however late the thread begins */
     workers = one;
     struct end *client = end_new(loop_a, impatient(), false);
     socket_pair(sockets);
