@@ -86,14 +86,14 @@ static const struct act {
     const char *what;      /* in the audit log */
     bool takes_admin_away; /* forbidden for the last one */
     bool logs_out;
-    bool ends_invites, ends_admin_invites;
+    bool ends_admin_invites; /* what logs out ends all of them */
 } acts[] = {
-    [TRACKER__USER_ACT__USER_DISABLE] = {"user-disable", true, true, true, false},
-    [TRACKER__USER_ACT__USER_ENABLE] = {"user-enable", false, false, false, false},
-    [TRACKER__USER_ACT__USER_DELETE] = {"user-delete", true, true, true, false},
-    [TRACKER__USER_ACT__USER_ADMIN_ON] = {"admin-on", false, false, false, false},
-    [TRACKER__USER_ACT__USER_ADMIN_OFF] = {"admin-off", true, false, false, true},
-    [TRACKER__USER_ACT__USER_TOTP_OFF] = {"totp-off", false, false, false, false},
+    [TRACKER__USER_ACT__USER_DISABLE] = {"user-disable", true, true, false},
+    [TRACKER__USER_ACT__USER_ENABLE] = {"user-enable", false, false, false},
+    [TRACKER__USER_ACT__USER_DELETE] = {"user-delete", true, true, false},
+    [TRACKER__USER_ACT__USER_ADMIN_ON] = {"admin-on", false, false, false},
+    [TRACKER__USER_ACT__USER_ADMIN_OFF] = {"admin-off", true, false, true},
+    [TRACKER__USER_ACT__USER_TOTP_OFF] = {"totp-off", false, false, false},
 };
 
 static void forget(struct storage *storage, struct storage_account *account)
@@ -148,8 +148,8 @@ static void change_run(struct storage_job *job, struct storage *storage)
         storage_renew(storage, account->name);
     if (act->logs_out)
         attempt_log_out_run(storage, a, a->target, NULL);
-    if (act->ends_invites || act->ends_admin_invites)
-        storage_invite_drop_of(storage, a->target, !act->ends_invites);
+    if (act->logs_out || act->ends_admin_invites)
+        storage_invite_drop_of(storage, a->target, !act->logs_out);
     attempt_audit_about(storage, a, act->what, a->target, NULL);
 }
 

@@ -258,47 +258,38 @@ static void little_stands_in_front_of_a_slow_line(void **state)
     assert_in_range(all_pending(), 1, 3 * BLOCK_SIZE);
 }
 
-/* Sockets that hold what they were given, as its acknowledgements are late, while the line is idle. */
-static void a_line_without_a_queue_gives_to_more_than_its_slots(void **state)
+/* Sockets hold what they were given, as its acknowledgements are late; how many links hold something after a while in which
+ * the line has such a queue. */
+static unsigned given_with_queue(int64_t queue_ns)
 {
     struct choker_turn turn;
     unsigned given = 0;
 
-    (void)state;
     for (unsigned i = 0; i < LINKS; i++) {
         join(i, i, &content, true);
         ask(i, (uint64_t)i * 160, 160, URGENT_BACKGROUND);
     }
     for (unsigned step = 0; step < 12; step++) {
-        choker_line(choker, 0, now);
+        choker_line(choker, queue_ns, now);
         while (next(&turn) >= 0)
             ;
         now += 25 * NS_PER_MS;
     }
     for (unsigned i = 0; i < LINKS; i++)
         given += fetchers[i].pending > 0;
-    assert_int_equal(given, LINKS);
+    return given;
+}
+
+static void a_line_without_a_queue_gives_to_more_than_its_slots(void **state)
+{
+    (void)state;
+    assert_int_equal(given_with_queue(0), LINKS);
 }
 
 static void a_line_with_a_long_queue_gives_to_no_more_than_its_slots(void **state)
 {
-    struct choker_turn turn;
-    unsigned given = 0;
-
     (void)state;
-    for (unsigned i = 0; i < LINKS; i++) {
-        join(i, i, &content, true);
-        ask(i, (uint64_t)i * 160, 160, URGENT_BACKGROUND);
-    }
-    for (unsigned step = 0; step < 12; step++) {
-        choker_line(choker, 300 * NS_PER_MS, now);
-        while (next(&turn) >= 0)
-            ;
-        now += 25 * NS_PER_MS;
-    }
-    for (unsigned i = 0; i < LINKS; i++)
-        given += fetchers[i].pending > 0;
-    assert_in_range(given, 1, 3);
+    assert_in_range(given_with_queue(300 * NS_PER_MS), 1, 3);
 }
 
 static void who_takes_nothing_occupies_no_slot(void **state)

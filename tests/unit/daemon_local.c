@@ -634,6 +634,18 @@ static void await_complete(struct wire *w, uint64_t ino)
     assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
 }
 
+/* After a start it is local first, and pending only then. */
+static void await_published(struct wire *w, const char *name)
+{
+    for (int i = 0; i < 5000; i++) {
+        assert_int_equal(lookup(w, 1, name), 0);
+        if (last.state == LOCAL__STATE__STATE_COMPLETE)
+            break;
+        usleep(1000);
+    }
+    assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
+}
+
 static void a_file_that_is_copied_in_is_published_and_read_back(void **state)
 {
     static const size_t sizes[] = {0, 1, 16384, 16385, 5000001};
@@ -1081,13 +1093,7 @@ static void a_marked_file_whose_writer_died_is_published_an_unmarked_one_is_not(
     daemon_begin();
     say_state(SESSION_CONNECTED);
     w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 8);
-    for (int i = 0; i < 5000; i++) {
-        assert_int_equal(lookup(w, 1, "marked"), 0);
-        if (last.state == LOCAL__STATE__STATE_COMPLETE)
-            break;
-        usleep(1000);
-    }
-    assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
+    await_published(w, "marked");
     assert_int_equal(last.size, 4);
     assert_int_equal(lookup(w, 1, "lost"), ENOENT);
     wire_close(w);
@@ -1121,13 +1127,7 @@ static void a_marked_file_that_the_disk_does_not_give_is_waited_for(void **state
     daemon_begin();
     say_state(SESSION_CONNECTED);
     w = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 8);
-    for (int i = 0; i < 5000; i++) {
-        assert_int_equal(lookup(w, 1, "marked"), 0);
-        if (last.state == LOCAL__STATE__STATE_COMPLETE)
-            break;
-        usleep(1000);
-    }
-    assert_int_equal(last.state, LOCAL__STATE__STATE_COMPLETE);
+    await_published(w, "marked");
     assert_int_equal(last.size, 4);
     free(kept);
     free(away);

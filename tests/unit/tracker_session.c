@@ -464,7 +464,8 @@ static int try_register(struct client *c, struct member *m, const char *password
     return code;
 }
 
-static int try_login(struct client *c, struct member *m, const char *name, const char *password)
+static int login_with_code(struct client *c, struct member *m, const char *name,
+                           const char *password, const char *code)
 {
     const char *fault;
     char *csr = csr_create(m->key, &fault);
@@ -474,9 +475,15 @@ static int try_login(struct client *c, struct member *m, const char *name, const
     message.password = bytes_of(password);
     message.request = csr;
     message.machine = machine;
-    int code = take_credentials(m, call(c, TYPE(LOGIN), &message.base));
+    message.code = (char *)(uintptr_t)code;
+    int result = take_credentials(m, call(c, TYPE(LOGIN), &message.base));
     free(csr);
-    return code;
+    return result;
+}
+
+static int try_login(struct client *c, struct member *m, const char *name, const char *password)
+{
+    return login_with_code(c, m, name, password, "");
 }
 
 static int group_setup(void **state)
@@ -613,31 +620,15 @@ static void a_wrong_password_and_an_unknown_name_get_the_same_answer(void **stat
     client_close(c);
 }
 
-static int login_with_code(struct client *c, struct member *m, const char *name,
-                           const char *password)
-{
-    const char *fault;
-    char *csr = csr_create(m->key, &fault);
-    char code[] = "123456";
-    Tracker__Login message = TRACKER__LOGIN__INIT;
-    message.name = (char *)(uintptr_t)name;
-    message.password = bytes_of(password);
-    message.request = csr;
-    message.code = code;
-    int result = take_credentials(m, call(c, TYPE(LOGIN), &message.base));
-    free(csr);
-    return result;
-}
-
 /* Codes count once the password is right: the owner's device gets in, whoever guesses. */
 static void codes_of_strangers_do_not_keep_the_owner_out(void **state)
 {
     struct client *c = stranger_open();
     struct member someone = {.name = "bob", .key = spare};
     for (unsigned i = 0; i <= LIMIT_TRIES_FREE; i++)
-        (void)login_with_code(c, &someone, "bob", "wrong password");
-    assert_int_equal(login_with_code(c, &someone, "bob", "wrong password"), FAULT(BUSY));
-    assert_int_equal(login_with_code(c, &bob, "bob", bob.password), 0);
+        (void)login_with_code(c, &someone, "bob", "wrong password", "123456");
+    assert_int_equal(login_with_code(c, &someone, "bob", "wrong password", "123456"), FAULT(BUSY));
+    assert_int_equal(login_with_code(c, &bob, "bob", bob.password, "123456"), 0);
     client_close(c);
 }
 
