@@ -219,7 +219,8 @@ int catalogue_reopen_node(struct catalogue *, uint64_t ino, const uint8_t root[H
  * tracker would understand the numbers wrongly), enough is under way (256, so that the tracker
  * still remembers each of them when it is sent again), or the next one has not lingered yet: then
  * *due is when it will have (else 0). `now` is of a clock that does not jump; an operation begins to
- * linger with the first call that sees it. INT64_MAX: no lingering. */
+ * linger with the first call that sees it. INT64_MAX: no lingering. What is not committed is, before the operation is given out;
+ * NULL, and *due a second later, if that fails. */
 uint8_t *catalogue_next_op(struct catalogue *, int64_t now, int64_t *due, size_t *size);
 /* The connection is a new one: all that has no result is sent again, once it has been heard. */
 void catalogue_resend(struct catalogue *);

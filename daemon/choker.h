@@ -15,8 +15,9 @@
  * is not the bottleneck nobody is held up. What sockets hold counts as pending; together they are given what goes out in a tenth of
  * a second, as more would only stand in the line's queue, in front of the acknowledgements and requests of this member's own
  * fetching. A socket may hold what has left long ago, if the other end acknowledges it through a long queue of its own: so while
- * the line's own queue is short (choker_line), or it carries clearly less than it has carried, there are more slots. The uplink never idles: a repeated piece goes out if nothing else is asked for. Each
- * sixteenth piece may go to whoever has waited for long, whatever its rank (the optimistic slot).
+ * the line's own queue is short (choker_line), or it carries clearly less than it has carried, there are more slots. The uplink
+ * never idles: a repeated piece goes out if nothing else is asked for. Each sixteenth piece may go to whoever has waited for long,
+ * whatever its rank (the optimistic slot).
  *
  * Spending the upload once per piece. Fetchers pick what they ask for, and cannot know what others have just asked for; with
  * P pieces left and N fetchers one pick in P/N falls on a piece that is on its way to someone else. Answering in the server's

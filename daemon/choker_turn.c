@@ -244,8 +244,8 @@ static struct choker_link *best_of_all(struct choker *choker, const struct room 
     return best;
 }
 
-/* How many links occupy a slot, `but` not counted. Those that have nothing pending any more leave the list of those that do, so that few are
- * looked at, however many there are. */
+/* How many links occupy a slot, `but` not counted. Those that have nothing pending any more leave the list of those that do, so
+ * that few are looked at, however many there are. */
 static uint32_t occupied(struct choker *choker, int64_t now, const struct choker_link *but)
 {
     struct choker_link *link, *next;

@@ -403,7 +403,9 @@ static uint32_t get_batch(struct content *content, uint64_t first, uint32_t coun
     while (here < count && bitmap_test(content->present, first + here))
         here++;
     *error = here == 0 ? 0 : content_leaves(content, first, here, leaves);
-    if (here > 0 && *error == 0)
+    if (*error < 0)
+        return 0;
+    if (here > 0)
         good = read_verified(content, first, here, leaves, to, error);
     if (good < here && *error == -EBADMSG) {
         if (read_again(content, first + good, leaves + HASHES(good), to + (size_t)BLOCK_SIZE * good,

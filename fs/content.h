@@ -1,5 +1,5 @@
-/* The bytes of an open inode: a descriptor, its key if the store is encrypted (crypto/file_cipher.h), and for a sealed content that may not be whole the daemon's live bitmap of
- * present 16 KiB blocks. Immutable but for its reference count; any thread. */
+/* The bytes of an open inode: a descriptor, its key if the store is encrypted (crypto/file_cipher.h), and for a sealed content
+ * that may not be whole the daemon's live bitmap of present 16 KiB blocks. Immutable but for its reference count; any thread. */
 #ifndef FS_CONTENT_H
 #define FS_CONTENT_H
 

@@ -79,8 +79,7 @@
 #define LIMIT_STRANGER_BURST_NS (20 * NS_PER_MS)
 
 #define LIMIT_ANSWERS_AHEAD                                                                        \
-    (3u                                                                                            \
-     << 20) /* memory of answers queued for somebody who does not read them; then requests wait */
+    (3u << 20) /* memory of answers queued for who does not read them; then requests wait */
 #define LIMIT_ANSWERS_POOL                                                                         \
     (16u << 20) /* of all links of one thread: above half of it each has its share, ... */
 #define LIMIT_ANSWERS_SHARE (32u << 10) /* ... this at the least */
