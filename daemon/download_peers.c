@@ -193,9 +193,10 @@ static void set_addresses(struct device *device, const Tracker__Peer *peer)
         }
     }
     device->address_count = count;
-    for (unsigned i = 0; i < count && count == before; i++)
-        before += strcmp(old[i], device->addresses[i]) != 0;
-    if (count != before) {
+    bool moved = count != before;
+    for (unsigned i = 0; i < count && !moved; i++)
+        moved = strcmp(old[i], device->addresses[i]) != 0;
+    if (moved) {
         device->failures = 0;
         device->next_try = 0;
     }
