@@ -515,6 +515,7 @@ static void tick(void *arg)
     io_tick(l, now);
     ahead_tick(l, now);
     write_tick(l, now);
+    ctl_account_look(l, now);
     evict_look(l->evict);
     local_drop_look(l, now);
     if (now >= l->next_retry) {
@@ -701,6 +702,7 @@ void local_free(struct local *l)
     ahead_free(l);
     fetch_free(l);
     ctl_free(l);
+    ctl_account_free(l);
     evict_free(l->evict);
     scrub_free(l->scrub);
     access_free(l);

@@ -1,12 +1,16 @@
 /* p2pctl's requests about accounts, and which swarm the tree belongs to.
  *
- * Owns nothing. Thread: local. The session does the work and answers; what it says about who and
- * where this member is, is remembered for greetings and status. A tree is of one swarm (its CA):
- * another one is entered only when nobody is logged in and nothing waits to be published. */
+ * Owns the answers of log ins that wait for the tree. Thread: local. The session does the work and answers; what it says
+ * about who and where this member is, is remembered for greetings and status. A tree is of one swarm (its CA): another one
+ * is entered only when nobody is logged in and nothing waits to be published.
+ *
+ * Who has logged in mounts next, and expects to see what is there. So where nothing of the swarm is known yet the answer
+ * waits until the tracker has told all of it, but for no longer than TREE_NS: then the rest comes in under the mount. */
 #include "daemon/local_private.h"
 
 #include <errno.h>
 
+#include "base/clock.h"
 #include "base/hex.h"
 #include "base/mem.h"
 #include "base/swarm_url.h"
@@ -14,9 +18,19 @@
 #include "daemon/session.h"
 #include "proto/message.h"
 
+#define TREE_NS (5 * NS_PER_S)
+
 struct account_cookie {
     struct reply reply;
     enum account_verb verb;
+};
+
+/* A log in that is done, and not answered. */
+struct arrival {
+    struct arrival *next;
+    struct reply reply;
+    struct account_answer *answer;
+    int64_t deadline;
 };
 
 static void ask_session(struct local *l, struct reply reply, struct account_request *request)
@@ -246,11 +260,65 @@ static void learn(struct local *l, const struct account_answer *a)
     catalogue_set_swarm(l->catalogue, ca);
 }
 
+/* --- log ins that wait for the tree ------------------------------------------------------------ */
+
+static bool knows_tree(const struct local *l)
+{
+    uint8_t generation[GENERATION_SIZE];
+    uint64_t seq;
+
+    return catalogue_position(l->catalogue, generation, &seq);
+}
+
+static void arrive(struct local *l, struct reply reply, struct account_answer *answer)
+{
+    struct arrival *arrival = xcalloc(1, sizeof *arrival);
+
+    arrival->reply = reply;
+    arrival->answer = answer;
+    arrival->deadline = clock_now() + TREE_NS;
+    arrival->next = l->arrivals;
+    l->arrivals = arrival;
+}
+
+void ctl_account_look(struct local *l, int64_t now)
+{
+    bool known = l->arrivals != NULL && knows_tree(l);
+
+    for (struct arrival **at = &l->arrivals; *at != NULL;) {
+        struct arrival *arrival = *at;
+        if (!known && now < arrival->deadline) {
+            at = &arrival->next;
+            continue;
+        }
+        *at = arrival->next;
+        send_account(l, arrival->reply, arrival->answer);
+        account_answer_free(arrival->answer);
+        free(arrival);
+    }
+}
+
+void ctl_account_free(struct local *l)
+{
+    while (l->arrivals != NULL) {
+        struct arrival *arrival = l->arrivals;
+        l->arrivals = arrival->next;
+        account_answer_free(arrival->answer);
+        free(arrival);
+    }
+}
+
 void ctl_account_answer(struct local *l, struct account_answer *a)
 {
     struct account_cookie *cookie = a->cookie;
+    bool enters = cookie->verb == ACCOUNT_REGISTER || cookie->verb == ACCOUNT_LOGIN;
 
     learn(l, a);
+    if (enters && a->error == 0 && a->name != NULL && !knows_tree(l)) {
+        arrive(l, cookie->reply, a);
+        free(cookie);
+        return;
+    }
     if (a->error != 0)
         local_error(l, cookie->reply, a->error, "%s", a->text == NULL ? "" : a->text);
     else if (cookie->verb == ACCOUNT_INVITE)

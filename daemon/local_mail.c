@@ -179,6 +179,7 @@ static void deliver_changes(struct mail *raw, void *owner)
     struct local_mail *mail = (struct local_mail *)raw;
 
     catalogue_changes(l->catalogue, mail->changes, clock_wall());
+    ctl_account_look(l, clock_now());
     tracker__changes__free_unpacked(mail->changes, NULL);
     free(mail);
     local_after(l);

@@ -191,6 +191,7 @@ struct local {
     /* the session */
     enum session_state state;
     char *trouble, *swarm_name, *url;
+    struct arrival *arrivals; /* local_account.c */
 
     /* contents */
     struct want *wants, *wants_by_reply;
@@ -407,6 +408,9 @@ void ctl_free(struct local *);
 void ctl_account_answer(struct local *, struct account_answer *);
 /* Asks the session what is known here: url and so on. */
 void ctl_ask_self(struct local *);
+/* Answers the log ins that have waited for the tree, or long enough. */
+void ctl_account_look(struct local *, int64_t now);
+void ctl_account_free(struct local *);
 
 /* --- local_watch.c --- */
 extern handler watch_begin;

@@ -1,5 +1,8 @@
 """One file through a swarm of two."""
-from harness import SwarmTest, libtorrent_root, main, pattern
+import json
+import os
+
+from harness import SwarmTest, libtorrent_root, main, pattern, wait_for
 
 
 class Smoke(SwarmTest):
@@ -13,6 +16,14 @@ class Smoke(SwarmTest):
         self.assertEqual(root, ann.xattr("first file.bin", "root"))
         self.assertEqual(root, ben.xattr("first file.bin", "root"))
         self.assertEqual("ann", ben.xattr("first file.bin", "owner"))
+
+    def test_who_has_registered_finds_at_once_what_the_swarm_has(self):
+        ann, = self.members("ann")
+        for number in range(2000):
+            os.mkdir(ann.path(f"folder {number}"))
+        wait_for("the tracker to have all", lambda: json.loads(ann.ctl("status", "--json").stdout)["pending"] == 0)
+        ben = self.member(self.the_tracker, "ben")
+        self.assertEqual(2000, len(os.listdir(ben.mount)))
 
 
 if __name__ == "__main__":

@@ -114,8 +114,13 @@ void session_account(struct session *s, struct account_request *request)
     }
     if (request->verb == ACCOUNT_INVITE)
         answer->text = xstrdup("p2p://t/?invite=x");
+    bool enters = request->verb == ACCOUNT_LOGIN;
     account_request_free(request);
     local_account_answer(d.local, answer);
+    if (enters) { /* which waits for the tree: a swarm of its own, in which nothing is */
+        static struct ref empty = {.generation = {9}};
+        local_changes(d.local, ref_since(&empty, 0, true));
+    }
 }
 void session_health(struct session *s, const uint8_t root[HASH_SIZE], uint64_t size, void *cookie)
 {
