@@ -190,7 +190,7 @@ static const struct request_kind {
     {TYPE(GROUPS), WHO_CTL, &local__groups_request__descriptor, access_groups},
     {TYPE(STATUS), WHO_CTL, &local__status_request__descriptor, ctl_status},
     {TYPE(PEERS), WHO_CTL, &local__paths__descriptor, ctl_peers},
-    {TYPE(HEALTH), WHO_CTL, &local__paths__descriptor, ctl_health},
+    {TYPE(HEALTH), WHO_CTL, &local__paths__descriptor, health_show},
     {TYPE(GET), WHO_CTL, &local__get__descriptor, fetch_get},
     {TYPE(UNPIN), WHO_CTL, &local__paths__descriptor, fetch_unpin},
     {TYPE(CHECK), WHO_CTL, &local__check__descriptor, ctl_check},
@@ -702,6 +702,7 @@ void local_free(struct local *l)
     ahead_free(l);
     fetch_free(l);
     ctl_free(l);
+    health_free_all(l);
     ctl_account_free(l);
     evict_free(l->evict);
     scrub_free(l->scrub);

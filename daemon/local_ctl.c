@@ -1,7 +1,8 @@
-/* p2pctl's requests but for get and accounts: status, peers, health, ls, stop.
+/* p2pctl's requests that are answered out of this daemon: status, peers, ls, stop.
  *
- * Owns the questions under way (struct gather, struct health). Leaves accounts to local_account.c.
- * Thread: local. What download, upload and session know is asked of them by mail and put together when all have answered. */
+ * Owns the questions under way (struct gather). Leaves accounts to local_account.c, and health, which the tracker knows, to
+ * local_health.c. Thread: local. What download and upload know is asked of them by mail and put together when both have
+ * answered. */
 #include "daemon/limits.h"
 #include "daemon/local_private.h"
 
@@ -207,6 +208,35 @@ static void show_gaps(struct status *s, size_t i, const struct download_file_sta
     s->files[i].missing_more = file->more_gaps;
 }
 
+/* What is below a directory, all together. */
+struct below {
+    uint64_t files, size, here;
+    size_t looked_at;
+};
+
+/* False: there is too much of it. */
+static bool look_below(struct local *l, const struct node *directory, struct below *below)
+{
+    const struct node *child;
+    uint64_t cookie = 0;
+
+    while ((child = catalogue_next(l->catalogue, directory, &cookie)) != NULL) {
+        Local__Attr attr;
+
+        if (++below->looked_at > LIMIT_STATUS_BELOW)
+            return false;
+        if (child->kind == NODE_DIRECTORY && !look_below(l, child, below))
+            return false;
+        if (child->kind != NODE_FILE)
+            continue;
+        names_fill(l, &attr, child);
+        below->files++;
+        below->size += attr.size;
+        below->here += attr.local;
+    }
+    return true;
+}
+
 static void add_file(struct local *l, const struct gather *g, struct status *s,
                      const struct node *node)
 {
@@ -224,6 +254,12 @@ static void add_file(struct local *l, const struct gather *g, struct status *s,
     names_fill(l, &s->attrs[i], node);
     f->path = path;
     f->attr = &s->attrs[i];
+    struct below below = {0};
+    if (node->kind == NODE_DIRECTORY && look_below(l, node, &below)) {
+        f->files = below.files;
+        s->attrs[i].size = below.size;
+        s->attrs[i].local = below.here;
+    }
     f->have = s->attrs[i].local;
     for (size_t k = 0; k < g->down->file_count && node->kind == NODE_FILE; k++) {
         if (memcmp(g->down->files[k].root, node->root, HASH_SIZE) != 0)
@@ -373,8 +409,7 @@ static void keep_paths(struct gather *g, char **paths, size_t count)
         g->paths[i] = xstrdup(paths[i]);
 }
 
-/* Whether all paths can be resolved, and are few enough for one answer. */
-static bool check_paths(struct local *l, struct reply reply, char **paths, size_t count)
+bool ctl_check_paths(struct local *l, struct reply reply, char **paths, size_t count)
 {
     if (count > LIMIT_HEALTH_FILES) {
         local_error(l, reply, E2BIG, "more than %d paths", LIMIT_HEALTH_FILES);
@@ -390,7 +425,7 @@ void ctl_status(struct local *l, struct client *cl, struct reply reply, const vo
 {
     const Local__StatusRequest *m = message;
 
-    if (check_paths(l, reply, m->paths, m->n_paths))
+    if (ctl_check_paths(l, reply, m->paths, m->n_paths))
         keep_paths(ctl_gather(l, reply, NULL, send_status), m->paths, m->n_paths);
 }
 
@@ -495,147 +530,6 @@ void ctl_peers(struct local *l, struct client *cl, struct reply reply, const voi
     ctl_gather(l, reply, node == NULL ? NULL : node->root, send_peers);
 }
 
-/* --- health ----------------------------------------------------------------------------------- */
-
-struct health_file {
-    struct health *health;
-    char *path;
-    uint64_t size;
-    uint8_t root[HASH_SIZE];
-    Tracker__Health *answer;
-    int error;
-};
-
-struct health {
-    struct health *next;
-    struct reply reply;
-    size_t count, answered;
-    struct health_file *files;
-};
-
-static void health_free(struct local *l, struct health *h)
-{
-    for (struct health **at = &l->healths; *at != NULL; at = &(*at)->next) {
-        if (*at == h) {
-            *at = h->next;
-            break;
-        }
-    }
-    for (size_t i = 0; i < h->count; i++) {
-        free(h->files[i].path);
-        if (h->files[i].answer != NULL)
-            tracker__health__free_unpacked(h->files[i].answer, NULL);
-    }
-    free(h->files);
-    free(h);
-}
-
-static void fill_health(Local__FileHealth *out, const struct health_file *f, char trouble[128])
-{
-    const Tracker__Health *a = f->answer;
-
-    *out = (Local__FileHealth)LOCAL__FILE_HEALTH__INIT;
-    out->path = f->path;
-    out->size = f->size;
-    trouble[0] = '\0';
-    out->trouble = trouble;
-    if (f->size == 0)
-        return;
-    if (a == NULL) {
-        snprintf(trouble, 128, "%s",
-                 f->error == ENOTCONN ? "the tracker is away" : "the tracker does not say");
-        return;
-    }
-    out->pieces = a->pieces;
-    out->rarest = a->rarest;
-    out->complete = a->complete;
-    out->partial = a->partial;
-    out->distributed = a->distributed;
-    out->missing = a->missing;
-    out->offline = a->offline;
-    if (a->missing > 0 && a->missing == a->pieces)
-        snprintf(trouble, 128, "nobody who is connected has any of it");
-    else if (a->missing > 0)
-        snprintf(trouble, 128, "nobody who is connected has %" PRIu32 " of its pieces", a->missing);
-    else if (a->rarest == 1)
-        snprintf(trouble, 128, "at risk: some of it is at one member only");
-}
-
-static void send_health(struct local *l, struct health *h)
-{
-    Local__Health message = LOCAL__HEALTH__INIT;
-    Local__FileHealth *files = xcalloc(h->count + 1, sizeof *files);
-    Local__FileHealth **pointers = xcalloc(h->count + 1, sizeof *pointers);
-    char(*troubles)[128] = xcalloc(h->count + 1, sizeof *troubles);
-
-    for (size_t i = 0; i < h->count; i++) {
-        fill_health(&files[i], &h->files[i], troubles[i]);
-        pointers[i] = &files[i];
-    }
-    message.n_files = h->count;
-    message.files = pointers;
-    local_send(l, h->reply, TYPE(HEALTH_IS), &message.base);
-    free(files);
-    free(pointers);
-    free(troubles);
-    health_free(l, h);
-}
-
-static void health_add(struct local *l, struct health *h, const struct node *node)
-{
-    const struct node *child;
-    uint64_t cookie = 0;
-
-    if (h->count >= LIMIT_HEALTH_FILES)
-        return;
-    if (node->kind == NODE_DIRECTORY)
-        while ((child = catalogue_next(l->catalogue, node, &cookie)) != NULL)
-            health_add(l, h, child);
-    if (node->kind != NODE_FILE || node->working || h->count >= LIMIT_HEALTH_FILES)
-        return;
-    h->files = xrealloc(h->files, (h->count + 1) * sizeof *h->files);
-    struct health_file *f = &h->files[h->count++];
-    *f = (struct health_file){.path = catalogue_path(l->catalogue, node), .size = node->size};
-    memcpy(f->root, node->root, HASH_SIZE);
-}
-
-void ctl_health(struct local *l, struct client *cl, struct reply reply, const void *message)
-{
-    const Local__Paths *m = message;
-
-    if (!check_paths(l, reply, m->paths, m->n_paths))
-        return;
-    struct health *h = xcalloc(1, sizeof *h);
-    h->reply = reply;
-    for (size_t i = 0; i < m->n_paths; i++)
-        health_add(l, h, ctl_resolve(l, reply, m->paths[i]));
-    if (m->n_paths == 0 && local_is_visible(l))
-        health_add(l, h, catalogue_node(l->catalogue, INO_ROOT));
-    h->next = l->healths;
-    l->healths = h;
-    for (size_t i = 0; i < h->count; i++) {
-        struct health_file *f = &h->files[i];
-        f->health = h;
-        if (f->size == 0)
-            h->answered++;
-        else
-            session_health(l->daemon->session, f->root, f->size, f);
-    }
-    if (h->answered == h->count)
-        send_health(l, h);
-}
-
-void ctl_health_answer(struct local *l, void *cookie, int error, Tracker__Health *answer)
-{
-    struct health_file *f = cookie;
-    struct health *h = f->health;
-
-    f->error = error;
-    f->answer = answer;
-    if (++h->answered == h->count)
-        send_health(l, h);
-}
-
 /* --- the rest --------------------------------------------------------------------------------- */
 
 void ctl_ls(struct local *l, struct client *cl, struct reply reply, const void *message)
@@ -672,6 +566,4 @@ void ctl_free(struct local *l)
 {
     while (l->gathers != NULL)
         gather_free(l, l->gathers);
-    while (l->healths != NULL)
-        health_free(l, l->healths);
 }

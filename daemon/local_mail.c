@@ -285,7 +285,7 @@ static void deliver_health(struct mail *raw, void *owner)
 {
     struct local_mail *mail = (struct local_mail *)raw;
 
-    ctl_health_answer(owner, mail->cookie, mail->error, mail->health);
+    health_answer(owner, mail->cookie, mail->error, mail->health);
     free(mail);
 }
 

@@ -279,7 +279,7 @@ extern handler names_lookup, names_getattr, names_readdir, names_readlink, names
 extern handler io_open, io_want, io_unwant, io_reading, io_release, io_reattach;
 extern handler write_create, write_begin, write_wrote, write_seal, write_sync;
 extern handler ctl_register, ctl_login, ctl_logout, ctl_whoami, ctl_password, ctl_invite,
-    ctl_tracker_call, ctl_status, ctl_peers, ctl_health, ctl_ls, ctl_stop;
+    ctl_tracker_call, ctl_status, ctl_peers, health_show, ctl_ls, ctl_stop;
 extern handler fetch_get, fetch_unpin;
 extern handler limit_handle;
 extern handler ctl_evict; /* evict.c */
@@ -382,6 +382,8 @@ void ctl_trouble(const struct local *, const struct download_status *,
 const char *ctl_inside(const struct local *, const char *path);
 /* A path in the swarm, or under a mountpoint of a p2pfs that is connected. NULL: answered. */
 const struct node *ctl_resolve(struct local *, struct reply, const char *path);
+/* Whether all paths can be resolved, and are few enough for one answer; else it is answered. */
+bool ctl_check_paths(struct local *, struct reply, char **paths, size_t count);
 /* What download and upload say, together. `finish` runs once both have answered. */
 struct gather {
     struct gather *next;
@@ -401,8 +403,11 @@ struct gather *ctl_gather(struct local *, struct reply, const uint8_t *root,
                           void (*finish)(struct local *, struct gather *));
 void ctl_gathered_down(struct local *, struct download_status *);
 void ctl_gathered_up(struct local *, struct upload_status *);
-void ctl_health_answer(struct local *, void *cookie, int error, Tracker__Health *);
 void ctl_free(struct local *);
+
+/* --- local_health.c --- */
+void health_answer(struct local *, void *cookie, int error, Tracker__Health *);
+void health_free_all(struct local *);
 
 /* --- local_account.c --- */
 void ctl_account_answer(struct local *, struct account_answer *);

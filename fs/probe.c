@@ -78,7 +78,7 @@ static const char *take_welcome(int fd)
         else if (welcome->version != 1)
             fault = "p2pd is of another version";
         else if (*welcome->account == '\0')
-            fault = "not logged in: run p2pctl login URL NAME";
+            fault = "not logged in: run p2pctl register, or login, URL NAME";
         message_done(&arena);
     }
     free(bytes);
@@ -93,7 +93,8 @@ int probe_daemon(const char *home, char *why, size_t why_size)
 
     if (fd == -ENOENT || fd == -ECONNREFUSED) {
         if (access(home, F_OK) != 0) {
-            snprintf(why, why_size, "not logged in: run p2pctl login URL NAME (there is no %s)",
+            snprintf(why, why_size,
+                     "not logged in: run p2pctl register, or login, URL NAME (there is no %s)",
                      home);
             free(path);
             return -1;

@@ -230,7 +230,8 @@ struct client *account_open(const struct ctl *ctl)
 
     if (client == NULL || *client_account(client) != '\0')
         return client;
-    log_error("nobody is logged in here; 'p2pctl login URL NAME' first");
+    log_error(
+        "nobody is logged in here; 'p2pctl register URL NAME' or 'p2pctl login URL NAME' first");
     client_free(client);
     return NULL;
 }

@@ -53,7 +53,7 @@ static void print_heading(FILE *to, const Local__Status *s)
          *cache = text_escape(s->cache_trouble);
 
     if (*account == '\0')
-        fprintf(to, "account    nobody is logged in: p2pctl login URL NAME\n");
+        fprintf(to, "account    nobody is logged in: p2pctl register, or login, URL NAME\n");
     else
         fprintf(to, "account    %s%s%s\n", account, *swarm != '\0' ? " at " : "", swarm);
     if (*account != '\0' || s->connected)
@@ -127,35 +127,31 @@ static void rate_cell(struct table *table, uint64_t rate)
         table_cell(table, "%s", "");
 }
 
-static void count_cell(struct table *table, uint64_t count)
-{
-    if (count > 0)
-        table_cell(table, "%" PRIu64, count);
-    else
-        table_cell(table, "%s", "");
-}
-
 static void file_row(struct table *table, const Local__FileStatus *file)
 {
     const Local__Attr none = LOCAL__ATTR__INIT, *attr = file->attr != NULL ? file->attr : &none;
-    bool is_file = attr->kind == LOCAL__KIND__KIND_FILE;
-    char text[NUMBER_TEXT_MAX];
+    bool is_file = attr->kind == LOCAL__KIND__KIND_FILE, has_size = is_file || file->files > 0;
+    char text[NUMBER_TEXT_MAX], below[64] = "";
+
+    if (file->files > 0)
+        snprintf(below, sizeof below, "%" PRIu64 " file%s", file->files,
+                 file->files == 1 ? "" : "s");
 
     table_row(table);
     table_cell(table, "%s%s", file->path,
                attr->kind == LOCAL__KIND__KIND_DIRECTORY && strcmp(file->path, "/") != 0 ? "/"
                                                                                          : "");
-    table_cell(table, "%s", is_file ? bytes_format(text, attr->size) : "");
-    if (is_file)
+    table_cell(table, "%s", has_size ? bytes_format(text, attr->size) : "");
+    if (has_size)
         table_cell(table, "%u%%", progress_percent(file->have, attr->size));
     else
         table_cell(table, "%s", "");
-    table_cell(table, "%s%s%s", is_file ? state_name(attr->state) : "",
-               is_file && attr->pinned ? ", " : "", attr->pinned ? "pinned" : "");
+    table_cell(table, "%s%s%s", is_file ? state_name(attr->state) : below,
+               has_size && attr->pinned ? ", " : "", attr->pinned ? "pinned" : "");
     rate_cell(table, file->rate_in);
     rate_cell(table, file->rate_out);
-    count_cell(table, file->peers);
-    count_cell(table, file->waiting);
+    table_count(table, file->peers);
+    table_count(table, file->waiting);
     if (file->limit_up > 0 || file->limit_down > 0) {
         char note[128], down[NUMBER_TEXT_MAX], up[NUMBER_TEXT_MAX];
 

@@ -64,10 +64,7 @@ static void peer_row(struct table *table, const Local__Peer *peer, bool with_hav
     else
         table_cell(table, "%s", "");
     table_cell(table, "%" PRIu32, peer->files);
-    if (peer->queued > 0)
-        table_cell(table, "%" PRIu32, peer->queued);
-    else
-        table_cell(table, "%s", "");
+    table_count(table, peer->queued);
     table_cell(table, "%s", with_have ? bytes_format(text, peer->have) : "");
     table_cell(table, "%s%s", peer->state, peer->choked ? ", choked" : "");
 }
@@ -75,10 +72,18 @@ static void peer_row(struct table *table, const Local__Peer *peer, bool with_hav
 static void print_peers(const Local__Peers *peers, bool with_have)
 {
     static const struct table_column columns[] = {
-        {"MEMBER", TABLE_LEFT}, {"DEVICE", TABLE_LEFT}, {"ADDRESS", TABLE_LEFT},
-        {"WAY", TABLE_LEFT},    {"RATE", TABLE_RIGHT},  {"TOTAL", TABLE_RIGHT},
-        {"RTT", TABLE_RIGHT},   {"FILES", TABLE_RIGHT}, {"QUEUED", TABLE_RIGHT},
-        {"HAS", TABLE_RIGHT},   {"STATE", TABLE_LEFT},  {NULL, TABLE_LEFT},
+        {"MEMBER", TABLE_LEFT},
+        {"DEVICE", TABLE_LEFT | TABLE_MAY_GO},
+        {"ADDRESS", TABLE_LEFT},
+        {"WAY", TABLE_LEFT},
+        {"RATE", TABLE_RIGHT},
+        {"TOTAL", TABLE_RIGHT},
+        {"RTT", TABLE_RIGHT},
+        {"FILES", TABLE_RIGHT | TABLE_MAY_GO},
+        {"QUEUED", TABLE_RIGHT | TABLE_MAY_GO},
+        {"HAS", TABLE_RIGHT},
+        {"STATE", TABLE_LEFT},
+        {NULL, TABLE_LEFT},
     };
     struct table *table = table_new(columns);
 
@@ -108,13 +113,11 @@ int swarm_peers(const struct ctl *ctl)
 
 /* --- health ------------------------------------------------------------------------------------ */
 
-/* One word for it. */
+/* One word for it; none if the tracker said nothing. */
 static const char *health_of(const Local__FileHealth *file)
 {
-    if (*file->trouble != '\0')
-        return "";
     if (file->pieces == 0)
-        return "good";
+        return *file->trouble == '\0' ? "good" : "";
     if (file->missing > 0)
         return "incomplete";
     return file->rarest < 2 ? "at risk" : "good";
@@ -131,25 +134,30 @@ static void health_row(struct table *table, const Local__FileHealth *file)
     table_cell(table, "%" PRIu64 ".%03" PRIu64, file->distributed / 1000, file->distributed % 1000);
     table_cell(table, "%" PRIu32, file->rarest);
     table_cell(table, "%" PRIu32, file->complete);
-    table_cell(table, "%" PRIu32, file->partial);
-    table_cell(table, "%" PRIu32, file->offline);
-    table_cell(table, "%" PRIu32 " of %" PRIu32, file->missing, file->pieces);
+    table_count(table, file->partial);
+    table_count(table, file->offline);
+    if (file->missing > 0)
+        table_cell(table, "%" PRIu32 " of %" PRIu32, file->missing, file->pieces);
     table_note(table, file->trouble);
 }
 
 static void print_health(const Local__Health *health)
 {
     static const struct table_column columns[] = {
-        {"FILE", TABLE_GIVES_WAY},  {"SIZE", TABLE_RIGHT},    {"HEALTH", TABLE_LEFT},
-        {"COPIES", TABLE_RIGHT},    {"RAREST", TABLE_RIGHT},  {"COMPLETE AT", TABLE_RIGHT},
-        {"PARTLY AT", TABLE_RIGHT}, {"OFFLINE", TABLE_RIGHT}, {"MISSING", TABLE_RIGHT},
+        {"FILE", TABLE_GIVES_WAY}, {"SIZE", TABLE_RIGHT},    {"HEALTH", TABLE_LEFT},
+        {"COPIES", TABLE_RIGHT},   {"RAREST", TABLE_RIGHT},  {"COMPLETE", TABLE_RIGHT},
+        {"PARTLY", TABLE_RIGHT},   {"OFFLINE", TABLE_RIGHT}, {"MISSING", TABLE_RIGHT},
         {NULL, TABLE_LEFT},
     };
     struct table *table = table_new(columns);
 
     for (size_t i = 0; i < health->n_files; i++)
         health_row(table, health->files[i]);
+    if (table_rows(table) == 0)
+        puts("No published files.");
     table_print(table, stdout, terminal_width(STDOUT_FILENO));
+    if (health->more)
+        printf("There are more files than %zu; ask about parts of the tree.\n", health->n_files);
     table_free(table);
 }
 

@@ -1,13 +1,13 @@
 /* Aligned columns: keeps the cells, measures them, prints them.
  *
- * Owns copies of all cells (escaped, so that a name can't reach the terminal) and of the notes. One
- * column at most gives way when a line does not fit. A column that is empty in all rows is left out,
+ * Owns copies of all cells (escaped, so that a name can't reach the terminal) and of the notes. Columns that may go and the
+ * one that gives way make a line fit. A column that is empty in all rows is left out,
  * so that what does not apply costs no space. Any thread, one at a time. */
 #include "tools/table.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,6 +79,14 @@ void table_cell(struct table *t, const char *format, ...)
     free(text);
 }
 
+void table_count(struct table *t, uint64_t count)
+{
+    if (count > 0)
+        table_cell(t, "%" PRIu64, count);
+    else
+        table_cell(t, "%s", "");
+}
+
 void table_note(struct table *t, const char *text)
 {
     struct row *row;
@@ -94,34 +102,40 @@ size_t table_rows(const struct table *t)
     return t->row_count;
 }
 
+/* Of a column with its title; 0 if it has nothing to say. */
+static size_t width_of(const struct table *t, size_t column)
+{
+    size_t most = 0, title = text_width(t->columns[column].title);
+
+    for (size_t i = 0; i < t->row_count; i++) {
+        const char *cell = t->rows[i].cells[column];
+        size_t wide = cell != NULL ? text_width(cell) : 0;
+        if (wide > most)
+            most = wide;
+    }
+    return most == 0 || most > title ? most : title;
+}
+
 /* Widths of the columns, 0 for one that is left out. */
 static void measure(const struct table *t, size_t *widths, size_t width)
 {
-    size_t total = 0, gives_way = SIZE_MAX;
+    size_t total = 0, spare = 0;
 
     for (size_t j = 0; j < t->column_count; j++) {
-        widths[j] = 0;
-        for (size_t i = 0; i < t->row_count; i++) {
-            const char *cell = t->rows[i].cells[j];
-            size_t wide = cell != NULL ? text_width(cell) : 0;
-            if (wide > widths[j])
-                widths[j] = wide;
-        }
-        if (widths[j] == 0)
-            continue;
-        if (text_width(t->columns[j].title) > widths[j])
-            widths[j] = text_width(t->columns[j].title);
-        if (t->columns[j].kind == TABLE_GIVES_WAY)
-            gives_way = j;
-        total += widths[j] + GAP;
+        widths[j] = width_of(t, j);
+        total += widths[j] > 0 ? widths[j] + GAP : 0;
+        if (t->columns[j].kind == TABLE_GIVES_WAY && widths[j] > TABLE_LEAST)
+            spare = widths[j] - TABLE_LEAST;
     }
     total -= total > 0 ? GAP : 0;
-    if (width > 0 && total > width && gives_way != SIZE_MAX) {
-        size_t over = total - width, has = widths[gives_way];
-        widths[gives_way] = has > over + TABLE_LEAST ? has - over
-                            : has < TABLE_LEAST      ? has
-                                                     : TABLE_LEAST;
-    }
+    for (size_t j = t->column_count; width > 0 && j > 0 && total > width + spare; j--)
+        if ((t->columns[j - 1].kind & TABLE_MAY_GO) != 0 && widths[j - 1] > 0) {
+            total -= widths[j - 1] + GAP;
+            widths[j - 1] = 0;
+        }
+    for (size_t j = 0; width > 0 && j < t->column_count && total > width; j++)
+        if (t->columns[j].kind == TABLE_GIVES_WAY)
+            widths[j] -= total - width < spare ? total - width : spare;
 }
 
 /* One line; blanks at its end are not printed. */
@@ -138,13 +152,14 @@ static void print_line(const struct table *t, const size_t *widths, char *const 
 
         owed += first ? 0 : GAP;
         first = false;
-        if (t->columns[j].kind == TABLE_RIGHT)
+        bool right = (t->columns[j].kind & TABLE_RIGHT) != 0;
+        if (right)
             owed += pad;
         if (*text != '\0') {
             fprintf(to, "%*s%s", (int)owed, "", text);
             owed = 0;
         }
-        if (t->columns[j].kind != TABLE_RIGHT)
+        if (!right)
             owed += pad;
         free(text);
     }

@@ -1,11 +1,12 @@
 /* Aligned columns.
  *
- * Cells are escaped on the way in. With a width given, the one column that may give way is cut until
- * the lines fit, but not below TABLE_LEAST columns. */
+ * Cells are escaped on the way in. With a width given, columns that may go are left out, the last first, until the lines fit;
+ * then the one column that may give way is cut, but not below TABLE_LEAST. */
 #ifndef TOOLS_TABLE_H
 #define TOOLS_TABLE_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #define TABLE_COLUMNS_MAX 16
@@ -13,13 +14,15 @@
 
 struct table;
 
+enum {
+    TABLE_LEFT = 0,
+    TABLE_RIGHT = 1,
+    TABLE_GIVES_WAY = 2, /* left, and cut at its start */
+    TABLE_MAY_GO = 4     /* besides: left out on a narrow terminal */
+};
 struct table_column {
     const char *title;
-    enum {
-        TABLE_LEFT,
-        TABLE_RIGHT,
-        TABLE_GIVES_WAY
-    } kind; /* the last: left, and cut at its start */
+    unsigned kind;
 };
 
 /* Columns end with one whose title is NULL; they must outlive the table. */
@@ -28,6 +31,8 @@ void table_free(struct table *);
 /* Begins a row; then one table_cell per column, from the left; those left out are empty. */
 void table_row(struct table *);
 void table_cell(struct table *, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same for a number of which 0 needs no word. */
+void table_count(struct table *, uint64_t);
 /* A line of its own below the present row, indented. */
 void table_note(struct table *, const char *text);
 size_t table_rows(const struct table *);

@@ -394,9 +394,12 @@ static void event_row(struct table *table, const json_t *event)
     account_format_time(when, sizeof when, json_integer_value(json_object_get(event, "time")));
     table_row(table);
     table_cell(table, "%s", when);
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        table_cell(table, i == 4 ? "%.16s" : "%s",
-                   json_string_value(json_object_get(event, columns[i])));
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
+        const char *text = json_string_value(json_object_get(event, columns[i]));
+        if (i == 1 && *text == '\0')
+            text = "(p2ptracker)"; /* its own command, on its machine */
+        table_cell(table, i == 4 ? "%.16s" : "%s", text);
+    }
 }
 
 static void print_events(const json_t *events)

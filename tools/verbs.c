@@ -94,11 +94,12 @@ static const struct verb verbs[] = {
      "theirs, or a tracker that makes one up. Ask them, then accept it.\n"},
     {"start", service_start, "", 0, 0, OPTION_PASSPHRASE_FILE | OPTION_JSON,
      "start p2pd in the background",
-     "p2pfs does that by itself, unless the device's key has a passphrase ('p2pctl key'). p2pd "
-     "then runs until 'p2pctl stop', also when you log out of\n"
-     "the machine; its messages go to p2pd.log in the member's directory.\n"},
+     "p2pfs does that by itself, unless the device's key has a passphrase ('p2pctl key').\n"
+     "p2pd then runs until 'p2pctl stop', also when you log out of the machine; its messages\n"
+     "go to p2pd.log in the member's directory.\n"},
     {"stop", service_stop, "", 0, 0, OPTION_JSON, "stop p2pd",
-     "Mounts stay; reads of what is not here wait until p2pd runs again.\n"},
+     "Mounts stay; whoever lists them or reads what is not here waits until p2pd runs again, as\n"
+     "long as the mount's option wait allows.\n"},
     {"key", key_passphrase, "passphrase", 1, 1,
      OPTION_PASSPHRASE_FILE | OPTION_NEW_PASSPHRASE_FILE | OPTION_REMOVE | OPTION_JSON,
      "set, change or remove the passphrase of the device's key",
@@ -108,7 +109,8 @@ static const struct verb verbs[] = {
      "remove device.key, then log in, and the device is a new one.\n"},
     {"status", status_show, "[PATH...]", 0, UINT_MAX, OPTION_WATCH | OPTION_JSON,
      "show what moves and what waits, or how PATHs are",
-     "Without PATH: account, tracker, store, rates, and the files that move or wait now.\n" PATHS},
+     "Without PATH: account, tracker, store, rates, and the files that move or wait now. A\n"
+     "directory stands for all files below it, together.\n" PATHS},
     {"peers", swarm_peers, "[PATH]", 0, 1, OPTION_JSON,
      "show the members that this device exchanges data with",
      "With PATH: only those that have or want that file.\n" PATHS},

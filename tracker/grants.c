@@ -54,13 +54,15 @@ static void fail(struct ask *a, Tracker__FaultCode fault, const char *why)
     }
 }
 
-static void audit(struct storage *storage, const struct ask *a, const char *what)
+static void audit(struct storage *storage, const struct ask *a, const char *what,
+                  const char *detail)
 {
     struct storage_event event = {.when = wall_seconds(),
                                   .what = what,
                                   .account = a->account,
                                   .device = a->device,
-                                  .source = a->session->from};
+                                  .source = a->session->from,
+                                  .detail = detail};
     storage_audit(storage, &event);
 }
 
@@ -140,6 +142,42 @@ static bool still_has(struct ask *a, struct storage *storage)
     return look.met && look.level > ACCESS_NONE;
 }
 
+/* The folder's path; of one that is too long only the end. */
+static void path_of(struct storage *storage, uint64_t folder, char *out, size_t size)
+{
+    char *at = out + size - 1;
+
+    *at = '\0';
+    for (unsigned depth = 0; folder != STORAGE_ROOT_ENTRY && depth < NAME_DEPTH_MAX; depth++) {
+        struct storage_entry entry = {0};
+        bool fits =
+            storage_entry_get(storage, folder, &entry) && (size_t)(at - out) > strlen(entry.name);
+        if (fits) {
+            at -= strlen(entry.name) + 1;
+            *at = '/';
+            memcpy(at + 1, entry.name, strlen(entry.name));
+        }
+        folder = fits ? entry.parent : STORAGE_ROOT_ENTRY;
+        storage_entry_clear(&entry);
+    }
+    if (*at == '\0')
+        *--at = '/';
+    memmove(out, at, strlen(at) + 1);
+}
+
+/* "ben: read in /videos" */
+static void audit_grant(struct storage *storage, const struct ask *a)
+{
+    static const char *const names[] = {"none", "read", "write", "manage"};
+    char detail[LIMIT_EMAIL + 1], path[LIMIT_EMAIL - ACCOUNT_BYTES_MAX - 16];
+
+    path_of(storage, a->rule.folder, path, sizeof path);
+    snprintf(detail, sizeof detail, "%s: %s in %s",
+             a->rule.kind == ACCESS_EVERYONE ? EVERYONE : a->rule.who,
+             a->inherit ? "inherited" : names[a->rule.level], path);
+    audit(storage, a, a->rule.level > ACCESS_NONE || a->inherit ? "grant" : "revoke", detail);
+}
+
 static void grant_run(struct storage_job *job, struct storage *storage)
 {
     struct ask *a = ask_of(job);
@@ -176,7 +214,7 @@ static void grant_run(struct storage_job *job, struct storage *storage)
     if (a->set)
         storage_rule_put(storage, &a->rule);
     storage_renew(storage, a->rule.kind == ACCESS_ACCOUNT ? a->rule.who : "");
-    audit(storage, a, a->rule.level > ACCESS_NONE || a->inherit ? "grant" : "revoke");
+    audit_grant(storage, a);
 }
 
 static void granted(struct ask *a)
@@ -306,7 +344,12 @@ static void group_add(struct ask *a, struct storage *storage)
 
 static void group_run(struct storage_job *job, struct storage *storage)
 {
+    static const char *const verbs[] = {[TRACKER__GROUP_VERB__GROUP_CREATE] = "create",
+                                        [TRACKER__GROUP_VERB__GROUP_DELETE] = "delete",
+                                        [TRACKER__GROUP_VERB__GROUP_ADD] = "add to",
+                                        [TRACKER__GROUP_VERB__GROUP_REMOVE] = "remove from"};
     struct ask *a = ask_of(job);
+    char detail[LIMIT_EMAIL + 1];
     if (a->verb == TRACKER__GROUP_VERB__GROUP_CREATE)
         group_create(a, storage);
     else if (!storage_group_get(storage, a->group))
@@ -321,7 +364,9 @@ static void group_run(struct storage_job *job, struct storage *storage)
         return;
     if (a->verb != TRACKER__GROUP_VERB__GROUP_CREATE)
         storage_renew(storage, a->verb == TRACKER__GROUP_VERB__GROUP_DELETE ? "" : a->member);
-    audit(storage, a, "group");
+    snprintf(detail, sizeof detail, "%s %s%s%s", verbs[a->verb], a->group,
+             a->member[0] != '\0' ? ": " : "", a->member);
+    audit(storage, a, "group", detail);
 }
 
 static void group_done(struct ask *a)

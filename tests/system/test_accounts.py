@@ -449,7 +449,12 @@ class Admins(AccountsTest):
         ben = self.account(tracker, "ben")
         ann.ctl("invite")
         ann.ctl("user", "disable", "ben")
+        for words in ("group create team", "group add team ben", "grant / team read", "revoke / everyone", "grant / everyone write"):
+            ann.ctl(*words.split())
         events = self.events(ann)
+        self.assertEqual(
+            ["create team", "add to team: ben", "team: read in /", "everyone: none in /", "everyone: write in /"],
+            [e["detail"] for e in events if e["what"] in ("group", "grant", "revoke")])
         self.assertEqual(sorted(e["number"] for e in events), [e["number"] for e in events])
         what = [(e["what"], e["account"], e["by"]) for e in events]
         for event in (("register", "ann", ""), ("register", "ben", ""), ("invite", "ann", ""), ("user-disable", "ben", "ann")):
@@ -458,7 +463,7 @@ class Admins(AccountsTest):
         self.assertEqual(1, len(self.events(ann, "--count", "1")))
         self.assertEqual([], self.events(ann, "--since", "2999-01-01"))
         self.assertEqual(len(events), len(self.events(ann, "--since", "1h")))
-        self.assertIn("user-disable", ann.ctl("audit").stdout)
+        self.assertRegex(ann.ctl("audit").stdout, r"(?s)invite +\(p2ptracker\)\n.*user-disable +ben")
         self.assertEqual(2, ann.ctl("audit", "--since", "yesterday?", check=False).returncode)
         self.assertNotIn(PASSWORD.decode().strip(), tracker.text() + ann.daemon.text() + ben.daemon.text())
 

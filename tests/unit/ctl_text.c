@@ -151,6 +151,30 @@ static void a_table_without_rows_prints_nothing(void **state)
     table_free(table);
 }
 
+static void on_a_narrow_terminal_columns_go_before_a_line_breaks(void **state)
+{
+    static const struct table_column narrow[] = {{"NAME", TABLE_GIVES_WAY},
+                                                 {"NUMBER", TABLE_RIGHT | TABLE_MAY_GO},
+                                                 {"PLACE", TABLE_LEFT | TABLE_MAY_GO},
+                                                 {"STATE", TABLE_LEFT},
+                                                 {NULL, TABLE_LEFT}};
+    struct table *table = table_new(narrow);
+
+    table_row(table);
+    table_cell(table, "sixteen_letters_");
+    table_count(table, 17);
+    table_cell(table, "here");
+    table_cell(table, "well");
+    check_table(table, 0,
+                "NAME              NUMBER  PLACE  STATE\nsixteen_letters_      17  here   well\n");
+    check_table(table, 34,
+                "NAME          NUMBER  PLACE  STATE\n…en_letters_      17  here   well\n");
+    check_table(table, 33, "NAME              NUMBER  STATE\nsixteen_letters_      17  well\n");
+    check_table(table, 22, "NAME             STATE\n…xteen_letters_  well\n");
+    check_table(table, 5, "NAME          STATE\n…en_letters_  well\n");
+    table_free(table);
+}
+
 /* --- progress ---------------------------------------------------------------------------------- */
 
 static Local__Progress half_way(void)
@@ -231,6 +255,7 @@ int main(void)
         cmocka_unit_test(columns_are_aligned_and_empty_ones_left_out),
         cmocka_unit_test(the_column_that_gives_way_is_cut_to_the_width),
         cmocka_unit_test(a_table_without_rows_prints_nothing),
+        cmocka_unit_test(on_a_narrow_terminal_columns_go_before_a_line_breaks),
         cmocka_unit_test(a_plain_line_says_how_far_it_is),
         cmocka_unit_test(a_bar_fits_every_terminal),
         cmocka_unit_test(a_fetch_that_stands_still_says_so_and_tells_no_time),

@@ -1111,7 +1111,7 @@ static void without_an_account_there_is_no_mount(void **state)
     assert_int_equal(mkdir(other, 0700), 0);
     snprintf(arguments, sizeof(arguments), "%s --home %s", other, directory);
     assert_int_equal(command(arguments, said, sizeof(said)), 1);
-    assert_non_null(strstr(said, "not logged in: run p2pctl login URL NAME"));
+    assert_non_null(strstr(said, "not logged in: run p2pctl register, or login, URL NAME"));
 }
 
 static bool is_not_mounted(void)
