@@ -224,6 +224,21 @@ static ssize_t write_record(struct tls *tls, const uint8_t *from, size_t size)
     return (ssize_t)n;
 }
 
+/* Whether the next record may be made; sends what is held if that makes room. STREAM_FAILED, or a bool. */
+static int make_way(struct tls *tls, size_t taken, size_t part)
+{
+    /* The end of what was offered goes along with what it ends. */
+    if (tls->by_record && taken > 0 && part <= TLS_RECORD_TAIL)
+        return true;
+    if (tls->roomless)
+        return false;
+    if (tls_socket_has_room(tls))
+        return true;
+    if (send_held(tls) == STREAM_FAILED)
+        return STREAM_FAILED;
+    return tls_socket_has_room(tls);
+}
+
 static ssize_t tls_write(struct stream *stream, const void *from, size_t size)
 {
     struct tls *tls = here(stream);
@@ -234,18 +249,17 @@ static ssize_t tls_write(struct stream *stream, const void *from, size_t size)
         return STREAM_FAILED;
     while (tls->state == TLS_READY && taken < size) {
         size_t part = size - taken < TLS_RECORD_CONTENT ? size - taken : TLS_RECORD_CONTENT;
-        if (!tls_socket_has_room(tls)) {
-            int result = send_held(tls);
-            if (result == STREAM_FAILED)
-                return STREAM_FAILED;
-            if (!tls_socket_has_room(tls))
-                break;
-        }
+        int way = make_way(tls, taken, part);
+        if (way == STREAM_FAILED)
+            return STREAM_FAILED;
+        if (!way)
+            break;
         ssize_t n = write_record(tls, bytes + taken, part);
         if (n < 0)
             return STREAM_FAILED;
         taken += (size_t)n;
     }
+    tls->roomless = false;
     if (taken < size) {
         tls->starved = true;
         /* Nothing is held, and yet there is no room: the socket has enough. */
@@ -259,9 +273,11 @@ static size_t tls_room(struct stream *stream)
 {
     struct tls *tls = here(stream);
 
+    tls->roomless = false;
     if (tls->state != TLS_READY || !tls->by_record || tls_outbox_held(tls) > 0)
         return SIZE_MAX;
-    return tls_socket_has_room(tls) ? TLS_RECORD_CONTENT : 0;
+    tls->roomless = !tls_socket_has_room(tls);
+    return tls->roomless ? 0 : TLS_RECORD_CONTENT;
 }
 
 static int tls_flush(struct stream *stream)

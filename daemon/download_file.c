@@ -336,10 +336,8 @@ void file_review(struct file *file)
             file_free(file);
         return;
     }
-    if (!file->wanting) {
-        want(file, true);
+    if (!file->wanting)
         try_warm(file);
-    }
     file_connect(file);
     if (file->hashes_due) {
         file->hashes_due = false;
@@ -348,4 +346,6 @@ void file_review(struct file *file)
     file_run(file, now);
     if (download_may_ask(download, now))
         file_fill(file, now);
+    /* Last: a reader does not wait for a question to the tracker that a link already answers. */
+    want(file, true);
 }

@@ -30,6 +30,9 @@
 /* Four records of TLS. */
 #define SCRATCH 65536
 
+/* A block is longer than a record by its head and hashes: if no more than this is behind what the stream takes, it is offered, too. */
+#define REST 2048
+
 /* Bytes that are sent before the other streams of this loop get their turn. */
 #define BURST (1u << 20)
 
@@ -385,6 +388,9 @@ static bool write_some(struct channel *channel, uint8_t scratch[SCRATCH])
     const uint8_t *from;
     /* Where a record at a time is taken, copying four for each of them was a third of a busy thread's time. */
     size_t room = smaller(stream_room(channel->stream), SCRATCH);
+    size_t queued = channel->queue[0].bytes + channel->queue[1].bytes;
+    if (room > 0 && room + REST <= SCRATCH && queued <= room + REST)
+        room += REST;
     size_t size = gather(channel, room > 0 ? room : 1, scratch, &from);
     ssize_t taken = stream_write(channel->stream, from, size);
     if (taken > 0)

@@ -1,17 +1,19 @@
 """Speed of the mount beside its peers', in one run on this machine. A figure, not a test: nothing here passes or fails.
 
-usage: tests/bench/bench_mount.py [--bin DIR] [--size MIB] [--runs N] [stream|local|copyin ...]
+usage: tests/bench/bench_mount.py [--bin DIR] [--size MIB] [--runs N] [stream|local|copyin|far ...]
 
  stream   sequential read of a file that only the other member has, through a cold mount; beside sshfs
           (aes128-gcm, default options) of the same file
  local    sequential read of a file that is all here, kernel cache cold and warm; beside bindfs over the same store file
  copyin   cp into the mount until close returns; beside cp + fdatasync + one SHA-256 pass
+ far      open, and 4 KiB at an offset that is not here, the link up and idle; beside the same through sshfs
 
 Needs root (drop_caches is not used; single files' pages are dropped with posix_fadvise), sshfs, openssh-server, bindfs.
 Ratios are of medians over runs in turn (ours, theirs, ours, …), as machines are noisy.
 """
 import argparse
 import os
+import random
 import resource
 import shutil
 import statistics
@@ -28,7 +30,7 @@ parser.add_argument("--bin", default=os.path.join(HERE, "../../build/release/bin
 parser.add_argument("--size", type=int, default=1024, help="MiB")
 parser.add_argument("--runs", type=int, default=3)
 parser.add_argument("--keep-logs", action="store_true")
-parser.add_argument("what", nargs="*", default=["stream", "local", "copyin"])
+parser.add_argument("what", nargs="*", default=["stream", "local", "copyin", "far"])
 options = parser.parse_args()
 os.environ["P2P_BIN"] = os.path.realpath(options.bin)
 import harness  # noqa: E402  (needs P2P_BIN)
@@ -188,6 +190,35 @@ class Bench(harness.SwarmTest):
                 ["sh", "-c", f"cp {self.source} {plain} && sync -d {plain} && openssl dgst -sha256 {plain}"]))
             os.unlink(plain)
         table(f"copy in: {options.size} MiB until close returns", rows, SIZE)
+
+    def far(self):
+        """Places a MiB apart, so that no read-ahead brings what is read later; at once one after the other, and with pauses in which
+        the link and the processors idle."""
+        mount = self.sshfs(self.sshd())
+        shutil.copy(self.source, self.ann.path("far.bin"))
+        self.ben.await_file("far.bin", SIZE)
+        places = random.sample(range(1, options.size), min(400, options.size - 2))
+        self.reads_of(mount, places[::2], 0)
+        self.reads_of(mount, places[1::2], 0.02)
+
+    def reads_of(self, mount, places, pause):
+        paths = {"p2pfs": self.ben.path("far.bin"), "sshfs aes128-gcm": os.path.join(mount, "source.bin")}
+        print(f"\nfar: 4 KiB, absent here, loopback, {pause * 1000:.0f} ms between reads, n = {len(places)}")
+        for name, path in paths.items():
+            opened, read = [], []
+            for place in places:
+                time.sleep(pause)
+                began = time.monotonic()
+                fd = os.open(path, os.O_RDONLY)
+                between = time.monotonic()
+                got = os.pread(fd, 4096, place << 20)
+                read.append((time.monotonic() - between) * 1000)
+                opened.append((between - began) * 1000)
+                os.close(fd)
+                assert len(got) == 4096
+            for what, ms in ("open", opened), ("read", read):
+                ms.sort()
+                print(f"  {name:20s} {what}   p50 {statistics.median(ms):.2f} ms   p95 {ms[len(ms) * 95 // 100]:.2f} ms")
 
 
 bench = Bench()
