@@ -370,7 +370,7 @@ void io_open(struct local *l, struct client *cl, struct reply reply, const void 
     }
     if (w != NULL && write_await_end(l, w, reply))
         return;
-    if (w != NULL && (w->mount == cl->mount || node->working)) {
+    if (w != NULL && (write_take_on(w, cl->mount) || node->working)) { /* W4 */
         if (write_defer(l, w, reply))
             return;
         io_opened(l, cl->mount, ino, NULL);

@@ -27,7 +27,10 @@
  *   W2  Publication and the row `sealed` are one commit. The row goes when p2pfs shows that it knows (Release, another
  *       WriteBegin) or has ended. The file itself goes when that commit is durable, or that of giving it up is.
  *   W3  As long as another process holds the file, it is not sealed or given up without being asked: it may be written
- *       to at any moment. */
+ *       to at any moment.
+ *   W4  What a kernel has in memory of a number's bytes is what the mount wrote or read. So a working file that could not be
+ *       stored for nobody is what an Open of its number gets until it is; and a file whose new bytes were given up, which the
+ *       kernel may have, goes on under another number with its old ones. */
 #include "daemon/local_private.h"
 
 #include <errno.h>
@@ -160,10 +163,31 @@ static void give_up(struct local *l, struct working *w, int error)
     if (w->ingest != NULL)
         sealed_answer(l, (struct reply){0}, ino, false, w->ingest);
     catalogue_write_abandon(l->catalogue, ino);
-    if (end) /* who waits is another mount's */
-        local_resume(l, working_free(l, w));
-    else
+    if (end) { /* who waits is another mount's */
+        struct deferred *queue = working_free(l, w);
+        write_forget_pages(l, ino);
+        local_resume(l, queue);
+    } else {
         local_fail_deferred(l, working_free(l, w), error);
+    }
+}
+
+void write_forget_pages(struct local *l, uint64_t ino)
+{
+    uint64_t origin = l->origin;
+
+    l->origin = 0;                            /* also that kernel whose p2pfs let the file go */
+    (void)catalogue_renew(l->catalogue, ino); /* -ENOENT: it went with what was written */
+    l->origin = origin;
+}
+
+bool write_take_on(struct working *w, struct mount *m)
+{
+    if (w->mount == NULL && w->again != 0 && !w->end) {
+        w->mount = m;
+        w->deadline = 0;
+    }
+    return w->mount == m;
 }
 
 /* The working file on the disk. [worker] */
@@ -313,7 +337,7 @@ void write_create(struct local *l, struct client *cl, struct reply reply, const 
         struct working *w = write_find(l, there->ino);
         if (w != NULL && write_await_end(l, w, reply))
             return;
-        if (w != NULL && w->mount != cl->mount) {
+        if (w != NULL && !write_take_on(w, cl->mount)) {
             local_error(l, reply, EBUSY, "it is being written through another mount");
             return;
         }
@@ -355,7 +379,7 @@ void write_begin(struct local *l, struct client *cl, struct reply reply, const v
     }
     if (w != NULL && write_await_end(l, w, reply))
         return;
-    if (w != NULL && w->mount != cl->mount) {
+    if (w != NULL && !write_take_on(w, cl->mount)) {
         local_error(l, reply, EBUSY, "it is being written through another mount");
         return;
     }

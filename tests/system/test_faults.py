@@ -79,6 +79,50 @@ class Faults(SwarmTest):
     def test_each_call_of_the_mount(self):
         self.assertGreater(self.fail_each("p2pfs", errors.SYNC | errors.WRITE, 6), 2)
 
+    def rewrite(self, name, data, sync):
+        """Writes it anew while nothing gets into the store; close() has to fail."""
+        fd = os.open(self.ann.path(name), os.O_WRONLY | os.O_TRUNC)
+        self.write_all(fd, data)
+        if sync:
+            os.fsync(fd)
+        self.faults.set("p2pd", chance=0.9999, kinds=errors.NAMES)
+        with self.assertRaises(OSError):
+            os.close(fd)
+
+    def test_what_was_synced_is_read_though_it_cannot_be_stored_yet(self):
+        """Also by a kernel that has pages of the same size."""
+        old, new = pattern(40000, 1), pattern(40000, 2)
+        self.ann.write("f", old)
+        self.assert_same_bytes(old, self.ann.read("f"))
+        self.ben.await_file("f", len(old))
+        self.rewrite("f", new, True)
+        self.assert_same_bytes(new, self.ann.read("f"))
+        self.faults.clear()
+        wait_for("the new bytes at ben", lambda: self.ben.read("f") == new, 20)
+        self.assert_same_bytes(new, self.ann.read("f"))
+
+    def test_what_was_synced_is_stored_later_though_nobody_reads_it(self):
+        old, new = pattern(40000, 1), pattern(40000, 2)
+        self.ann.write("f", old)
+        self.assert_same_bytes(old, self.ann.read("f"))
+        self.rewrite("f", new, True)
+        self.faults.clear()
+        self.ben.await_file("f", len(old))
+        wait_for("the new bytes at ben", lambda: self.ben.read("f") == new, 20)
+        self.assert_same_bytes(new, self.ann.read("f"))
+
+    def test_what_was_given_up_is_not_read_from_memory(self):
+        """The old bytes count again, for the kernel as well: shorter, as long, and longer than the new ones."""
+        for size in (20000, 40000, 70000):
+            name, old, new = f"given-up-{size}", pattern(40000, 1), pattern(size, 2)
+            self.ann.write(name, old)
+            self.assert_same_bytes(old, self.ann.read(name))
+            self.rewrite(name, new, False)
+            self.faults.clear()
+            wait_for("the old bytes of " + name, lambda: self.ann.read(name) == old, 5)
+            self.ann.write(name, new)
+            self.assert_same_bytes(new, self.ann.read(name))
+
 
 if __name__ == "__main__":
     main()

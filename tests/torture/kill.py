@@ -241,7 +241,20 @@ class Torture(SwarmTest):
                 continue
             if not any(data is not None and data.startswith(found) and least is not None and len(found) >= least
                        for data, least in name.maybe) and not any(self.was_cut(n, found) for n in writer.names.values()):
-                self.wrong.append(f"{member.name} reads {key}: {len(found)} bytes {found[:8].hex()} that its writer never wrote")
+                self.wrong.append(f"{member.name} reads {key}: {len(found)} bytes {found[:8].hex()} that its writer never wrote: "
+                                  f"{self.made_of(found)}")
+
+    def made_of(self, found):
+        """Which versions its parts are of."""
+        parts = []
+        for at in range(0, len(found), 4096):
+            part = found[at:at + 4096]
+            which = [f"{key} version {i}" for w in self.writers for key, name in w.names.items()
+                     for i, data in enumerate(name.versions) if data and data[at:at + len(part)] == part]
+            text = " or ".join(which[:3]) or ("zeros" if not any(part) else "nothing known")
+            if not parts or parts[-1][1] != text:
+                parts.append((at, text))
+        return "; ".join(f"from {at} {text}" for at, text in parts[:12])
 
     @staticmethod
     def was_cut(name, found):
@@ -312,7 +325,8 @@ class Torture(SwarmTest):
                 for key, name in writer.names.items():
                     print(key, name.describe(name.known), flush=True)
             self.keep()
-        self.assertEqual([], self.wrong)
+        if self.wrong:
+            self.fail("\n".join(self.wrong))
 
     def keep(self):
         shutil.copytree(self.directory, os.path.join(os.environ["P2P_KEEP"], os.path.basename(self.directory)),
