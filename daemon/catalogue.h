@@ -222,8 +222,8 @@ int catalogue_reopen_node(struct catalogue *, uint64_t ino, const uint8_t root[H
  * linger with the first call that sees it. INT64_MAX: no lingering. What is not committed is, before the operation is given out;
  * NULL, and *due a second later, if that fails. */
 uint8_t *catalogue_next_op(struct catalogue *, int64_t now, int64_t *due, size_t *size);
-/* The connection is a new one: all that has no result is sent again, once it has been heard. */
-void catalogue_resend(struct catalogue *);
+/* All that has no result is sent again; `anew`: the connection is a new one, and has to be heard first. */
+void catalogue_resend(struct catalogue *, bool anew);
 /* What the tracker refused for a reason that may pass (it is full) is sent once more. */
 void catalogue_retry(struct catalogue *);
 size_t catalogue_pending(const struct catalogue *);

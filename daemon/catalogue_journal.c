@@ -359,11 +359,11 @@ uint8_t *catalogue_next_op(struct catalogue *c, int64_t now, int64_t *due, size_
     return packed;
 }
 
-void catalogue_resend(struct catalogue *c)
+void catalogue_resend(struct catalogue *c, bool anew)
 {
     c->ops_next = c->ops_first;
     c->in_flight = 0;
-    c->heard = false;
+    c->heard = c->heard && !anew;
     for (size_t i = c->ops_first; i < c->ops_end; i++)
         if (c->ops[i] != NULL) {
             c->ops[i]->again |= c->ops[i]->sent;

@@ -28,12 +28,13 @@ void local_free(struct local *); /* after all modules were stopped and the worke
 
 /* --- from the session --- */
 enum session_state { SESSION_LOGGED_OUT, SESSION_AWAY, SESSION_CONNECTED };
-/* `trouble`: why it is away, one clause, malloc'ed, taken over, may be NULL. With SESSION_CONNECTED: the journal is submitted
- * again. account and swarm are malloc'ed, taken over, may be NULL. */
+/* `trouble`: why it is away or takes no changes, one clause, malloc'ed, taken over, may be NULL. With SESSION_CONNECTED: the
+ * journal is submitted again; it is a new connection if the state was another one. account and swarm are malloc'ed, taken over, may be NULL. */
 void local_session_state(struct local *, enum session_state, unsigned epoch, char *trouble,
                          char *account, char *swarm);
-void local_changes(struct local *, Tracker__Changes *); /* taken over */
-void local_results(struct local *, Tracker__Results *); /* taken over */
+void local_tracker_trouble(struct local *, char *trouble); /* the same without a new state */
+void local_changes(struct local *, Tracker__Changes *);    /* taken over */
+void local_results(struct local *, Tracker__Results *);    /* taken over */
 void local_asked(struct local *, struct session_answer *);
 void local_keys(struct local *, struct known_keys *); /* taken over */
 /* How many entries are not signed by their publishers, and how many keys are unexpected. */

@@ -333,7 +333,7 @@ static void fill_status(struct local *l, const struct gather *g, Local__Status *
     if (l->swarm_name != NULL)
         m->swarm = l->swarm_name;
     m->connected = local_is_connected(l);
-    if (l->trouble != NULL && !m->connected)
+    if (l->trouble != NULL)
         m->tracker_trouble = l->trouble;
     m->entries_refused = l->entries_refused;
     m->keys_unexpected = l->keys_unexpected;

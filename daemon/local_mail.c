@@ -153,7 +153,7 @@ static void deliver_state(struct mail *raw, void *owner)
         push_all_names(l);
     l->epoch = mail->epoch;
     if (l->state == SESSION_CONNECTED)
-        catalogue_resend(l->catalogue);
+        catalogue_resend(l->catalogue, changed);
     if (changed && !l->stopped)
         ctl_ask_self(l);
     free(mail);
@@ -170,6 +170,24 @@ void local_session_state(struct local *l, enum session_state state, unsigned epo
     mail->trouble = trouble;
     mail->account = account;
     mail->swarm = swarm;
+    loop_post(l->loop, &mail->mail);
+}
+
+static void deliver_trouble(struct mail *raw, void *owner)
+{
+    struct local *l = owner;
+    struct local_mail *mail = (struct local_mail *)raw;
+
+    free(l->trouble);
+    l->trouble = mail->trouble;
+    free(mail);
+}
+
+void local_tracker_trouble(struct local *l, char *trouble)
+{
+    struct local_mail *mail = mail_new(deliver_trouble);
+
+    mail->trouble = trouble;
     loop_post(l->loop, &mail->mail);
 }
 

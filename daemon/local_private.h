@@ -325,8 +325,6 @@ void write_released(struct local *, struct mount *, uint64_t ino);
 bool write_attach(struct local *, struct mount *, uint64_t ino, uint64_t number);
 /* The mount opens it: one that waits to be stored for nobody is the mount's from now on. True if it is the mount's. */
 bool write_take_on(struct working *, struct mount *);
-/* The bytes of this number are not what kernels may have in memory: what has the name goes on under another number. */
-void write_forget_pages(struct local *, uint64_t ino);
 #define WRITE_AGAIN_NS                                                                             \
     NS_PER_S /* before what could not be stored is tried again; doubled each time */
 #define WRITE_ATTACH_NS (60 * NS_PER_S) /* what a working file waits for its p2pfs after a start */

@@ -209,10 +209,8 @@ static void abandon_strays(struct local *l)
 
     catalogue_each_writing(l->catalogue, add_stray, &inos);
     for (size_t i = 0; i < inos.count; i++)
-        if (write_find(l, inos.items[i]) == NULL && !write_is_unreadable(l, inos.items[i])) {
+        if (write_find(l, inos.items[i]) == NULL && !write_is_unreadable(l, inos.items[i]))
             catalogue_write_abandon(l->catalogue, inos.items[i]);
-            write_forget_pages(l, inos.items[i]);
-        }
     free(inos.items);
 }
 

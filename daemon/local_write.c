@@ -154,6 +154,16 @@ void write_drop_ingest(struct local *l, struct ingest *ingest)
     local_post(l, &drop->task, drop_work, drop_done);
 }
 
+/* The bytes of this number are not what kernels may have in memory: what has the name goes on under another one. */
+static void forget_pages(struct local *l, uint64_t ino)
+{
+    uint64_t origin = l->origin;
+
+    l->origin = 0;                            /* also that kernel whose p2pfs let the file go */
+    (void)catalogue_renew(l->catalogue, ino); /* -ENOENT: it went with what was written */
+    l->origin = origin;
+}
+
 static void give_up(struct local *l, struct working *w, int error)
 {
     uint64_t ino = w->ino;
@@ -165,20 +175,11 @@ static void give_up(struct local *l, struct working *w, int error)
     catalogue_write_abandon(l->catalogue, ino);
     if (end) { /* who waits is another mount's */
         struct deferred *queue = working_free(l, w);
-        write_forget_pages(l, ino);
+        forget_pages(l, ino);
         local_resume(l, queue);
     } else {
         local_fail_deferred(l, working_free(l, w), error);
     }
-}
-
-void write_forget_pages(struct local *l, uint64_t ino)
-{
-    uint64_t origin = l->origin;
-
-    l->origin = 0;                            /* also that kernel whose p2pfs let the file go */
-    (void)catalogue_renew(l->catalogue, ino); /* -ENOENT: it went with what was written */
-    l->origin = origin;
 }
 
 bool write_take_on(struct working *w, struct mount *m)

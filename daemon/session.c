@@ -307,6 +307,8 @@ static void drop_link(struct session *s)
 
     session_announce_link_down(s);
     timer_cancel(s->resubmit);
+    free(s->ops_trouble);
+    s->ops_trouble = NULL;
     s->void_certificate = false;
     s->up_since = 0;
     s->link = NULL; /* who hears now that an answer is lost finds it down */
@@ -569,6 +571,14 @@ struct op_mail {
     size_t size;
 };
 
+/* `why` is taken over. */
+static void note_ops_trouble(struct session *s, char *why)
+{
+    free(s->ops_trouble);
+    s->ops_trouble = why;
+    local_tracker_trouble(s->daemon->local, why == NULL ? NULL : xstrdup(why));
+}
+
 static void op_answered(void *arg, const struct tracker_answer *answer)
 {
     struct session *s = arg;
@@ -576,10 +586,17 @@ static void op_answered(void *arg, const struct tracker_answer *answer)
     if (answer->lost != NULL)
         return; /* local submits its journal again */
     if (answer->fault != NULL) {
-        log_warning("the tracker does not take a change: %s", answer->fault->text);
-        if (!timer_pending(s->resubmit))
+        if (!timer_pending(s->resubmit)) /* of those that were under way the first one says why */
             timer_set(s->resubmit, RESUBMIT_NS);
+        if (s->ops_trouble == NULL) {
+            log_warning("the tracker does not take a change: %s", answer->fault->text);
+            note_ops_trouble(s, xasprintf("it takes no changes: %s", answer->fault->text));
+        }
         return;
+    }
+    if (s->ops_trouble != NULL) {
+        log_info("the tracker takes changes again");
+        note_ops_trouble(s, NULL);
     }
     Tracker__Results *results = tracker__results__unpack(NULL, answer->size, answer->message);
     if (results == NULL)
@@ -599,6 +616,7 @@ static void deliver_op(struct mail *raw, void *owner)
         Tracker__Ops ops = TRACKER__OPS__INIT;
         ops.n_ops = 1;
         ops.ops = &op;
+        ops.attempt = s->epoch;
         struct session_signature ours;
         if (session_sign(s, op, &ours)) {
             free(op->signer.data);
@@ -628,13 +646,13 @@ void session_op(struct session *s, unsigned epoch, uint8_t *packed, size_t size)
     loop_post(s->loop, &mail->mail);
 }
 
-/* Told once more that it is connected, local submits its journal again. */
+/* Told once more that it is connected, local submits its journal again; the epoch, which has grown, is the attempt. */
 static void resubmit_due(void *arg)
 {
     struct session *s = arg;
 
     if (tracker_link_is_up(s->link))
-        tell_state(s, SESSION_CONNECTED, NULL);
+        tell_state(s, SESSION_CONNECTED, s->ops_trouble);
 }
 
 /* --- life
@@ -695,6 +713,7 @@ void session_free(struct session *s)
 
     workers_free(s->pools.resolver);
     timer_free(s->redial);
+    free(s->ops_trouble);
     timer_free(s->resubmit);
     timer_free(s->tickets);
     session_announce_down(s);

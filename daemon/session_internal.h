@@ -45,6 +45,7 @@ struct session {
     int64_t up_since;                /* 0: the link is not up */
     unsigned epoch; /* grows with each time that local is told it is connected; see session_op */
     struct timer *resubmit; /* the tracker did not take an operation: all are sent again */
+    char *ops_trouble;      /* why it did not; NULL: it takes them */
     char *swarm;            /* its name, from Welcome */
     bool void_certificate;  /* the tracker says Welcome to nobody: `redial` acts on it */
     /* the catalogue */

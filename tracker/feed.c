@@ -326,14 +326,27 @@ struct ops {
     const Tracker__Ops *message;
     struct catalogue_result *results;
     struct catalogue_changes changes;
+    bool refused; /* others before it were not carried out */
 };
 
 static void ops_run(struct storage_job *job, struct storage *storage)
 {
     struct ops *o = (struct ops *)(void *)job;
     struct catalogue_actor actor = {.account = o->account, .device = o->device};
+    uint32_t attempt = o->message->attempt;
+    o->refused = attempt != 0 && attempt <= o->session->ops_failed;
+    if (o->refused)
+        return;
     for (size_t i = 0; i < o->message->n_ops && !storage_failed(storage); i++)
         catalogue_apply(storage, &actor, o->message->ops[i], &o->results[i], &o->changes);
+}
+
+/* What is behind it must not overtake it. */
+static void ops_undone(struct storage_job *job)
+{
+    const struct ops *o = (const struct ops *)(const void *)job;
+    if (o->message->attempt > o->session->ops_failed)
+        o->session->ops_failed = o->message->attempt;
 }
 
 static void ops_answer(struct ops *o)
@@ -349,9 +362,7 @@ static void ops_answer(struct ops *o)
         tracker__result__init(&items[i]);
         items[i].op = o->message->ops[i]->op;
         items[i].status = result->status;
-        if (o->job.failed) {
-            items[i].status = TRACKER__OP_STATUS__OP_FULL;
-        } else if (result->has_entry && (bytes += entry_bytes(&result->entry)) < RESULTS_BYTES) {
+        if (result->has_entry && (bytes += entry_bytes(&result->entry)) < RESULTS_BYTES) {
             items[i].entry = &entries[i];
             if (!result->entry.gone && session_is_member(o->session) &&
                 rights_sees(o->session, &result->entry))
@@ -383,18 +394,18 @@ static void ops_answer(struct ops *o)
 static void ops_done(struct storage_job *job)
 {
     struct ops *o = (struct ops *)(void *)job;
-    if (job->failed && !job->full) {
+    if (job->failed || o->refused) {
         session_fault(o->session, o->id, TRACKER__FAULT_CODE__FAULT_INTERNAL,
-                      "the tracker cannot write to its database", 0);
+                      job->full    ? "the tracker's disk is full"
+                      : o->refused ? "the tracker could not write what came before"
+                                   : "the tracker cannot write to its database",
+                      0);
     } else {
-        if (!job->failed) {
-            /* The mirror follows before anything is told, and whose sight it changes is told last. */
-            rights_follow(o->session->server, &o->changes);
-            gather(o->session->server, &o->changes);
-        }
+        /* The mirror follows before anything is told, and whose sight it changes is told last. */
+        rights_follow(o->session->server, &o->changes);
+        gather(o->session->server, &o->changes);
         ops_answer(o);
-        if (!job->failed)
-            rights_followed(o->session->server);
+        rights_followed(o->session->server);
     }
     for (size_t i = 0; i < o->message->n_ops; i++)
         catalogue_result_clear(&o->results[i]);
@@ -416,7 +427,8 @@ const char *feed_ops(struct session *s, uint32_t id, const uint8_t *message, siz
         free(o);
         return why;
     }
-    o->job = (struct storage_job){.run = ops_run, .done = ops_done, .writes = true};
+    o->job = (struct storage_job){
+        .run = ops_run, .done = ops_done, .undone = ops_undone, .writes = true};
     o->session = s;
     o->id = id;
     memcpy(o->account, s->account, sizeof o->account);

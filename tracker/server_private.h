@@ -95,6 +95,7 @@ struct session {
     bool feed_quiet;       /* changes of which it may see nothing need not be said */
     uint8_t *signers_told; /* bits: claims that were sent on this connection */
     uint32_t signers_room; /* bytes */
+    uint32_t ops_failed;   /* Ops of this attempt and before are refused; the storage's thread's */
     bool renew;            /* rights.c: its sight has changed */
 };
 

@@ -38,6 +38,13 @@ static void deliver(struct mail *mail, void *owner)
     job->done(job);
 }
 
+static void note_undone(struct storage_job *job)
+{
+    job->failed = true;
+    if (job->undone != NULL)
+        job->undone(job);
+}
+
 static void run_marked(struct storage_job *job, struct storage *s)
 {
     if (!job->writes) {
@@ -50,8 +57,8 @@ static void run_marked(struct storage_job *job, struct storage *s)
         if (!storage_failed(s) && storage_keep(s))
             return;
     }
-    job->failed = true;
     job->full = storage_is_full(s);
+    note_undone(job);
     storage_undo(s);
 }
 
@@ -78,8 +85,8 @@ static void run_group(struct storage_queue *q, struct storage_job **jobs, size_t
     bool full = storage_is_full(q->storage);
     for (size_t i = 0; !good && i < count; i++)
         if (!jobs[i]->apart) {
-            jobs[i]->failed = true;
             jobs[i]->full |= full;
+            note_undone(jobs[i]);
         }
     __atomic_fetch_add(&q->transactions, 1, __ATOMIC_RELAXED);
 }

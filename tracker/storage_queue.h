@@ -24,6 +24,8 @@ struct storage_job {
     /* On the home loop's thread; owns the job. Jobs come back in the order in which they were
      * posted. */
     void (*done)(struct storage_job *);
+    /* On the storage's thread, before any job behind it runs: nothing of this one happened. Once or twice; may be NULL. */
+    void (*undone)(struct storage_job *);
     bool writes;
     bool apart;  /* runs outside the group's transaction, after it: piece maps */
     bool failed; /* the result: nothing of it happened */

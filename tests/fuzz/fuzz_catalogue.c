@@ -233,7 +233,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             break;
         case 5:
             if (take(&in) % 8 == 0)
-                catalogue_resend(c);
+                catalogue_resend(c, true);
             CHECK(catalogue_commit(c, false) == 0);
             break;
         default:

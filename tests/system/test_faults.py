@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 """One call after the other fails on the disk of a member: what was acknowledged stays, and no wrong byte is read. What
 tests/torture/errors.py does by chance, for long."""
+import json
 import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../torture"))
 import errors  # noqa: E402
-from harness import Member, SwarmTest, main, pattern, wait_for  # noqa: E402
+from harness import Member, SwarmTest, Tracker, main, pattern, wait_for  # noqa: E402
 
 
 class Faults(SwarmTest):
@@ -122,6 +123,39 @@ class Faults(SwarmTest):
             wait_for("the old bytes of " + name, lambda: self.ann.read(name) == old, 5)
             self.ann.write(name, new)
             self.assert_same_bytes(new, self.ann.read(name))
+
+
+class Database(SwarmTest):
+    """The tracker's disk, as it fails now and then."""
+    @staticmethod
+    def status(member):
+        return json.loads(member.ctl("status", "--json").stdout)
+
+    def test_changes_go_on_by_themselves_and_in_order_when_the_tracker_can_write_again(self):
+        tracker = errors.Faults(self, "tracker", ["p2ptracker"])
+        swarm = Tracker(self)
+        swarm.env = dict(os.environ, **tracker.env)
+        swarm.start()
+        ann, ben = self.member(swarm, "ann"), self.member(swarm, "ben")
+        ann.write("a", b"first")
+        ben.await_file("a", 5)
+        tracker.set("p2ptracker", chance=0.9999, kinds=errors.WRITE | errors.SYNC)
+        for i in range(40):
+            ann.write("a", b"version %d" % i)
+            os.rename(ann.path("a"), ann.path("b"))
+            os.rename(ann.path("b"), ann.path("a"))
+            os.makedirs(ann.path(f"d/{i}"))
+            ann.write(f"d/{i}/f", b"%d" % i)
+        wait_for("the trouble to be told", lambda: "cannot write" in self.status(ann)["tracker_trouble"], 10)
+        self.assertTrue(self.status(ann)["connected"])
+        tracker.clear()
+        wait_for("the changes to be taken", lambda: self.status(ann)["pending"] == 0, 20)
+        self.assertEqual("", self.status(ann)["tracker_trouble"])
+        self.assertEqual(1, ann.daemon.text().count("does not take a change"), ann.daemon.text())
+        self.assertEqual(["a", "d"], sorted(os.listdir(ann.mount)))
+        wait_for("ben to have all of it", lambda: sorted(os.listdir(ben.mount)) == ["a", "d"] and ben.read("a") == b"version 39", 10)
+        for i in range(40):
+            self.assertEqual(b"%d" % i, ben.read(f"d/{i}/f"))
 
 
 if __name__ == "__main__":

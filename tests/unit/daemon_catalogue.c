@@ -216,7 +216,7 @@ static void connect_side(struct side *s)
     bool scratch = !known || seq == 0 || memcmp(generation, s->tracker->generation, 16) != 0;
     s->online = true;
     queue_add(&s->pushes)->changes = ref_since(s->tracker, scratch ? 0 : seq, scratch);
-    catalogue_resend(s->catalogue);
+    catalogue_resend(s->catalogue, true);
 }
 
 static void disconnect_side(struct side *s)
@@ -450,7 +450,7 @@ static void the_journal_outlives_a_restart_and_numbers_are_never_used_twice(void
     assert_int_equal(op->op, first);
     tracker__op__free_unpacked(op, NULL);
     free(packed);
-    catalogue_resend(ann.catalogue);
+    catalogue_resend(ann.catalogue, true);
     uint64_t g = make_file(&ann, INO_ROOT, "g", 4);
     assert_true(g > f);
     connect_side(&ann);

@@ -50,6 +50,15 @@ static atomic_int keys_unexpected;
 static struct account_answer *answer; /* under lock */
 static char trouble_now[300];         /* under lock */
 
+void local_tracker_trouble(struct local *local, char *trouble)
+{
+    (void)local;
+    pthread_mutex_lock(&lock);
+    snprintf(trouble_now, sizeof trouble_now, "%s", trouble == NULL ? "" : trouble);
+    pthread_mutex_unlock(&lock);
+    free(trouble);
+}
+
 void local_session_state(struct local *local, enum session_state state, unsigned epoch,
                          char *trouble, char *account, char *swarm)
 {
