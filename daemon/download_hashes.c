@@ -55,7 +55,8 @@ static bool may_ask(const struct fetch *fetch)
     return !fetch->refused && fetch->link->state == LINK_UP && !fetch->link->choked;
 }
 
-/* The best link to ask, other than `not`, that has (any of) the piece; NULL if there is none. */
+/* The best link to ask, other than `not`, that has (any of) the piece; NULL if there is none. One that has refused is asked when
+ * those who have not, or less often, are gone: however near it is, asking it alone again would hold up a reader for ever. */
 static struct fetch *choose(struct file *file, uint32_t piece, bool any,
                             const struct fetch *not_this, int64_t now)
 {
@@ -70,7 +71,8 @@ static struct fetch *choose(struct file *file, uint32_t piece, bool any,
             (any && !fetch->opened && !fetch_has_piece(fetch, piece)))
             continue;
         expect = pipeline_expect(&fetch->link->pipe, now, true);
-        if (best == NULL || expect < best_time) {
+        if (best == NULL || fetch->hash_refusals < best->hash_refusals ||
+            (fetch->hash_refusals == best->hash_refusals && expect < best_time)) {
             best = fetch;
             best_time = expect;
         }
@@ -121,10 +123,12 @@ static void layer_checked(struct file *file, int error)
         post(file, false, leaves->piece, leaves->early);
         leaves->early = NULL;
     }
-    if (error == -EBADMSG)
+    if (error == -EBADMSG) {
+        file->layer_late = 0; /* others are asked at once */
         device_ban(file->download, file->layer_device, "sent a wrong piece layer");
-    else if (error != 0)
+    } else if (error != 0) {
         store_trouble(file->download, error);
+    }
 }
 
 static void leaves_checked(struct file *file, uint32_t piece, int error)
@@ -419,6 +423,7 @@ const char *hashes_arrived(struct fetch *fetch, const Peer__Hashes *message, con
     if (fetch->hash_asks == 0 || message->count == 0 || size != (size_t)message->count * HASH_SIZE)
         return "hashes that were not asked for";
     fetch->hash_asks--;
+    fetch->hash_refusals = 0;
     file_dirty(fetch->file);
     if (message->layer == PEER__LAYER__LAYER_PIECES)
         return layer_arrived(fetch, message, hashes);
@@ -435,6 +440,7 @@ void hashes_rejected(struct fetch *fetch, uint64_t first)
 
     if (fetch->hash_asks > 0)
         fetch->hash_asks--;
+    fetch->hash_refusals++;
     if (file->layer == LAYER_ASKED && file->layer_fetch == fetch &&
         first < file->geometry->pieces) {
         /* Which layer it meant is not told; the piece layer is asked for once, so asking again is cheap. */

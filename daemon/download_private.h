@@ -153,11 +153,12 @@ struct fetch {
     struct file *file;
     struct picker_source *source;
     uint32_t number;
-    bool opened;        /* the server told what it has */
-    bool refused;       /* it will not serve this */
-    int64_t busy_until; /* it said it was busy; 0: no */
-    uint32_t hash_asks; /* HashRequests without answer */
-    uint32_t broken;    /* claims that were not true */
+    bool opened;            /* the server told what it has */
+    bool refused;           /* it will not serve this */
+    int64_t busy_until;     /* it said it was busy; 0: no */
+    uint32_t hash_asks;     /* HashRequests without answer */
+    uint32_t hash_refusals; /* since it last gave some */
+    uint32_t broken;        /* claims that were not true */
     bool distrusted;
 };
 

@@ -98,8 +98,8 @@ def context(own=None):
 
 
 class Link:
-    def __init__(self, port, own=None, source="127.0.0.1", tls=True):
-        raw = socket.create_connection(("127.0.0.1", port), timeout=10 * SLOW, source_address=(source, 0))
+    def __init__(self, port, own=None, source="127.0.0.1", tls=True, host="127.0.0.1"):
+        raw = socket.create_connection((host, port), timeout=10 * SLOW, source_address=(source, 0))
         self.socket = context(own).wrap_socket(raw) if tls else raw
         self.buffer = b""
 
@@ -162,8 +162,8 @@ def fetcher(port, own, hello=True, source="127.0.0.1"):
     return link
 
 
-def member(port, own, source="127.0.0.1"):
-    link = Link(port, own, source)
+def member(port, own, source="127.0.0.1", host="127.0.0.1"):
+    link = Link(port, own, source, host=host)
     link.send(frame(T_HELLO, {1: 1, 2: 1, 3: "toy"}, id=1))
     link.until(T_WELCOME)
     return link
