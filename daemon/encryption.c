@@ -51,7 +51,7 @@ static struct place place_of(const char *home)
     struct place place = {.store = home_path(home, "store"), .key = home_path(home, "store.key")};
 
     place.mark = xasprintf("%s/encryption", place.store);
-    place.has_key = access(place.key, F_OK) == 0;
+    place.has_key = access(place.key, F_OK) == 0 || errno != ENOENT; /* nothing takes its place */
     return place;
 }
 
@@ -131,6 +131,12 @@ static bool open_unmarked(const struct place *place, const char *home, bool want
         return fail(fault,
                     "store encryption is asked for in p2pd.conf, but the store holds files that "
                     "are not encrypted: see STORE ENCRYPTION in p2pd(8)",
+                    "");
+    if (!wanted &&
+        place->has_key) /* once it had files it would be taken for one that lost its mark */
+        return fail(fault,
+                    "store.key is there, but the store is empty, and p2pd.conf asks for no "
+                    "encryption: move store.key away, too, if that is meant",
                     "");
     if (!wanted)
         return true;

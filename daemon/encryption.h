@@ -5,8 +5,8 @@
  *
  * The second file decides. It is made once, in a store that holds nothing yet, when p2pd.conf asks for encryption; from then on
  * the store is encrypted whatever p2pd.conf says. A store that holds plain files is not converted: p2pd does not start, so that
- * nobody believes to be protected who is not. Nothing in the store is touched when the key is missing, is another one, or
- * is not opened.
+ * nobody believes to be protected who is not. Nor does it where a key lies beside an empty store that is not to be encrypted: a
+ * disk may be missing. Nothing in the store is touched when the key is missing, is another one, or is not opened.
  *
  * Thread: one, before the store is opened. */
 #ifndef DAEMON_ENCRYPTION_H

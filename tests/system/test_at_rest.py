@@ -244,6 +244,27 @@ class AtRest(SwarmTest):
         self.assertEqual([], holding(ann))
         self.assert_same_bytes(data, ann.read("f"))
 
+    def test_the_way_back_to_a_plain_store(self):
+        ann, = self.members("ann", config=ENCRYPTED, mounted=False)
+        ann.daemon.stop()
+        conf, key = os.path.join(ann.home, "p2pd.conf"), os.path.join(ann.home, "store.key")
+        with open(conf) as file:
+            text = file.read()
+        with open(conf, "w") as file:
+            file.write(text.replace("encryption = yes", "encryption = no"))
+        os.rename(store_of(ann), store_of(ann) + ".away")
+        self.refused(ann, "move store.key away, too")
+        os.rename(key, key + ".away")
+        ann.start_daemon()
+        ann.start_mount()
+        data = marked(70000)
+        ann.write("f", data)
+        ann.unmount()
+        ann.daemon.stop()
+        ann.start_daemon()
+        ann.start_mount()
+        self.assert_same_bytes(data, ann.read("f"))
+
     def test_the_passphrase_of_the_devices_key_protects_the_stores(self):
         ann, = self.members("ann", config=ENCRYPTED)
         data = marked(50000)
