@@ -47,8 +47,6 @@ bool key_save(const struct key *, const char *path, const char **fault); /* 0600
 /* PKCS #8 encrypted with AES-256 and scrypt (N 2^14, r 8, p 5: 16 MiB, a quarter of a second a try). */
 bool key_save_protected(const struct key *, const char *path, const void *passphrase, size_t size,
                         const char **fault);
-/* 1 if the file needs a passphrase, 0 if not, or -errno. */
-int key_is_protected(const char *path);
 /* What key_load tries on files that need one, from now on (NULL: nothing). Kept in memory that goes into no core file and
  * no swap, until the end of the process. Not while other threads load keys. */
 void key_set_passphrase(const void *passphrase, size_t size);

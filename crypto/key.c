@@ -23,10 +23,10 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "crypto/internal.h"
+#include "crypto/protection.h"
 #include "crypto/random.h"
 
 #define KEY_MAGIC         0x6b657931u
-#define KEY_PEM_MAX       32768
 #define EXPONENT_BITS_MAX 64 /* a huge public exponent makes our verification slow */
 
 struct key {
@@ -156,26 +156,12 @@ static int give_passphrase(char *buffer, int size, int writing, void *arg)
     return (int)passphrase_size;
 }
 
-int key_is_protected(const char *path)
-{
-    static const char head[] = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
-    char *pem;
-    size_t size;
-    int error = file_read(path, KEY_PEM_MAX, false, &pem, &size);
-
-    if (error != 0)
-        return error;
-    bool protected = strstr(pem, head) != NULL;
-    file_free_secret(pem, size);
-    return protected;
-}
-
 struct key *key_load(const char *path, const char **fault)
 {
     bool asked = false;
     char *pem;
     size_t size;
-    int error = file_read(path, KEY_PEM_MAX, true, &pem, &size);
+    int error = file_read(path, PROTECTION_FILE_MAX, true, &pem, &size);
     if (error != 0) {
         *fault = fault_of_errno(-error);
         return NULL;

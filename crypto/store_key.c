@@ -18,15 +18,12 @@
 #include "crypto/random.h"
 
 #define KEY_MAGIC  0x73746b79u
-#define MAGIC      "p2pkeys1"
 #define MAGIC_SIZE 8
 #define SALT_SIZE  16
 #define NONCE_SIZE 12
 #define TAG_SIZE   16
 #define SLOT_SIZE  (1 + SALT_SIZE + NONCE_SIZE + STORE_KEY_SIZE + TAG_SIZE)
 #define SLOTS_MAX  2
-
-enum { SLOT_PLAIN = 0, SLOT_PASSPHRASE = 1 };
 
 struct store_key {
     unsigned magic;
@@ -141,7 +138,7 @@ static bool fill_slot(uint8_t slot[SLOT_SIZE], const struct store_key *key,
         memcpy(at + STORE_KEY_SIZE, digest, TAG_SIZE);
         return true;
     }
-    slot[0] = SLOT_PASSPHRASE;
+    slot[0] = STORE_KEY_SEALED;
     random_bytes(slot + 1, SALT_SIZE);
     bool good = passphrase_stretch(wrap, slot + 1, SALT_SIZE, way->passphrase, way->size) &&
                 seal(slot, key, wrap);
@@ -162,7 +159,7 @@ static bool write_slots(struct store_key *key, const char *path, size_t count, c
 {
     uint8_t file[MAGIC_SIZE + sizeof key->slots];
 
-    memcpy(file, MAGIC, MAGIC_SIZE);
+    memcpy(file, STORE_KEY_MAGIC, MAGIC_SIZE);
     memcpy(file + MAGIC_SIZE, key->slots, count * SLOT_SIZE);
     int error = file_replace(path, file, MAGIC_SIZE + count * SLOT_SIZE, 0600);
     if (error != 0)
@@ -200,14 +197,14 @@ static int open_slot(const uint8_t slot[SLOT_SIZE], uint8_t bytes[STORE_KEY_SIZE
     uint8_t wrap[32], digest[32];
     size_t size;
 
-    if (slot[0] == SLOT_PLAIN) {
+    if (slot[0] == STORE_KEY_OPEN) {
         const uint8_t *at = slot + 1 + SALT_SIZE + NONCE_SIZE;
         memcpy(bytes, at, STORE_KEY_SIZE);
         sha256(digest, bytes, STORE_KEY_SIZE);
         return memcmp(digest, at + STORE_KEY_SIZE, TAG_SIZE) == 0 ? 1 : -2;
     }
     const char *passphrase = key_passphrase(&size);
-    if (slot[0] != SLOT_PASSPHRASE)
+    if (slot[0] != STORE_KEY_SEALED)
         return -2;
     if (passphrase == NULL)
         return -1;
@@ -252,12 +249,12 @@ struct store_key *store_key_load(const char *path, const char **fault)
         *fault = error == -EFBIG ? "is damaged" : fault_of_errno(-error);
         return NULL;
     }
-    if (size > MAGIC_SIZE && memcmp(file, MAGIC, MAGIC_SIZE) == 0 &&
+    if (size > MAGIC_SIZE && memcmp(file, STORE_KEY_MAGIC, MAGIC_SIZE) == 0 &&
         (size - MAGIC_SIZE) % SLOT_SIZE == 0) {
         /* A slot that lies open last: after a change that broke off, who gives a passphrase has it on the device's key. */
         for (unsigned lies_open = 0; lies_open < 2 && key == NULL; lies_open++) {
             for (size_t at = MAGIC_SIZE; at < size && key == NULL; at += SLOT_SIZE) {
-                if ((file[at] == SLOT_PLAIN) == (lies_open == 1))
+                if ((file[at] == STORE_KEY_OPEN) == (lies_open == 1))
                     key = load_slot((const uint8_t *)file + at, &opened);
             }
         }

@@ -17,8 +17,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define STORE_KEY_SIZE 32
-#define STORE_KEY_ID   16
+#define STORE_KEY_SIZE  32
+#define STORE_KEY_ID    16
+#define STORE_KEY_MAGIC "p2pkeys1"
+#define STORE_KEY_SLOT  77                         /* bytes */
+enum { STORE_KEY_OPEN = 0, STORE_KEY_SEALED = 1 }; /* a slot's first byte */
 
 struct store_key;
 

@@ -19,7 +19,7 @@
 #include "base/home.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "crypto/identity.h"
+#include "crypto/protection.h"
 #include "crypto/store_key.h"
 
 #define MARK      "p2p encrypted store, key "
@@ -110,7 +110,7 @@ static bool save_new(const struct place *place, const char *home, struct store_k
                      const char **fault)
 {
     char *device = home_path(home, "device.key");
-    const struct store_key_way way = store_key_way_now(key_is_protected(device) == 1);
+    const struct store_key_way way = store_key_way_now(protection_of_key(device) == 1);
 
     free(device);
     return store_key_save(key, place->key, &way, fault);

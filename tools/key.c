@@ -7,16 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/home.h"
 #include "base/log.h"
 #include "base/spawn.h"
+#include "crypto/protection.h"
 #include "tools/json.h"
 #include "tools/secret.h"
 #include "tools/verbs.h"
 
-#define KEY_FILE_MAX 32768
-#define WHY_MAX      512
+#define WHY_MAX 512
 
 bool key_passphrase_get(const struct ctl *ctl, struct secret *out)
 {
@@ -32,33 +31,21 @@ bool key_passphrase_get(const struct ctl *ctl, struct secret *out)
 /* 1 if the key's file needs a passphrase, 0 if not, or -errno. */
 static int key_protection(const struct ctl *ctl)
 {
-    char *path = home_path(ctl->home, "device.key"), *pem;
-    size_t size;
-    int error = file_read(path, KEY_FILE_MAX, false, &pem, &size);
+    char *path = home_path(ctl->home, "device.key");
+    int protected = protection_of_key(path);
 
     free(path);
-    if (error != 0)
-        return error;
-    bool protected = strstr(pem, "-----BEGIN ENCRYPTED PRIVATE KEY-----") != NULL;
-    file_free_secret(pem, size);
     return protected;
 }
 
-/* The key of an encrypted store has the same passphrase, but outlives a device's key that was removed (its form:
- * crypto/store_key.h). */
+/* The key of an encrypted store has the same passphrase, but outlives a device's key that was removed. */
 static bool store_key_is_protected(const struct ctl *ctl)
 {
-    static const char head[] = "p2pkeys1\1";
-    char *path = home_path(ctl->home, "store.key"), *bytes;
-    size_t size;
-    int error = file_read(path, KEY_FILE_MAX, false, &bytes, &size);
+    char *path = home_path(ctl->home, "store.key");
+    int protected = protection_of_store_key(path);
 
     free(path);
-    if (error != 0)
-        return false;
-    bool protected = size >= sizeof head && memcmp(bytes, head, sizeof head - 1) == 0;
-    file_free_secret(bytes, size);
-    return protected;
+    return protected == 1;
 }
 
 bool key_has_passphrase(const struct ctl *ctl)

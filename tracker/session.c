@@ -353,7 +353,6 @@ static void on_closed(void *arg, bool orderly, const char *why)
     session_end(s, why);
 }
 
-/* A certificate was shown: whose is it, and does it still count? */
 /* Who is connected with many devices gets little more of this thread for it. */
 static void set_budget(struct session *s)
 {
@@ -362,6 +361,7 @@ static void set_budget(struct session *s)
                        LIMIT_MEMBER_BURST_NS);
 }
 
+/* A certificate was shown: whose is it, and does it still count? */
 static void become_member(struct session *s, const struct certificate_subject *subject)
 {
     struct server *server = s->server;

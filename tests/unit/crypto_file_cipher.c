@@ -19,6 +19,7 @@
 #include "base/mem.h"
 #include "crypto/file_cipher.h"
 #include "crypto/identity.h"
+#include "crypto/protection.h"
 #include "crypto/random.h"
 
 #define ROOM (300u << 10)
@@ -273,7 +274,9 @@ static void a_key_file_opens_in_each_of_its_ways(void **state)
     store_key_id(key, id);
 
     assert_null(store_key_load(path, &fault));
+    assert_int_equal(protection_of_store_key(path), -ENOENT);
     assert_true(store_key_save(key, path, &ways[0], &fault));
+    assert_int_equal(protection_of_store_key(path), 1);
     assert_true(store_key_add_way(key, path, &ways[1], &fault));
     assert_null(store_key_load(path, &fault));
     assert_non_null(strstr(fault, "needs the passphrase"));
@@ -304,7 +307,9 @@ static void a_key_file_opens_in_each_of_its_ways(void **state)
     assert_non_null(again);
     key_set_passphrase(NULL, 0);
     assert_true(store_key_add_way(again, path, &ways[2], &fault));
+    assert_int_equal(protection_of_store_key(path), 1);
     assert_true(store_key_settle(again, path, &fault));
+    assert_int_equal(protection_of_store_key(path), 0);
     store_key_free(again);
     again = store_key_load(path, &fault);
     assert_non_null(again);

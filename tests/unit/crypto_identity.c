@@ -19,6 +19,7 @@
 #include "base/hex.h"
 #include "base/mem.h"
 #include "crypto/internal.h"
+#include "crypto/protection.h"
 #include "crypto/random.h"
 
 #define DAY_S INT64_C(86400)
@@ -209,7 +210,7 @@ static void a_key_file_with_a_passphrase_opens_with_it_only(void **state)
     assert_int_equal(file_read(path, 1 << 16, true, &text, &size), 0);
     assert_non_null(strstr(text, "ENCRYPTED PRIVATE KEY"));
     free(text);
-    assert_int_equal(key_is_protected(path), 1);
+    assert_int_equal(protection_of_key(path), 1);
     assert_null(key_load(path, &fault));
     assert_non_null(strstr(fault, "needs its passphrase"));
     key_set_passphrase(bad, strlen(bad));
@@ -223,14 +224,14 @@ static void a_key_file_with_a_passphrase_opens_with_it_only(void **state)
     assert_memory_equal(before, after, DEVICE_ID_SIZE);
     /* A file without one needs none. */
     assert_true(key_save(loaded, path, &fault));
-    assert_int_equal(key_is_protected(path), 0);
+    assert_int_equal(protection_of_key(path), 0);
     key_free(loaded);
     loaded = key_load(path, &fault);
     assert_non_null(loaded);
     key_free(loaded);
     key_set_passphrase(NULL, 0);
     unlink(path);
-    assert_int_equal(key_is_protected(path), -ENOENT);
+    assert_int_equal(protection_of_key(path), -ENOENT);
     free(path);
 }
 
