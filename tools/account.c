@@ -238,17 +238,6 @@ struct client *account_open(const struct ctl *ctl)
 
 /* --- requests that are answered with Done ------------------------------------------------------ */
 
-int account_finish(const struct ctl *ctl, bool good, const char *said)
-{
-    if (!good)
-        return CTL_FAILED;
-    if (ctl->json)
-        json_print(json_pack("{s:b}", "done", 1), true);
-    else
-        puts(said);
-    return CTL_DONE;
-}
-
 int account_logout(const struct ctl *ctl)
 {
     const struct client_request request = {
@@ -261,7 +250,7 @@ int account_logout(const struct ctl *ctl)
     bool good = client != NULL && ctl_ask(client, &request) != NULL;
 
     client_free(client);
-    return account_finish(
+    return ctl_finish(
         ctl, good, "Logged out. What is stored here stays, and can be read again after a login.");
 }
 
@@ -307,7 +296,7 @@ int account_passwd(const struct ctl *ctl)
         secret_clear(&old);
     }
     client_free(client);
-    return account_finish(
+    return ctl_finish(
         ctl, good,
         ctl->logout_others
             ? "The password has been changed. Other devices of this account have to log in again."

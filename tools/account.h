@@ -18,9 +18,7 @@ bool account_ask_password(struct secret *, const struct ctl *, const char *promp
                           const char *name, bool fresh);
 /* A code of the second factor, from --totp-file, $P2P_TOTP_FILE or a terminal. */
 bool account_ask_code(struct secret *, const struct ctl *);
-/* An exit status; says that it is done, as JSON or in words. */
-int account_finish(const struct ctl *, bool good, const char *said);
-/* "2026-01-31 12:00" in local time, or "never". */
+/* "2026-01-31 12:00" in local time, or "unknown". */
 void account_format_time(char *out, size_t size, int64_t seconds);
 
 #endif

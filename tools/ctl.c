@@ -1,4 +1,5 @@
-/* p2pctl from the command line to the exit status, and what verbs begin with: a connection, paths.
+/* p2pctl from the command line to the exit status, and what verbs begin and end with: a connection,
+ * paths, the word that it is done.
  *
  * Owns the order of things: parse, find home, run the verb, make sure that what was printed arrived.
  * Main thread. */
@@ -14,6 +15,7 @@
 #include "base/mem.h"
 #include "base/spawn.h"
 #include "tools/client.h"
+#include "tools/json.h"
 #include "tools/options.h"
 #include "tools/path.h"
 #include "tools/secret.h"
@@ -130,4 +132,15 @@ void ctl_free_paths(const struct ctl *ctl, char **paths)
     for (int i = 0; i < ctl->argument_count; i++)
         free(paths[i]);
     free(paths);
+}
+
+int ctl_finish(const struct ctl *ctl, bool good, const char *said)
+{
+    if (!good)
+        return CTL_FAILED;
+    if (ctl->json)
+        json_print(json_pack("{s:b}", "done", 1), true);
+    else
+        puts(said);
+    return CTL_DONE;
 }

@@ -6,13 +6,12 @@
  *   status.c    status                                          swarm.c    peers health
  *   limit.c     limit
  *   fetch.c     get pin unpin                                   list.c     ls
- *   watch.c     watch
- *   store.c     evict check
+ *   watch.c     watch                                           store.c    evict check
+ *   access.c    grant revoke access group keys                  key.c      key passphrase
  *   call.c      talks to the tracker, through p2pd
  *   client.c    talks to p2pd      path.c    what PATH means     secret.c   asks for passwords
  *   table.c     columns            text.c    names, widths       json.c     messages as JSON
  *   progress.c  a progress line    terminal.c  size, full screen
- *   key.c      key passphrase
  *
  * One thread. A verb returns the exit status; what went wrong has then been said in one line on
  * standard error, where its cause was known. */
@@ -67,5 +66,8 @@ const void *ctl_ask(struct client *, const struct client_request *);
  * reason has been said. Needs a running p2pd: a mount is asked. */
 char **ctl_paths(const struct ctl *);
 void ctl_free_paths(const struct ctl *, char **paths);
+
+/* An exit status; if `good`, says that it is done, as JSON or in words. */
+int ctl_finish(const struct ctl *, bool good, const char *said);
 
 #endif

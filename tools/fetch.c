@@ -202,21 +202,13 @@ int fetch_get(const struct ctl *ctl)
     return fetch(ctl, false, true);
 }
 
-static void say_done(const struct ctl *ctl, const char *what)
-{
-    if (ctl->json)
-        json_print(json_pack("{s:b}", "done", 1), true);
-    else
-        puts(what);
-}
-
 int fetch_pin(const struct ctl *ctl)
 {
     int status = fetch(ctl, true, false);
 
-    if (status == CTL_DONE)
-        say_done(ctl, "Pinned. What is missing is fetched in the background.");
-    return status;
+    return status != CTL_DONE
+               ? status
+               : ctl_finish(ctl, true, "Pinned. What is missing is fetched in the background.");
 }
 
 int fetch_unpin(const struct ctl *ctl)
@@ -238,9 +230,7 @@ int fetch_unpin(const struct ctl *ctl)
         message.n_paths = (size_t)ctl->argument_count;
         good = ctl_ask(client, &request) != NULL;
     }
-    if (good)
-        say_done(ctl, "No longer pinned. What is here stays until the space is needed.");
     ctl_free_paths(ctl, paths);
     client_free(client);
-    return good ? CTL_DONE : CTL_FAILED;
+    return ctl_finish(ctl, good, "No longer pinned. What is here stays until the space is needed.");
 }

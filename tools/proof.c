@@ -114,7 +114,7 @@ static int email_verify(const struct ctl *ctl)
         good = call_done(client, ctl, TYPE(VERIFY), &message.base);
     secret_clear(&code);
     client_free(client);
-    return account_finish(ctl, good, "The e-mail address is verified.");
+    return ctl_finish(ctl, good, "The e-mail address is verified.");
 }
 
 int proof_email(const struct ctl *ctl)
@@ -183,9 +183,9 @@ static int reset(const struct ctl *ctl, struct client *client)
     }
     if (good)
         good = set_password(client, ctl);
-    return account_finish(ctl, good,
-                          "The password has been changed. All devices of this account have to log "
-                          "in again.");
+    return ctl_finish(ctl, good,
+                      "The password has been changed. All devices of this account have to log "
+                      "in again.");
 }
 
 int proof_reset(const struct ctl *ctl)

@@ -183,7 +183,7 @@ static int user_change(struct client *client, const struct ctl *ctl, Tracker__Us
 
     message.name = ctl->arguments[1];
     message.act = act;
-    return account_finish(ctl, call_done(client, ctl, TYPE(USER_CHANGE), &message.base), said);
+    return ctl_finish(ctl, call_done(client, ctl, TYPE(USER_CHANGE), &message.base), said);
 }
 
 static int user_disable(struct client *client, const struct ctl *ctl)
@@ -358,9 +358,9 @@ int user_devices(const struct ctl *ctl)
     struct client *client = account_open(ctl);
     int status = CTL_FAILED;
     if (client != NULL && removes)
-        status = account_finish(ctl, call_done(client, ctl, TYPE(DEVICE_REMOVE), &message.base),
-                                "The device is logged out: its certificate is void, its links end. "
-                                "If it was stolen, change the password as well.");
+        status = ctl_finish(ctl, call_done(client, ctl, TYPE(DEVICE_REMOVE), &message.base),
+                            "The device is logged out: its certificate is void, its links end. "
+                            "If it was stolen, change the password as well.");
     else if (client != NULL)
         status = devices_show(client, ctl);
     client_free(client);
