@@ -16,6 +16,9 @@ struct job {
 
 /* `threads` 0: one per processor. Thread names are NAME-0, NAME-1, … */
 struct workers *workers_new(const char *name, unsigned threads);
+/* As workers_new, for what others make us do: where processors are short, each thread gets a tenth of what one of
+ * another pool gets; where they are not, nothing is slower. */
+struct workers *workers_new_meek(const char *name, unsigned threads);
 /* Any thread. Never blocks; whoever posts bounds how much is under way. */
 void workers_post(struct workers *, struct job *, bool urgent);
 /* Jobs that were posted and have not ended; for status and for back-pressure. Any thread. */

@@ -6,7 +6,8 @@
  *   upload     upload.h     the listener, links on which we serve, the choker
  *   local      local.h      sockets of p2pfs and p2pctl; catalogue.h: the tree of names and its journal; ingest.h's files
  *   workers    store.h      (one per core) hashing, reading and writing the store
- *   handshakes              (two) RSA of TLS handshakes, key generation
+ *   handshakes              (two) RSA of TLS handshakes with those whom we dial, key generation
+ *   accepts                 (two, meek) RSA of TLS handshakes with whoever dials us
  *
  * Each thread is a loop (base/loop.h) and the only owner of its state; they talk by the functions marked "any thread" in
  * each module's header, which post mail. What is shared instead of posted is immutable or guards itself: struct content
@@ -58,6 +59,7 @@ struct daemon {
     struct limits *limits;      /* of contents, and what p2pctl set */
     struct workers *workers;    /* one per core */
     struct workers *handshakes; /* two */
+    struct workers *accepts;    /* two, meek: anybody can fill them with work */
     struct bans *bans;          /* proto/bans.h: guards itself */
     struct session *session;
     struct download *download;

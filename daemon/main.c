@@ -538,6 +538,7 @@ static const char *set_up(struct program *p)
     p->syncer = workers_new("sync", 1);
     d->bans = bans_new();
     d->handshakes = workers_new("handshake", LIMIT_HANDSHAKE_THREADS);
+    d->accepts = workers_new_meek("accept", LIMIT_HANDSHAKE_THREADS);
     if ((d->local = local_new(d, &fault)) == NULL || (d->upload = upload_new(d, &fault)) == NULL)
         return fault;
     d->download = download_new(d);
@@ -586,6 +587,7 @@ static void take_down(struct program *p)
     download_stop(d->download);
     upload_stop(d->upload);
     workers_drain(d->handshakes);
+    workers_drain(d->accepts);
     workers_drain(d->workers);
     workers_drain(p->syncer);
     session_free(d->session);
@@ -593,6 +595,7 @@ static void take_down(struct program *p)
     upload_free(d->upload);
     local_free(d->local);
     workers_free(d->handshakes);
+    workers_free(d->accepts);
     bans_free(d->bans);
     workers_free(d->workers);
     workers_free(p->syncer);

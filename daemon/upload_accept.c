@@ -264,7 +264,7 @@ static void on_ready(void *arg)
     }
     g->good = true;
     if (!g->dialled)
-        knocks_give_back(g->upload->knocks, g->key, clock_now());
+        knocks_give_back(g->upload->knocks, g->key, subject.device, clock_now());
     memcpy(g->remote.account, subject.account, sizeof g->remote.account);
     memcpy(g->remote.device, subject.device, sizeof g->remote.device);
     g->remote.valid_until = subject.not_after;
@@ -449,7 +449,7 @@ static void welcome(struct upload *u, int fd, const struct sockaddr_storage *add
     memcpy(g->key, key, sizeof g->key);
     snprintf(g->remote.address, sizeof g->remote.address,
              strchr(source, ':') != NULL ? "[%s]:%u" : "%s:%u", source, port);
-    g->stream = tls_accept(u->loop, u->daemon->handshakes, u->credentials->peer_context, fd);
+    g->stream = tls_accept(u->loop, u->daemon->accepts, u->credentials->peer_context, fd);
     stream_set_events(g->stream, &greeting_events, g);
     timer_set(g->timer, LIMIT_HANDSHAKE_NS + LIMIT_HELLO_NS);
 }

@@ -98,6 +98,8 @@ void channel_pause(struct channel *, bool paused);
  * channel does not end. Any channel gives way to the others of its loop after a few hundred small frames; one with a
  * budget also after two milliseconds. */
 void channel_set_budget(struct channel *, int64_t per_second, int64_t burst);
+/* Input of this channel's cost so much besides, elsewhere or later. Nothing without a budget. */
+void channel_charge(struct channel *, int64_t cost);
 /* Whether it ended because the other end broke the rules of framing (a header or a payload that is not allowed): a
  * fault of `frame`'s is the owner's own to know. */
 bool channel_is_broken(const struct channel *);

@@ -348,6 +348,13 @@ static void charge(struct channel *channel, int64_t cost)
     timer_set(channel->budget_timer, wait < (double)LIMIT_DEBT_NS ? (int64_t)wait : LIMIT_DEBT_NS);
 }
 
+void channel_charge(struct channel *channel, int64_t cost)
+{
+    CHECK_OBJECT(channel, CHANNEL_MAGIC);
+    if (channel->budget > 0 && !channel->ended && !channel->freed)
+        charge(channel, cost);
+}
+
 void channel_input_again(void *arg)
 {
     struct channel *channel = arg;

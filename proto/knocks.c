@@ -1,10 +1,11 @@
-/* Budgets of handshakes, one for each source.
+/* Budgets of handshakes, one for each source and each device, and one for all suspects.
  *
- * Owns the table. A bucket is kept as the time at which it will be full again: `full_at` <= now is
- * a full one, which need not be remembered. When the table is full those go; if there are none, the
+ * Owns the tables. A bucket is kept as the time at which it will be full again: `full_at` <= now is
+ * a full one, which need not be remembered. When a table is full those go; if there are none, the
  * one that is nearest to full. */
 #include "proto/knocks.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
@@ -19,11 +20,13 @@
 struct record {
     uint8_t key[SOURCE_KEY_SIZE];
     int64_t full_at;
+    int64_t suspect_until, trusted_until;
     UT_hash_handle hh;
 };
 
 struct knocks {
-    struct record *records;
+    struct record *sources, *devices;
+    int64_t suspects_full_at; /* the bucket that all of them share */
 };
 
 struct knocks *knocks_new(void)
@@ -31,96 +34,137 @@ struct knocks *knocks_new(void)
     return xcalloc(1, sizeof(struct knocks));
 }
 
-static void drop(struct knocks *k, struct record *r)
+static void drop(struct record **table, struct record *r)
 {
-    HASH_DEL(k->records, r);
+    HASH_DEL(*table, r);
     free(r);
+}
+
+static void drop_all(struct record **table)
+{
+    struct record *r, *next;
+
+    HASH_ITER(hh, *table, r, next) {
+        drop(table, r);
+    }
 }
 
 void knocks_free(struct knocks *k)
 {
-    struct record *r, *next;
-
     if (k == NULL)
         return;
-    HASH_ITER(hh, k->records, r, next) {
-        drop(k, r);
-    }
+    drop_all(&k->sources);
+    drop_all(&k->devices);
     free(k);
 }
 
-static void make_room(struct knocks *k, int64_t now)
+static int64_t later(int64_t a, int64_t b)
 {
-    struct record *r, *next, *fullest = NULL;
-
-    HASH_ITER(hh, k->records, r, next) {
-        if (r->full_at <= now)
-            drop(k, r);
-        else if (fullest == NULL || r->full_at < fullest->full_at)
-            fullest = r;
-    }
-    if (fullest != NULL && HASH_COUNT(k->records) >= LIMIT_KNOCK_SOURCES)
-        drop(k, fullest);
+    return a > b ? a : b;
 }
 
-static struct record *find(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE])
+/* From then on the record says nothing that is not so of everybody. */
+static int64_t forgotten_at(const struct record *r)
+{
+    return later(later(r->full_at, r->suspect_until), r->trusted_until);
+}
+
+static void make_room(struct record **table, int64_t now)
+{
+    struct record *r, *next, *first = NULL;
+
+    HASH_ITER(hh, *table, r, next) {
+        if (forgotten_at(r) <= now)
+            drop(table, r);
+        else if (first == NULL || r->full_at < first->full_at)
+            first = r;
+    }
+    if (first != NULL && HASH_COUNT(*table) >= LIMIT_KNOCK_SOURCES)
+        drop(table, first);
+}
+
+static struct record *find(struct record *table, const uint8_t key[SOURCE_KEY_SIZE])
 {
     struct record *r;
 
-    HASH_FIND(hh, k->records, source, SOURCE_KEY_SIZE, r);
+    HASH_FIND(hh, table, key, SOURCE_KEY_SIZE, r);
     return r;
 }
 
-static struct record *find_or_make(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE],
+static struct record *find_or_make(struct record **table, const uint8_t key[SOURCE_KEY_SIZE],
                                    int64_t now)
 {
-    struct record *r = find(k, source);
+    struct record *r = find(*table, key);
 
     if (r == NULL) {
-        if (HASH_COUNT(k->records) >= LIMIT_KNOCK_SOURCES)
-            make_room(k, now);
+        if (HASH_COUNT(*table) >= LIMIT_KNOCK_SOURCES)
+            make_room(table, now);
         r = xcalloc(1, sizeof *r);
-        memcpy(r->key, source, SOURCE_KEY_SIZE);
+        memcpy(r->key, key, SOURCE_KEY_SIZE);
         r->full_at = now;
-        HASH_ADD(hh, k->records, key, SOURCE_KEY_SIZE, r);
+        HASH_ADD(hh, *table, key, SOURCE_KEY_SIZE, r);
     }
-    if (r->full_at < now)
-        r->full_at = now;
+    r->full_at = later(r->full_at, now);
     return r;
+}
+
+/* In how long there will be one more in a bucket of LIMIT_KNOCKS that gets one each `each`; 0: there is. */
+static int64_t wait_for(int64_t full_at, int64_t each, int64_t now)
+{
+    return later(later(full_at, now) + each - now - LIMIT_KNOCKS * each, 0);
 }
 
 int64_t knocks_take(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int64_t now)
 {
-    struct record *r = find_or_make(k, source, now);
-    int64_t over = r->full_at + LIMIT_KNOCK_NS - now - LIMIT_KNOCKS * LIMIT_KNOCK_NS;
+    struct record *r = find_or_make(&k->sources, source, now);
+    bool suspect = r->suspect_until > now;
+    int64_t wait = wait_for(r->full_at, LIMIT_KNOCK_NS, now);
 
-    if (over > 0)
-        return over;
+    if (suspect)
+        wait = later(wait, wait_for(k->suspects_full_at, LIMIT_KNOCK_SUSPECTS_NS, now));
+    if (wait > 0)
+        return wait;
     r->full_at += LIMIT_KNOCK_NS;
+    if (suspect)
+        k->suspects_full_at = later(k->suspects_full_at, now) + LIMIT_KNOCK_SUSPECTS_NS;
     return 0;
 }
 
-void knocks_give_back(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int64_t now)
+/* Whether the device has come no more often than a source may. */
+static bool device_takes(struct knocks *k, const uint8_t device[SOURCE_KEY_SIZE], int64_t now)
 {
-    struct record *r = find(k, source);
+    struct record *r = find_or_make(&k->devices, device, now);
 
-    if (r == NULL)
+    if (wait_for(r->full_at, LIMIT_KNOCK_NS, now) > 0)
+        return false;
+    r->full_at += LIMIT_KNOCK_NS;
+    return true;
+}
+
+void knocks_give_back(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE],
+                      const uint8_t device[SOURCE_KEY_SIZE], int64_t now)
+{
+    struct record *r = find(k->sources, source);
+
+    if (!device_takes(k, device, now) || r == NULL)
         return;
     r->full_at -= LIMIT_KNOCK_NS;
-    if (r->full_at <= now)
-        drop(k, r);
+    r->suspect_until = 0;
+    r->trusted_until = now + LIMIT_KNOCK_TRUST_NS;
 }
 
 void knocks_fine(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int64_t now)
 {
-    struct record *r = find_or_make(k, source, now);
+    struct record *r = find_or_make(&k->sources, source, now);
 
     r->full_at += LIMIT_KNOCK_FINE * LIMIT_KNOCK_NS;
     if (r->full_at > now + LONGEST)
         r->full_at = now + LONGEST;
+    if (r->trusted_until <= now)
+        r->suspect_until = now + LIMIT_KNOCK_SUSPECT_NS;
 }
 
 size_t knocks_sources(const struct knocks *k)
 {
-    return HASH_COUNT(k->records);
+    return HASH_COUNT(k->sources);
 }

@@ -43,17 +43,22 @@
     (180 * NS_PER_S) /* a member's link to the tracker; PING goes at a third */
 #define LIMIT_FINISH_NS                                                                            \
     (5 * NS_PER_S) /* a last word that is not taken: the channel ends without it */
-#define LIMIT_CONNECT_NS            (8 * NS_PER_S) /* dialling one address */
-#define LIMIT_HALF_OPEN             64 /* handshakes under way on one listener; each costs 2.6 ms of RSA */
-#define LIMIT_HALF_OPEN_SOURCE      8        /* of which from one address */
-#define LIMIT_HANDSHAKE_FAIR_NS     NS_PER_S /* a handshake may take so long although others wait */
-#define LIMIT_WAITING               1024 /* accepted by the tracker, and waiting for one of those places */
-#define LIMIT_ACCEPT_BURST          64 /* connections that the tracker takes in one round of its loop */
-#define LIMIT_HANDSHAKE_THREADS     2 /* of a daemon: strangers' RSA stays off the threads that serve */
-#define LIMIT_KNOCKS                256 /* handshakes that one address may begin at once: 0.7 s of RSA */
-#define LIMIT_KNOCK_NS              (NS_PER_S / 16) /* and one more each: 4 % of a core */
-#define LIMIT_KNOCK_FINE            3    /* handshakes that one without a good end costs besides */
-#define LIMIT_KNOCK_SOURCES         4096 /* addresses of which this is remembered: 100 bytes each */
+#define LIMIT_CONNECT_NS        (8 * NS_PER_S) /* dialling one address */
+#define LIMIT_HALF_OPEN         64 /* handshakes under way on one listener; each costs 2.6 ms of RSA */
+#define LIMIT_HALF_OPEN_SOURCE  8        /* of which from one address */
+#define LIMIT_HANDSHAKE_FAIR_NS NS_PER_S /* a handshake may take so long although others wait */
+#define LIMIT_WAITING           1024 /* accepted by the tracker, and waiting for one of those places */
+#define LIMIT_ACCEPT_BURST      64 /* connections that the tracker takes in one round of its loop */
+#define LIMIT_HANDSHAKE_THREADS 2 /* of a daemon: strangers' RSA stays off the threads that serve */
+#define LIMIT_KNOCKS            256 /* handshakes that one address may begin at once: 0.7 s of RSA */
+#define LIMIT_KNOCK_NS          (NS_PER_S / 16) /* and one more each: 4 % of a core */
+#define LIMIT_KNOCK_FINE        3 /* handshakes that one without a good end costs besides */
+#define LIMIT_KNOCK_SOURCES                                                                        \
+    4096 /* addresses of which this is remembered: 110 bytes each; and devices */
+#define LIMIT_KNOCK_SUSPECT_NS (60 * NS_PER_S) /* after such a one its source shares a budget ... */
+#define LIMIT_KNOCK_TRUST_NS   (3600 * NS_PER_S) /* where a member came from, others may live, too */
+#define LIMIT_KNOCK_SUSPECTS_NS                                                                    \
+    (NS_PER_S / 32)                     /* ... with all such sources: 8 % of a core for them */
 #define LIMIT_PEER_LINKS            512 /* links that one daemon serves, and as many that it fetches on */
 #define LIMIT_PEER_LINKS_DEVICE     4 /* of which from one device, so a stuck one can be replaced */
 #define LIMIT_PEER_LINKS_ACCOUNT    32    /* of which from the devices of one account */
@@ -75,6 +80,14 @@
 #define LIMIT_MEMBER_INPUT_NS   (100 * NS_PER_MS) /* a member at the tracker */
 #define LIMIT_MEMBER_ACCOUNT_NS (200 * NS_PER_MS) /* all members of one account */
 #define LIMIT_MEMBER_BURST_NS   NS_PER_S /* 200000 files announced from scratch take half of it */
+#define LIMIT_STORAGE_PART                                                                         \
+    2 /* what the storage's thread does for a member counts half: 20 % of a core */
+#define LIMIT_GRANT_NS                                                                             \
+    (20 *                                                                                          \
+     NS_PER_MS) /* what a change of rights costs besides, as everybody hears of it: 50 at once, then 5 a second */
+#define LIMIT_RENEW_NS NS_PER_S /* between two looks at what a member may see now ... */
+#define LIMIT_RENEW_FEED_NS                                                                        \
+    (3 * NS_PER_S) /* ... and between two beginnings of its catalogue, unless it has all of it */
 #define LIMIT_STRANGER_INPUT_NS (10 * NS_PER_MS) /* who has no certificate */
 #define LIMIT_STRANGER_BURST_NS (20 * NS_PER_MS)
 

@@ -24,7 +24,9 @@
 #define FEED_GATHER (20 * NS_PER_MS)
 /* Of entries in one message: with a signature for each, and a claim of 1 KiB for each of LIMIT_CHANGES signers, it stays
  * below LIMIT_FRAME_MESSAGE. */
-#define CHUNK_BYTES   (224u << 10)
+#define CHUNK_BYTES (224u << 10)
+#define FEED_ASKED_FREE                                                                            \
+    2 /* Subscribes of one connection whose chunks are not charged: it needs one */
 #define QUEUE_NEXT    (256u << 10) /* below this the next chunk is read */
 #define RESULTS_BYTES (512u << 10) /* entries in one Results; the rest is told by the feed alone */
 
@@ -123,6 +125,7 @@ struct chunk {
     uint64_t since, scratch;
     uint8_t generation[STORAGE_GENERATION_SIZE]; /* of what the member knows */
     char account[ACCOUNT_BYTES_MAX + 1];
+    bool asked; /* by who has subscribed time and again */
     bool check; /* the first chunk: does `since` mean anything here? */
     bool end;
     uint64_t upto;
@@ -162,6 +165,8 @@ static void chunk_done(struct storage_job *job)
 {
     struct chunk *c = (struct chunk *)(void *)job;
     struct session *s = c->session;
+    if (c->asked)
+        session_charge(s, job->cost);
     s->feed_reading = false;
     if (!session_is_open(s) || s->feed != FEED_BEHIND) {
         chunk_free(c);
@@ -194,6 +199,7 @@ static void chunk_post(struct session *s)
     c->job = (struct storage_job){.run = chunk_run, .done = chunk_done};
     c->session = s;
     c->round = s->feed_round;
+    c->asked = s->feed_asked > FEED_ASKED_FREE;
     c->since = s->feed_cursor;
     c->scratch = s->feed_scratch;
     c->check = s->feed_claims;
@@ -208,7 +214,7 @@ static void chunk_post(struct session *s)
 void feed_drained(struct session *s)
 {
     if (session_is_open(s) && s->feed == FEED_BEHIND && !s->feed_reading && !s->server->stopping &&
-        channel_queued(s->channel, CHANNEL_BULK) < QUEUE_NEXT)
+        !s->renew_later && channel_queued(s->channel, CHANNEL_BULK) < QUEUE_NEXT)
         chunk_post(s);
 }
 
@@ -229,8 +235,14 @@ static void begin(struct session *s, uint64_t since, const ProtobufCBinaryData *
 
 void feed_renew(struct session *s)
 {
+    int64_t now = clock_now();
     if (s->feed == FEED_NONE)
         return;
+    /* A series that is begun anew time and again never ends. */
+    s->feed_anew = s->feed == FEED_BEHIND && now - s->feed_renewed_at < LIMIT_RENEW_FEED_NS;
+    if (s->feed_anew)
+        return;
+    s->feed_renewed_at = now;
     begin(s, 0, NULL);
     feed_drained(s);
 }
@@ -243,6 +255,7 @@ const char *feed_subscribe(struct session *s, uint32_t id, const void *message)
     session_done(s, id);
     channel_set_low_mark(s->channel, QUEUE_NEXT);
     begin(s, request->since, &request->generation);
+    s->feed_asked++;
     if (!s->feed_reading) /* else chunk_done goes on with this one */
         chunk_post(s);
     return NULL;
@@ -252,6 +265,8 @@ const char *feed_subscribe(struct session *s, uint32_t id, const void *message)
 
 static void push_to(struct session *s, const struct catalogue_changes *changes)
 {
+    if (s->renew_later)
+        return; /* it gets all of it anew in a moment, by what it may see then */
     if (s->feed_cursor < changes->from ||
         channel_queued(s->channel, CHANNEL_BULK) >
             channel_share(s->server->queued.memory, LIMIT_ANSWERS_POOL, s->server->links,
@@ -394,6 +409,7 @@ static void ops_answer(struct ops *o)
 static void ops_done(struct storage_job *job)
 {
     struct ops *o = (struct ops *)(void *)job;
+    session_charge(o->session, job->cost);
     if (job->failed || o->refused) {
         session_fault(o->session, o->id, TRACKER__FAULT_CODE__FAULT_INTERNAL,
                       job->full    ? "the tracker's disk is full"

@@ -69,6 +69,7 @@ static void audit(struct storage *storage, const struct ask *a, const char *what
 static void ask_done(struct storage_job *job)
 {
     struct ask *a = ask_of(job);
+    session_charge(a->session, job->cost);
     if (job->failed)
         session_fault(a->session, a->id, TRACKER__FAULT_CODE__FAULT_INTERNAL,
                       "the tracker cannot use its database", 0);
@@ -233,8 +234,11 @@ static void granted(struct ask *a)
     Tracker__Granted message = TRACKER__GRANTED__INIT;
     message.note = a->note;
     session_answer(a->session, a->id, TRACKER__TRACKER_TYPE__TRACKER_GRANTED, &message.base);
-    if (!plain || !access_is_plain(access))
-        rights_changed(server, a->rule.kind == ACCESS_ACCOUNT ? a->rule.who : "");
+    if (plain && access_is_plain(access))
+        return;
+    rights_changed(server, a->rule.kind == ACCESS_ACCOUNT ? a->rule.who : "");
+    if (!a->admin && a->session->channel != NULL)
+        channel_charge(a->session->channel, LIMIT_GRANT_NS);
 }
 
 static bool take_who(char to[ACCOUNT_BYTES_MAX + 1], const char *name)

@@ -278,13 +278,32 @@ bool rights_knows(void *arg, const uint8_t root[HASH_SIZE])
     return access_knows(server->rights->access, root);
 }
 
-/* The session's sight is another one now. */
+/* The session's sight is another one now. That costs a look at all that it holds and the catalogue again from its
+ * beginning, and whoever manages a folder can have it done for everybody: so not more than once in LIMIT_RENEW_NS. */
 static void renew_session(struct session *s)
 {
     Tracker__RenewTickets message = TRACKER__RENEW_TICKETS__INIT;
-    feed_renew(s);
-    swarm_rejudge(s->server->swarm, s->peer, lost, s->server);
+    int64_t now = clock_now();
+    s->renew_later = s->renewed_at != 0 && now - s->renewed_at < LIMIT_RENEW_NS;
+    if (!s->renew_later) {
+        s->renewed_at = now;
+        feed_renew(s);
+        swarm_rejudge(s->server->swarm, s->peer, lost, s->server);
+    }
+    /* The old ones are void already. */
     session_push(s, CHANNEL_URGENT, TRACKER__TRACKER_TYPE__TRACKER_RENEW_TICKETS, &message.base);
+}
+
+void rights_sweep(struct session *s, int64_t now)
+{
+    if (!session_is_member(s) || !session_is_open(s))
+        return;
+    if (s->renew_later && now - s->renewed_at >= LIMIT_RENEW_NS) {
+        renew_session(s);
+        announce_changed(s->server);
+    }
+    if (s->feed_anew)
+        feed_renew(s);
 }
 
 void rights_changed(struct server *server, const char *account)

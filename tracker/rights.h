@@ -47,5 +47,7 @@ void rights_changed(struct server *, const char *account);
 /* Brings the mirror up to these changes, which are about to be told; then, after all of a batch, rights_followed. */
 void rights_follow(struct server *, const struct catalogue_changes *);
 void rights_followed(struct server *);
+/* Every second: what was put off, as too much changed at once. */
+void rights_sweep(struct session *, int64_t now);
 
 #endif

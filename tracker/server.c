@@ -211,9 +211,10 @@ static bool waiting_make_room(struct server *server, const struct source *source
     return true;
 }
 
-void server_knock_good(struct server *server, const struct source *source)
+void server_knock_good(struct server *server, const struct source *source,
+                       const uint8_t device[DEVICE_ID_SIZE])
 {
-    knocks_give_back(server->knocks, source->key, clock_now());
+    knocks_give_back(server->knocks, source->key, device, clock_now());
 }
 
 void server_knock_bad(struct server *server, const struct source *source)
@@ -557,8 +558,8 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     server->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     server->loop = loop_new("tracker");
     loop_set_owner(server->loop, server);
-    server->crypto = workers_new("crypto", 0);
-    server->passwords = workers_new("password", cores < 3 ? 1 : (unsigned)cores / 2);
+    server->crypto = workers_new_meek("crypto", 0);
+    server->passwords = workers_new_meek("password", cores < 3 ? 1 : (unsigned)cores / 2);
     server->queue = storage_queue_new(server->storage, server->loop);
     server->accepting = event_new(loop_base(server->loop), server->listener, EV_READ | EV_PERSIST,
                                   on_accept, server);

@@ -96,7 +96,12 @@ struct session {
     uint8_t *signers_told; /* bits: claims that were sent on this connection */
     uint32_t signers_room; /* bytes */
     uint32_t ops_failed;   /* Ops of this attempt and before are refused; the storage's thread's */
-    bool renew;            /* rights.c: its sight has changed */
+    unsigned feed_asked;   /* Subscribes so far */
+    bool feed_anew;        /* its sight has changed once more since the series began */
+    int64_t feed_renewed_at;
+    bool renew;         /* rights.c: its sight has changed */
+    bool renew_later;   /* the same, a moment after the last time */
+    int64_t renewed_at; /* it was told so; 0: not yet */
 };
 
 struct server {
@@ -171,6 +176,8 @@ void session_ready(struct session *, const struct certificate_subject *subject);
 void session_end(struct session *, const char *why); /* at once */
 void session_keep(struct session *);
 void session_release(struct session *);
+/* A job of the storage's for this session took so much of its thread's time. */
+void session_charge(struct session *, int64_t cost);
 static inline bool session_is_open(const struct session *s)
 {
     return s->channel != NULL && !s->ending;
@@ -208,7 +215,8 @@ void server_link_ended(struct server *, struct source *);
 struct account_links *server_account_begins(struct server *, const char *name);
 void server_account_ends(struct server *, struct account_links *);
 /* The handshake that has ended was a member's; it, or what came behind it, was nobody's. */
-void server_knock_good(struct server *, const struct source *);
+void server_knock_good(struct server *, const struct source *,
+                       const uint8_t device[DEVICE_ID_SIZE]);
 void server_knock_bad(struct server *, const struct source *);
 /* Logs "FROM: what", but not more than a few in a second. */
 void server_log_refusal(struct server *, const char *from, const char *format, ...)

@@ -361,6 +361,13 @@ static void set_budget(struct session *s)
                        LIMIT_MEMBER_BURST_NS);
 }
 
+/* Of the two threads this one has the more to do. */
+void session_charge(struct session *s, int64_t cost)
+{
+    if (s->channel != NULL)
+        channel_charge(s->channel, cost / LIMIT_STORAGE_PART);
+}
+
 /* A certificate was shown: whose is it, and does it still count? */
 static void become_member(struct session *s, const struct certificate_subject *subject)
 {
@@ -400,7 +407,7 @@ static void become_member(struct session *s, const struct certificate_subject *s
         s->void_why = "too many devices of this account are connected";
         return;
     }
-    server_knock_good(server, s->source);
+    server_knock_good(server, s->source, subject->device);
     memcpy(s->account, subject->account, sizeof s->account);
     memcpy(s->device, subject->device, sizeof s->device);
     s->peer = peer;
@@ -546,6 +553,7 @@ void sessions_sweep(struct server *server, int64_t now)
             hold_back(s, false);
         if (session_is_member(s) && s->account_links != NULL)
             set_budget(s);
+        rights_sweep(s, now);
         const char *why = expired(s, now);
         if (why != NULL)
             session_end(s, why);

@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/thread.h"
 #include "tracker/storage.h"
@@ -45,15 +46,22 @@ static void note_undone(struct storage_job *job)
         job->undone(job);
 }
 
+static void run(struct storage_job *job, struct storage *s)
+{
+    int64_t began = clock_thread();
+    job->run(job, s);
+    job->cost = clock_thread() - began;
+}
+
 static void run_marked(struct storage_job *job, struct storage *s)
 {
     if (!job->writes) {
-        job->run(job, s);
+        run(job, s);
         job->failed = storage_failed(s);
         return;
     }
     if (storage_mark(s)) {
-        job->run(job, s);
+        run(job, s);
         if (!storage_failed(s) && storage_keep(s))
             return;
     }
@@ -117,7 +125,7 @@ static void *thread_main(void *arg)
         run_group(q, jobs, count);
         for (size_t i = 0; i < count; i++)
             if (jobs[i]->apart)
-                jobs[i]->run(jobs[i], q->storage);
+                run(jobs[i], q->storage);
         __atomic_fetch_add(&q->jobs, count, __ATOMIC_RELAXED);
         for (size_t i = 0; i < count; i++)
             loop_post(q->home, &jobs[i]->mail);
@@ -141,6 +149,7 @@ void storage_queue_post(struct storage_queue *q, struct storage_job *job)
 {
     job->mail = (struct mail){.deliver = deliver};
     job->failed = job->full = false;
+    job->cost = 0;
     CHECK(pthread_mutex_lock(&q->lock) == 0);
     CHECK(!q->ending);
     *q->last = &job->mail;

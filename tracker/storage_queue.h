@@ -27,9 +27,10 @@ struct storage_job {
     /* On the storage's thread, before any job behind it runs: nothing of this one happened. Once or twice; may be NULL. */
     void (*undone)(struct storage_job *);
     bool writes;
-    bool apart;  /* runs outside the group's transaction, after it: piece maps */
-    bool failed; /* the result: nothing of it happened */
-    bool full;   /* and that for want of space */
+    bool apart;   /* runs outside the group's transaction, after it: piece maps */
+    int64_t cost; /* ns of the thread's processor time that `run` took */
+    bool failed;  /* the result: nothing of it happened */
+    bool full;    /* and that for want of space */
 };
 
 /* The storage is the thread's until storage_queue_free gives it back. */

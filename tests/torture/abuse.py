@@ -2,11 +2,13 @@
 """A member written from the schema files and man/p2p-protocol.7 joins a swarm and then misbehaves in every way it can think of
 against tracker and peers, while two honest members stream from each other.
 
-    tests/torture/abuse.py [--minutes 10]
+    tests/torture/abuse.py [--minutes 10] [--nice 19] [--pin]
 
-Three attackers (processes of one member with several devices, and of strangers from many addresses) take turns with a decoy:
-loops that take the same processor time and do nothing else, as attackers here live on the machine of those they attack.
-Rates of the honest stream under attack and beside the decoy are compared.
+Three attackers (processes of one member with several devices, and of strangers from many addresses) take turns with a decoy
+(loops that take the same processor time and do nothing else, as attackers here live on the machine of those they attack) and
+with quiet. Rates of the honest stream under attack and beside the decoy are compared; --nice 0 gives the attackers the same
+claim to the processors as everybody else. --pin gives them the last processor, and all others to the attacked; then the
+comparison is with quiet. What each process of the honest ones took of a processor in each kind of window is printed.
 
 Held: the stream keeps 80 % of its rate; each process stays within 64 MiB of the memory it began with; nothing crashes; every
 breach of the protocol ends its link, what is merely too much is refused, and the device that goes on is banned, by daemon and
@@ -45,6 +47,7 @@ SIZE = 96 << 20         # of what is streamed, again and again
 SMALL = 24 << 20        # under a sanitizer
 WINDOW = 12.0           # seconds of attack, then a third of it of decoy
 ENTRIES = 20000         # that the attacker puts into one directory
+PROCESSORS = sorted(os.sched_getaffinity(0))
 CROWD = 6               # devices that do nothing but not read and make things up
 
 
@@ -475,14 +478,12 @@ class Attacker:
 
 
 def attacker(role, plan):
-    os.nice(19)
     with open(plan, encoding="utf-8") as file:
         attack = Attacker(json.load(file))
     attack.run(*[getattr(attack, name) for name in attack.ROLES[role]])
 
 
 def decoy():
-    os.nice(19)
     until = time.process_time()
     share = float(sys.argv[2])
     while True:  # `share` of a processor, in steps of 20 ms
@@ -507,6 +508,7 @@ def resident(pid):
 class Abuse(SwarmTest):
     seconds = 14
     judged = False  # rates of so short a run say little
+    nice, pin = 19, False
 
     # --- the honest ones ---
 
@@ -538,7 +540,25 @@ class Abuse(SwarmTest):
             if time.monotonic() >= until:
                 return
 
+    def window(self, kind, seconds, rates, cpu, served):
+        """Streams for so long; what each of the served took of a processor is noted."""
+        began, before = time.monotonic(), {name: cpu_of(p.process.pid) for name, p in served.items()}
+        self.stream_for(seconds, rates.setdefault(kind, []))
+        took = time.monotonic() - began
+        for name, p in served.items():
+            cpu.setdefault(kind, {}).setdefault(name, []).append((cpu_of(p.process.pid) - before[name]) / took)
+        return took
+
     # --- the attackers ---
+
+    def beside(self, *arguments, **options):
+        """A process of this file's that lives on the same machine."""
+        def settle():
+            os.nice(self.nice)
+            if self.pin:
+                os.sched_setaffinity(0, {PROCESSORS[-1]})
+        return subprocess.Popen(["/usr/bin/python3", "-B", os.path.abspath(__file__), *arguments], preexec_fn=settle,
+                                **options)  # pylint: disable=subprocess-popen-preexec-fn
 
     def join(self):
         """eve registers with a daemon, which then stays down; her toy logs in with ten devices."""
@@ -610,33 +630,31 @@ class Abuse(SwarmTest):
                         most[name] = max(most[name], resident(process.process.pid))
         watcher = threading.Thread(target=watch)
         watcher.start()
-        me = os.path.abspath(__file__)
-        attackers = [subprocess.Popen(["/usr/bin/python3", "-B", me, "--attack", role, self.plan], stdout=subprocess.PIPE,
-                                      text=True) for role in Attacker.ROLES]
-        attacked, beside, used, windows = [], [], 0.0, 0
+        attackers = [self.beside("--attack", role, self.plan, stdout=subprocess.PIPE, text=True) for role in Attacker.ROLES]
+        rates, cpu = {}, {}
         deadline = time.monotonic() + self.seconds
         try:
             while time.monotonic() < deadline:
-                began, at = sum(cpu_of(p.pid) for p in attackers), time.monotonic()
-                self.stream_for(WINDOW, attacked)
-                took = time.monotonic() - at
-                share = (sum(cpu_of(p.pid) for p in attackers) - began) / took / len(attackers)
-                used, windows = used + share * len(attackers), windows + 1
+                spent = sum(cpu_of(p.pid) for p in attackers)
+                took = self.window("attack", WINDOW, rates, cpu, served)
+                share = (sum(cpu_of(p.pid) for p in attackers) - spent) / took / len(attackers)
+                cpu.setdefault("attack", {}).setdefault("attackers", []).append(share * len(attackers))
                 if not self.judged:
                     continue
                 for p in attackers:
                     p.send_signal(signal.SIGSTOP)
-                decoys = [subprocess.Popen(["/usr/bin/python3", "-B", me, "--decoy", f"{min(share, 1):.3f}"]) for _ in attackers]
+                decoys = [self.beside("--decoy", f"{min(share, 1):.3f}") for _ in attackers]
                 try:
                     time.sleep(1)
-                    self.stream_for(WINDOW / 3, beside)
+                    took = self.window("decoy", WINDOW / 3, rates, cpu, served)
                 finally:
                     for p in decoys:
                         p.kill()
                         p.wait()
-                    for p in attackers:
-                        p.send_signal(signal.SIGCONT)
-                deadline += 1 + WINDOW / 3  # the time of attack counts
+                took += self.window("quiet", WINDOW / 3, rates, cpu, served)
+                for p in attackers:
+                    p.send_signal(signal.SIGCONT)
+                deadline += 1 + took  # the time of attack counts
         finally:
             for p in attackers:
                 p.send_signal(signal.SIGCONT)
@@ -650,13 +668,15 @@ class Abuse(SwarmTest):
                 print(f"    {number:9} {what}")
         for name in served:
             print(f"    {name}: {before[name] >> 20} MiB, at most {(most[name] - before[name]) >> 20} MiB more")
-        print(f"    {len(attacked)} times streamed under attack: median {statistics.median(attacked) / 1e6:.0f} MB/s; "
-              f"attackers used {used / max(windows, 1):.2f} processors", flush=True)
+        median = {kind: statistics.median(some) / 1e6 for kind, some in rates.items()}
+        for kind, some in rates.items():
+            used = ", ".join(f"{name} {statistics.mean(shares):.2f}" for name, shares in cpu[kind].items())
+            print(f"    {kind}: streamed {len(some)} times, median {median[kind]:.0f} MB/s; processors: {used}", flush=True)
         share = 1.0
         if self.judged:
-            share = statistics.median(attacked) / statistics.median(beside)
-            print(f"    {len(beside)} times beside the decoy: median {statistics.median(beside) / 1e6:.0f} MB/s; "
-                  f"under attack {100 * share:.0f} %", flush=True)
+            share = median["attack"] / median["quiet" if self.pin else "decoy"]
+            print(f"    under attack {100 * share:.0f} % of what is streamed {'in quiet' if self.pin else 'beside the decoy'}; "
+                  f"of quiet: {100 * median['attack'] / median['quiet']:.0f} %", flush=True)
         self.assertEqual([], sorted(set(faults)))
         for name, process in served.items():
             self.assertTrue(process.running(), name)
@@ -700,8 +720,12 @@ def main():
         decoy()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--minutes", type=float, default=10)
+    options.add_argument("--nice", type=int, default=19, help="of the attackers; 0: they take what they get")
+    options.add_argument("--pin", action="store_true", help="attackers on the last processor, all others on the rest")
     chosen = options.parse_args()
-    Abuse.seconds, Abuse.judged = chosen.minutes * 60, True
+    Abuse.seconds, Abuse.judged, Abuse.nice, Abuse.pin = chosen.minutes * 60, True, chosen.nice, chosen.pin
+    if Abuse.pin:
+        os.sched_setaffinity(0, set(PROCESSORS[:-1]))
     unittest.main(module="__main__", argv=sys.argv[:1], verbosity=2)
 
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <semaphore.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -166,6 +167,31 @@ static void no_job_of_several_posters_is_lost(void **state)
     assert_int_equal(ended, 20000);
 }
 
+static int niceness;
+
+static void run_look(struct job *job)
+{
+    niceness = getpriority(PRIO_PROCESS, 0);
+    free(job);
+}
+
+static void a_meek_pool_gives_way_and_nobody_else_does(void **state)
+{
+    const int own = getpriority(PRIO_PROCESS, 0);
+    struct workers *meek = workers_new_meek("meek", 1), *other;
+
+    post(meek, run_look, 0, false);
+    workers_drain(meek);
+    assert_int_equal(niceness, own + 10 < 19 ? own + 10 : 19);
+    other = workers_new("other", 1);
+    post(other, run_look, 0, false);
+    workers_drain(other);
+    assert_int_equal(niceness, own);
+    assert_int_equal(getpriority(PRIO_PROCESS, 0), own);
+    workers_free(meek);
+    workers_free(other);
+}
+
 static void the_backlog_sinks_to_nothing(void **state)
 {
     struct workers *workers = workers_new("test", 0);
@@ -190,6 +216,7 @@ int main(void)
         cmocka_unit_test_setup(a_job_may_post_another_even_while_the_pool_ends, set_up),
         cmocka_unit_test_setup(a_worker_bears_the_pools_name, set_up),
         cmocka_unit_test_setup(no_job_of_several_posters_is_lost, set_up),
+        cmocka_unit_test_setup(a_meek_pool_gives_way_and_nobody_else_does, set_up),
         cmocka_unit_test_setup(the_backlog_sinks_to_nothing, set_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

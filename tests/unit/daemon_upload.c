@@ -208,6 +208,7 @@ static void begin(uint64_t rate, bool closed)
     d.bans = bans_new();
     d.workers = workers_new("worker", 2);
     d.handshakes = workers_new("handshake", 2);
+    d.accepts = workers_new_meek("accept", 2);
     big_content = help_fill(d.store, &big);
     small_content = help_fill(d.store, &small);
     if (closed) {
@@ -231,10 +232,12 @@ static void finish(void)
 {
     upload_stop(upload);
     workers_drain(d.handshakes);
+    workers_drain(d.accepts);
     workers_drain(d.workers);
     upload_free(upload);
     revocations_close(d.revocations);
     workers_free(d.handshakes);
+    workers_free(d.accepts);
     bans_free(d.bans);
     workers_free(d.workers);
     if (big_content != NULL) {

@@ -1,6 +1,7 @@
 /* proto/knocks.h: handshakes are dealt out to sources. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,10 +44,11 @@ static void members_cost_nothing_and_nobodies_more(void **state)
     int64_t now = NS_PER_S;
 
     for (unsigned i = 0; i < 10 * LIMIT_KNOCKS; i++) {
+        uint8_t device[SOURCE_KEY_SIZE] = {7, (uint8_t)i, (uint8_t)(i >> 8)};
         assert_int_equal(knocks_take(k, here, now), 0);
-        knocks_give_back(k, here, now);
+        knocks_give_back(k, here, device, now);
     }
-    assert_int_equal(knocks_sources(k), 0);
+    assert_int_equal(knocks_sources(k), 1);
     unsigned begun = 0;
     while (knocks_take(k, here, now) == 0) {
         knocks_fine(k, here, now);
@@ -56,9 +58,63 @@ static void members_cost_nothing_and_nobodies_more(void **state)
     /* Fines have an end. */
     for (unsigned i = 0; i < 100000; i++)
         knocks_fine(k, here, now);
-    now += 2 * LIMIT_KNOCKS * LIMIT_KNOCK_NS;
+    now += LIMIT_KNOCK_SUSPECT_NS;
     empty(k, here, now);
-    knocks_give_back(k, there, now); /* of nobody */
+    static const uint8_t device[SOURCE_KEY_SIZE] = {7};
+    knocks_give_back(k, there, device, now); /* of nobody */
+    knocks_free(k);
+}
+
+static void a_device_that_comes_back_all_the_time_pays_for_it(void **state)
+{
+    struct knocks *k = knocks_new();
+    static const uint8_t device[SOURCE_KEY_SIZE] = {7}, other[SOURCE_KEY_SIZE] = {8};
+    int64_t now = NS_PER_S;
+    unsigned begun = 0;
+
+    while (begun < 10 * LIMIT_KNOCKS && knocks_take(k, here, now) == 0) {
+        knocks_give_back(k, here, device, now);
+        begun++;
+    }
+    assert_int_equal(begun, 2 * LIMIT_KNOCKS); /* its own, and then its source's */
+    assert_int_equal(knocks_take(k, there, now), 0);
+    knocks_give_back(k, there, other, now);
+    now += LIMIT_KNOCK_NS;
+    assert_int_equal(knocks_take(k, here, now), 0);
+    assert_true(knocks_take(k, here, now) > 0);
+    knocks_free(k);
+}
+
+static void many_suspects_get_no_more_than_a_few(void **state)
+{
+    struct knocks *k = knocks_new();
+    static const uint8_t device[SOURCE_KEY_SIZE] = {7};
+    int64_t now = NS_PER_S;
+    uint8_t source[SOURCE_KEY_SIZE] = {9}, other[SOURCE_KEY_SIZE] = {9};
+    unsigned begun = 0;
+
+    for (unsigned turn = 0; turn < 10; turn++)
+        for (unsigned i = 0; i < 1000; i++) {
+            memcpy(source + 4, &i, sizeof i);
+            bool first = turn == 0;
+            bool may = knocks_take(k, source, now) == 0;
+            assert_true(may || !first); /* nobody is suspected before he did something */
+            begun += !first && may;
+            knocks_fine(k, source, now);
+        }
+    assert_int_equal(begun, LIMIT_KNOCKS);
+    assert_int_equal(knocks_take(k, source, now), LIMIT_KNOCK_SUSPECTS_NS);
+    assert_int_equal(knocks_take(k, here, now), 0); /* others come in as ever */
+    now += LIMIT_KNOCK_SUSPECTS_NS;
+    assert_int_equal(knocks_take(k, source, now), 0);
+    assert_true(knocks_take(k, source, now) > 0);
+    knocks_give_back(k, source, device, now); /* a member's was among them */
+    knocks_fine(k, source, now);
+    assert_int_equal(knocks_take(k, source, now), 0);
+    assert_true(knocks_take(k, other, now) > 0);
+    now += LIMIT_KNOCK_SUSPECT_NS;
+    memcpy(source + 4, &begun, sizeof begun);
+    assert_int_equal(knocks_take(k, source, now), 0);
     knocks_free(k);
 }
 
@@ -82,6 +138,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_bucket_runs_dry_and_fills_up_again),
         cmocka_unit_test(members_cost_nothing_and_nobodies_more),
+        cmocka_unit_test(a_device_that_comes_back_all_the_time_pays_for_it),
+        cmocka_unit_test(many_suspects_get_no_more_than_a_few),
         cmocka_unit_test(memory_is_bounded_and_those_in_debt_stay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

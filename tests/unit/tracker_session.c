@@ -1236,17 +1236,54 @@ static void an_account_has_so_many_devices_and_no_more(void **state)
     certificate_free(other.certificate);
 }
 
-static int try_grant(struct client *c, uint64_t folder, const char *who)
+static int try_grant_level(struct client *c, uint64_t folder, const char *who, Tracker__Level level)
 {
     Tracker__Grant grant = TRACKER__GRANT__INIT;
     grant.folder = folder;
     grant.who = (char *)(uintptr_t)who;
-    grant.level = TRACKER__LEVEL__LEVEL_READ;
+    grant.level = level;
     struct received *r = call(c, TYPE(GRANT), &grant.base);
     if (r->frame.type != TYPE(GRANTED))
         return fault_of(r);
     received_free(r);
     return 0;
+}
+
+static int try_grant(struct client *c, uint64_t folder, const char *who)
+{
+    return try_grant_level(c, folder, who, TRACKER__LEVEL__LEVEL_READ);
+}
+
+/* Everybody would look anew for each of them. */
+static void rights_that_change_back_and_forth_are_looked_at_now_and_then(void **state)
+{
+    struct client *a = member_open(&ann), *b = member_open(&bob);
+    uint64_t folder = make_directory(a, 1, "churn");
+    struct view view = {0};
+    assert_int_equal(try_grant(a, folder, "everyone"), 0);
+    catch_up(b, &view);
+    size_t with = view.live;
+
+    int64_t began = clock_now();
+    int64_t looks = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        bool hidden = i % 2 == 0;
+        assert_int_equal(
+            try_grant_level(a, folder, "everyone",
+                            hidden ? TRACKER__LEVEL__LEVEL_NONE : TRACKER__LEVEL__LEVEL_READ),
+            0);
+        do {
+            view.from_scratch = false;
+            while (!follow(b, &view))
+                ;
+            looks += view.from_scratch;
+        } while (!view.from_scratch || view.live != with - hidden);
+    }
+    int64_t took = clock_now() - began;
+    assert_true(looks <= 2 + took / LIMIT_RENEW_NS);
+    remove_entry(a, folder);
+    client_close(a);
+    client_close(b);
 }
 
 static void invites_and_rules_are_not_endless(void **state)
@@ -1358,6 +1395,7 @@ int main(void)
         cmocka_unit_test(a_dial_back_reaches_the_other_member),
         cmocka_unit_test(an_account_has_so_many_devices_and_no_more),
         cmocka_unit_test(invites_and_rules_are_not_endless),
+        cmocka_unit_test(rights_that_change_back_and_forth_are_looked_at_now_and_then),
         cmocka_unit_test(a_restart_loses_nothing),
         cmocka_unit_test(open_registration_needs_no_invite),
     };
