@@ -227,6 +227,7 @@ static void layer_ask(struct file *file, struct fetch *fetch, int64_t now)
         return;
     }
     file->layer_late = now + RETRY;
+    file->layer_unasked = fetch == NULL;
     if (fetch == NULL || (file->layer_hashes = malloc((size_t)pieces * HASH_SIZE)) == NULL)
         return;
     file->layer = LAYER_ASKED;
@@ -243,7 +244,8 @@ static void layer_retry(struct file *file, int64_t now)
 {
     struct fetch *other;
 
-    if (file->layer == LAYER_CHECKED || file->layer == LAYER_HERE || now < file->layer_late)
+    if (file->layer == LAYER_CHECKED || file->layer == LAYER_HERE ||
+        (now < file->layer_late && !file->layer_unasked))
         return;
     other = choose(file, 0, true, file->layer_fetch, now);
     if (file->layer == LAYER_ASKED && other == NULL) {

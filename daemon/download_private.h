@@ -132,6 +132,7 @@ struct file {
     uint8_t *layer_hashes;
     uint32_t layer_have;
     int64_t layer_late;
+    bool layer_unasked; /* there was nobody to ask: whoever comes is asked at once */
     uint8_t layer_device[DEVICE_ID_SIZE];
     struct leaves *leaves;
     int64_t leaves_late; /* the earliest of them; INT64_MAX: none */
