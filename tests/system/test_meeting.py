@@ -38,6 +38,34 @@ class Hosts:
             self.ip("-n", self.space(name), "addr", "add", f"{six}::{at}/64", "dev", end, "nodad")
             self.ip("-n", self.space(name), "link", "set", end, "up")
 
+    def office(self, network, *names):
+        """These hosts move behind a router of their own: one network inside, one address outside, and nobody gets in from there."""
+        self.names += ("router",)
+        router = self.space("router")
+        self.ip("netns", "add", router)
+        self.ip("-n", router, "link", "set", "lo", "up")
+        self.join("hub", "router", "10.77.200")
+        self.ip("-n", router, "link", "add", "inside", "type", "bridge")
+        self.ip("-n", router, "addr", "add", f"{network}.1/24", "dev", "inside")
+        self.ip("-n", router, "link", "set", "inside", "up")
+        for at, name in enumerate(names, 2):
+            host = self.space(name)
+            self.ip("-n", host, "link", "del", f"{name}-hub"[:14])
+            self.ip("link", "add", "office", "netns", host, "type", "veth", "peer", "name", f"to-{name}"[:14], "netns", router)
+            self.ip("-n", router, "link", "set", f"to-{name}"[:14], "master", "inside", "up")
+            self.ip("-n", host, "addr", "add", f"{network}.{at}/24", "dev", "office")
+            self.ip("-n", host, "link", "set", "office", "up")
+            self.ip("-n", host, "route", "add", "default", "via", f"{network}.1")
+        self.run_in("router", "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        for rule in ("add table ip nat", "add chain ip nat post { type nat hook postrouting priority 100 ; }",
+                     "add rule ip nat post oifname router-hub masquerade",
+                     "add table ip guard", "add chain ip guard pass { type filter hook forward priority 0 ; policy drop ; }",
+                     "add rule ip guard pass iifname inside accept", "add rule ip guard pass ct state established accept"):
+            self.run_in("router", "nft", rule)
+
+    def run_in(self, name, *arguments):
+        subprocess.run(self.inside(name, *arguments), check=True, capture_output=True)
+
     def inside(self, name, *arguments):
         return ["nsenter", f"--net=/run/netns/{self.space(name)}", *arguments]
 
@@ -107,6 +135,35 @@ class Meeting(SwarmTest):
         self.hosts.join("ann", "ben", "10.78.0")
         reader.join(40)
         self.assertEqual([data], got)
+
+    def test_members_behind_one_router_meet_inside_it(self):
+        """Three in an office, with one address outside; and one at home, who can dial none of them."""
+        names = "ann", "ben", "cid"
+        self.begin(*names, "dan")
+        self.hosts.office("192.168.7", *names)
+        self.hosts.run_in("hub", "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        for host, gateway in ("dan", "10.77.4.1"), ("router", "10.77.200.1"):
+            self.hosts.run_in(host, "ip", "route", "add", "default", "via", gateway)
+        ann, ben, cid = (self.host_member(name, "listen = 0.0.0.0:0\n", "10.77.200.1") for name in names)
+        dan = self.host_member("dan", "listen = 0.0.0.0:0\n", "10.77.4.1")
+        data = pattern(3 << 20, 3)
+        ann.write("f", data)
+        for who in ben, cid, dan:
+            who.await_file("f", len(data))
+        for who in ben, cid:
+            self.assert_same_bytes(data, who.read("f"), who.name)
+        self.assertRegex(ben.ctl("peers").stdout, r"ann .* 192\.168\.7\.2:\d+ +(in|out) ")
+        for line in cid.ctl("peers").stdout.splitlines()[1:]:
+            self.assertRegex(line, r" 192\.168\.7\.[23]:\d+ +(in|out) ")
+        # Who is outside is dialled from inside.
+        self.assert_same_bytes(data, dan.read("f"))
+        self.assertRegex(dan.ctl("peers").stdout, r" 10\.77\.200\.2:\d+ +in ")
+        # And what came from outside is found inside by the others.
+        more = pattern(2 << 20, 4)
+        dan.write("g", more)
+        for who in ann, ben, cid:
+            who.await_file("g", len(more))
+            self.assert_same_bytes(more, who.read("g"), who.name)
 
 
 if __name__ == "__main__":
