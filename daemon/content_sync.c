@@ -349,14 +349,14 @@ static void end(struct round *round)
     struct content *content = round->content;
     uint64_t pages = store_bits_size(content->geometry.blocks) / STORE_PAGE;
 
-    free(round->pages);
-    free(round->which);
     lock_take(&content->lock);
     if (round->error < 0)
         give_back(round);
     bool dirty = round->error < 0 || bitmap_next_set(content->dirty_pages, 0, pages) < pages ||
                  __atomic_load_n(&content->hash_dirty, __ATOMIC_ACQUIRE);
     lock_drop(&content->lock);
+    free(round->pages);
+    free(round->which);
     content_unbusy(content);
     if (round->pinned) {
         content_unpin(content, dirty);

@@ -80,6 +80,20 @@ class Faults(SwarmTest):
     def test_each_call_of_the_mount(self):
         self.assertGreater(self.fail_each("p2pfs", errors.SYNC | errors.WRITE, 6), 2)
 
+    def test_what_was_fetched_and_cannot_be_synced_is_synced_later(self):
+        data = pattern(3 << 20, 5)
+        self.ben.write("f", data)
+        self.ann.await_file("f", len(data))
+        pid = json.loads(self.ann.ctl("status", "--json").stdout)["pid"]
+        with open(self.ann.path("f"), "rb", buffering=0) as file:
+            file.read(1)
+            self.faults.set("p2pd", countdown=1, kinds=errors.SYNC)
+            self.assert_same_bytes(data[1:], file.readall())
+            wait_for("a round of syncing to fail", lambda: self.faults.read("p2pd")[2] == 0, 30)
+            file.seek(0)
+            self.assert_same_bytes(data, file.readall())
+        self.assertEqual(pid, json.loads(self.ann.ctl("status", "--json").stdout)["pid"])
+
     def rewrite(self, name, data, sync):
         """Writes it anew while nothing gets into the store; close() has to fail."""
         fd = os.open(self.ann.path(name), os.O_WRONLY | os.O_TRUNC)
