@@ -632,9 +632,14 @@ void link_end(struct link *link, Peer__Farewell farewell, const char *why)
 
 static void reopen_busy(struct link *link, int64_t now)
 {
-    struct fetch *fetch;
+    struct fetch *fetch, *next;
 
-    TAILQ_FOREACH(fetch, &link->fetches, of_link) {
+    for (fetch = TAILQ_FIRST(&link->fetches); fetch != NULL; fetch = next) {
+        next = TAILQ_NEXT(fetch, of_link);
+        if (fetch->later_at != 0 && now >= fetch->later_at) {
+            fetch_again(fetch); /* it may be gone now */
+            continue;
+        }
         if (fetch->busy_until == 0 || now < fetch->busy_until)
             continue;
         fetch->busy_until = 0;

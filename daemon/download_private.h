@@ -146,6 +146,9 @@ struct file {
 
 /* --- links ---------------------------------------------------------------------------------------------------------- */
 /* A file on a link. */
+/* Of one source at a time; more of them, and its disk is left in peace. */
+#define LATER_PARTS 8
+
 struct fetch {
     UT_hash_handle hh; /* by number */
     LIST_ENTRY(fetch) of_file;
@@ -154,12 +157,14 @@ struct fetch {
     struct file *file;
     struct picker_source *source;
     uint32_t number;
-    bool opened;            /* the server told what it has */
-    bool refused;           /* it will not serve this */
-    int64_t busy_until;     /* it said it was busy; 0: no */
-    uint32_t hash_asks;     /* HashRequests without answer */
-    uint32_t hash_refusals; /* since it last gave some */
-    uint32_t broken;        /* claims that were not true */
+    bool opened;        /* the server told what it has */
+    bool refused;       /* it will not serve this */
+    int64_t busy_until; /* it said it was busy; 0: no */
+    int64_t later_at;   /* it said "later": of `later`, or, if it is refused, of all; 0: no */
+    uint32_t later[LATER_PARTS], later_count; /* parts that count as lacking until then */
+    uint32_t hash_asks;                       /* HashRequests without answer */
+    uint32_t hash_refusals;                   /* since it last gave some */
+    uint32_t broken;                          /* claims that were not true */
     bool distrusted;
 };
 
@@ -350,6 +355,8 @@ void link_free(struct link *);
 /* NULL: no more files on this link at the moment; then the file is reviewed again when there is a place. */
 struct fetch *link_open(struct link *, struct file *);
 void fetch_close(struct fetch *); /* says Close, frees */
+/* What its server put off is to be had again. It may be freed. */
+void fetch_again(struct fetch *);
 /* Shows the device's newer ticket for every content, if there is one. */
 void link_show_whole(struct link *);
 /* Shows a newer ticket for a file that is open. */

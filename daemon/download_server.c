@@ -15,7 +15,8 @@
 #include "proto/channel.h"
 #include "proto/message.h"
 
-#define BUSY_PAUSE (100 * NS_PER_MS) /* a server that is over a limit is left alone for so long */
+#define BUSY_PAUSE  (100 * NS_PER_MS) /* a server that is over a limit is left alone for so long */
+#define LATER_PAUSE NS_PER_S /* and what its disk did not give is not asked for again for so long */
 
 static struct fetch *fetch_of(struct link *link, uint32_t number)
 {
@@ -26,8 +27,12 @@ static struct fetch *fetch_of(struct link *link, uint32_t number)
 }
 
 /* The server will not serve this file: it stays known, so that it is not opened over and over. */
-static void refuse(struct fetch *fetch)
+static void refuse(struct fetch *fetch, Peer__Reason reason)
 {
+    bool passes = reason == PEER__REASON__REASON_LATER || reason == PEER__REASON__REASON_BUSY;
+
+    fetch->later_at = passes ? clock_now() + LATER_PAUSE : 0;
+
     fetch->refused = true;
     picker_source_close(fetch->source, true);
     picker_source_withdraw(fetch->source);
@@ -171,6 +176,42 @@ static void broken_claim(struct fetch *fetch)
     free(nothing);
 }
 
+static void pause_source(struct fetch *fetch)
+{
+    fetch->busy_until = clock_now() + BUSY_PAUSE;
+    picker_source_close(fetch->source, true);
+}
+
+/* One bad sector is no reason not to ask for anything else: for a moment the source counts as one that lacks the part. False:
+ * there are too many of them. */
+static bool put_off(struct fetch *fetch, uint64_t block, uint32_t count)
+{
+    uint32_t blocks = fetch->file->parts.piece_blocks;
+    uint32_t first = (uint32_t)(block / blocks), last = (uint32_t)((block + count - 1) / blocks);
+
+    if (count == 0 || last - first >= LATER_PARTS - fetch->later_count)
+        return false;
+    for (uint32_t part = first; part <= last; part++)
+        if (picker_source_has(fetch->source, part))
+            fetch->later[fetch->later_count++] = part;
+    if (fetch->later_at == 0)
+        fetch->later_at = clock_now() + LATER_PAUSE;
+    return true;
+}
+
+void fetch_again(struct fetch *fetch)
+{
+    fetch->later_at = 0;
+    if (fetch->refused) {
+        fetch_close(fetch); /* and opened again */
+        return;
+    }
+    for (; fetch->later_count > 0; fetch->later_count--)
+        if (!fetch->distrusted)
+            picker_source_have(fetch->source, fetch->later[fetch->later_count - 1]);
+    file_dirty(fetch->file);
+}
+
 static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
 {
     bool lacks = reject->reason == PEER__REASON__REASON_NO_BLOCK ||
@@ -180,7 +221,7 @@ static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
     switch (reject->reason) {
     case PEER__REASON__REASON_NO_FILE:
         if (fetch->opened) {
-            refuse(fetch);
+            refuse(fetch, reject->reason);
             return;
         }
         lacks =
@@ -194,6 +235,11 @@ static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
         break;
     case PEER__REASON__REASON_CORRUPT:
         break;
+    case PEER__REASON__REASON_LATER:
+        lacks = put_off(fetch, reject->block, reject->count);
+        if (!lacks)
+            pause_source(fetch);
+        break;
     case PEER__REASON__REASON_WITHDRAWN:
         withdrawn = picker_withdrawn(fetch->source, reject->block, reject->count, clock_now());
         bucket_refund(&fetch->link->download->bucket, (uint64_t)withdrawn * BLOCK_SIZE);
@@ -201,8 +247,7 @@ static void on_reject_blocks(struct fetch *fetch, const Peer__Reject *reject)
         file_dirty(fetch->file);
         return;
     default: /* busy, choked, something newer */
-        fetch->busy_until = clock_now() + BUSY_PAUSE;
-        picker_source_close(fetch->source, true);
+        pause_source(fetch);
         break;
     }
     picker_rejected(fetch->source, reject->block, reject->count, lacks);
@@ -232,7 +277,7 @@ static const char *on_reject(struct link *link, const uint8_t *bytes, size_t siz
     else if (fetch != NULL && reject->hashes)
         hashes_rejected(fetch, reject->block);
     else if (fetch != NULL && reject->count == 0)
-        refuse(fetch);
+        refuse(fetch, reject->reason);
     else if (fetch != NULL && !fetch->refused)
         on_reject_blocks(fetch, reject);
     message_done(&arena);

@@ -114,8 +114,9 @@ static void read_done(struct mail *mail, void *owner)
         struct block_run bad = {job->run.file, job->run.first + job->good, 1};
         struct block_run rest = {job->run.file, bad.first + 1, job->run.count - job->good - 1};
         serve_reject(link, bad,
-                     job->error == -EBADMSG ? PEER__REASON__REASON_CORRUPT
-                                            : PEER__REASON__REASON_NO_BLOCK,
+                     job->error == -EBADMSG   ? PEER__REASON__REASON_CORRUPT
+                     : job->error == -ENODATA ? PEER__REASON__REASON_NO_BLOCK
+                                              : PEER__REASON__REASON_LATER,
                      false);
         if (rest.count > 0 &&
             !choker_request(link->choke, rest, job->urgent ? URGENT_DEMAND : URGENT_BACKGROUND,

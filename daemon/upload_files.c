@@ -305,8 +305,9 @@ static void open_done(struct mail *mail, void *owner)
     } else if (job->content == NULL) {
         serve_file_free(link, f);
         serve_reject(link, (struct block_run){.file = job->file},
-                     job->error == -EINVAL ? PEER__REASON__REASON_SIZE
-                                           : PEER__REASON__REASON_NO_FILE,
+                     job->error == -EINVAL   ? PEER__REASON__REASON_SIZE
+                     : job->error == -ENOENT ? PEER__REASON__REASON_NO_FILE
+                                             : PEER__REASON__REASON_LATER,
                      false);
     } else {
         opened(link, f, job->content);

@@ -4,6 +4,7 @@ tests/torture/errors.py does by chance, for long."""
 import json
 import os
 import sys
+import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../torture"))
 import errors  # noqa: E402
@@ -93,6 +94,26 @@ class Faults(SwarmTest):
             file.seek(0)
             self.assert_same_bytes(data, file.readall())
         self.assertEqual(pid, json.loads(self.ann.ctl("status", "--json").stdout)["pid"])
+
+    def test_what_a_disk_does_not_give_for_a_moment_is_served_when_it_does(self):
+        data = pattern(3 << 20, 6)
+        for name in ("opened", "unopened"):
+            self.ann.write(name, data)
+            self.ben.await_file(name, len(data))
+        with open(self.ben.path("opened"), "rb", buffering=0) as file:
+            file.read(1)
+            self.faults.set("p2pd", chance=0.9999, kinds=errors.READ | errors.OPEN)
+            got, reader = [], threading.Thread(target=lambda: got.append(file.readall()))
+            other = threading.Thread(target=lambda: got.append(self.ben.read("unopened")))
+            reader.start()
+            other.start()
+            wait_for("reads to fail", lambda: self.faults.read("p2pd")[0] >= 10, 10)
+            self.faults.clear()
+            reader.join(30)
+            other.join(30)
+        self.assertEqual([len(data) - 1, len(data)], sorted(map(len, got)))
+        for found in got:
+            self.assert_same_bytes(data[-len(found):], found)
 
     def rewrite(self, name, data, sync):
         """Writes it anew while nothing gets into the store; close() has to fail."""
