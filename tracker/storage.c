@@ -15,20 +15,27 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "crypto/random.h"
 #include "tracker/storage_private.h"
 
-#define BUSY_MS        5000 /* how long the other one (a command, the server) may hold the write lock */
+#define BUSY_MS 5000 /* how long the other one (a command, the server) may hold the write lock */
+#define TELL_EVERY                                                                                 \
+    (60 *                                                                                          \
+     NS_PER_S) /* members try again every few seconds: the same trouble is logged once in so long */
 #define APPLICATION_ID 0x70327074 /* "p2pt", in the file's header */
 
 static void note_failure(struct storage *s, sqlite3 *db, const char *what)
 {
-    int code = sqlite3_errcode(db);
-    if (!s->failed)
-        log_error("database: %.32s: %s (%d)", what, sqlite3_errmsg(db),
-                  sqlite3_extended_errcode(db));
+    int code = sqlite3_errcode(db), why = sqlite3_extended_errcode(db);
+    int64_t now = clock_now();
+    if (!s->failed && (why != s->told || now - s->told_at >= TELL_EVERY)) {
+        log_error("database: %.32s: %s (%d)", what, sqlite3_errmsg(db), why);
+        s->told = why;
+        s->told_at = now;
+    }
     s->failed = true;
     if ((code & 0xff) == SQLITE_FULL)
         s->full = true;

@@ -127,6 +127,8 @@ struct storage {
     bool failed;
     bool full;
     bool pieces_failed;
+    int told; /* the trouble that was logged last, an extended code of SQLite, and when */
+    int64_t told_at;
     /* The catalogue's numbers, read at each begin, written when they changed before commit. */
     uint64_t seq;
     uint64_t next_id;

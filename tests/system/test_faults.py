@@ -1,10 +1,12 @@
 #!/usr/bin/python3
 """One call after the other fails on the disk of a member: what was acknowledged stays, and no wrong byte is read. What
 tests/torture/errors.py does by chance, for long."""
+import contextlib
 import json
 import os
 import sys
 import threading
+import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../torture"))
 import errors  # noqa: E402
@@ -191,6 +193,49 @@ class Database(SwarmTest):
         wait_for("ben to have all of it", lambda: sorted(os.listdir(ben.mount)) == ["a", "d"] and ben.read("a") == b"version 39", 10)
         for i in range(40):
             self.assertEqual(b"%d" % i, ben.read(f"d/{i}/f"))
+
+    @unittest.skipIf(os.geteuid() != 0, "a small disk needs root")
+    def test_a_full_disk_of_the_tracker_loses_no_change(self):
+        swarm = Tracker(self)
+        image, kept = os.path.join(self.directory, "disk"), swarm.data + ".kept"
+        self.run("truncate", "-s", "16M", image)
+        self.run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image)
+        os.rename(swarm.data, kept)
+        os.mkdir(swarm.data, 0o700)
+        self.run("mount", "-o", "loop", image, swarm.data)
+        self.addCleanup(lambda: self.run("umount", "-l", swarm.data))
+        self.run("cp", "-a", kept + "/.", swarm.data)
+        swarm.start()
+        ann, ben = self.member(swarm, "ann"), self.member(swarm, "ben")
+        for name in ("a", "b", "c"):
+            ann.write(name, name.encode())
+            ben.await_file(name, 1)
+        ballast = os.path.join(swarm.data, "ballast")
+        with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)) > 0:
+                pass
+        made = 0
+        while made < 3000 and "disk is full" not in self.status(ann)["tracker_trouble"]:
+            for _ in range(100):
+                os.makedirs(ann.path(f"d/{made}"))
+                made += 1
+        wait_for("the full disk to be told", lambda: "disk is full" in self.status(ann)["tracker_trouble"], 20)
+        os.rename(ann.path("a"), ann.path("d/a"))
+        os.unlink(ann.path("b"))
+        os.chmod(ann.path("c"), 0o600)
+        ann.write("c", b"C")
+        self.assertRegex(ann.ctl("status").stdout, "tracker +connected: it takes no changes: the tracker's disk is full")
+        self.assertEqual([b"a", b"b", b"c"], [ben.read(name) for name in "abc"])
+        self.assertGreater(self.status(ann)["pending"], 3)
+        os.unlink(ballast)
+        wait_for("the changes to be taken", lambda: self.status(ann)["pending"] == 0, 30)
+        self.assertEqual("", self.status(ann)["tracker_trouble"])
+        wait_for("ben to have all of it", lambda: sorted(os.listdir(ben.mount)) == ["c", "d"], 10)
+        wait_for("ben to have all folders", lambda: len(os.listdir(ben.path("d"))) == made + 1, 10)
+        self.assertEqual([b"a", b"C"], [ben.read("d/a"), ben.read("c")])
+        self.assertEqual(0o600, os.stat(ben.path("c")).st_mode & 0o777)
+        self.assertEqual(1, ann.daemon.text().count("does not take a change"), ann.daemon.text())
+        self.assertEqual(1, swarm.text().count("COMMIT: database or disk is full"), swarm.text())
 
 
 if __name__ == "__main__":
