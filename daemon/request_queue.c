@@ -134,26 +134,43 @@ static void subtract(struct request_queue *q, struct list *list, const struct bl
     }
 }
 
-/* Appends those blocks of `r` to the list of `urgency` that stand neither there nor in a higher
- * one. */
+static int by_first(const void *a, const void *b)
+{
+    const struct block_run *one = a, *two = b;
+
+    return one->first < two->first ? -1 : one->first > two->first;
+}
+
+/* Appends those blocks of `r` to the list of `urgency` that stand neither there nor in a higher one: what lies between the
+ * runs that do, of which there are no more than blocks. */
 static void append_missing(struct request_queue *q, struct block_run r, enum urgency urgency)
 {
-    for (int i = urgency; i < URGENCIES; i++) {
-        for (const struct run *run = q->lists[i].first; run != NULL; run = run->next) {
-            if (!overlaps(&run->r, &r))
-                continue;
-            uint64_t end = r.first + r.count, run_end = run->r.first + run->r.count;
-            if (run->r.first > r.first)
-                append_missing(
-                    q, (struct block_run){r.file, r.first, (uint32_t)(run->r.first - r.first)},
-                    urgency);
-            if (run_end < end)
-                append_missing(q, (struct block_run){r.file, run_end, (uint32_t)(end - run_end)},
-                               urgency);
-            return;
-        }
+    struct block_run *there = NULL;
+    size_t count = 0;
+
+    for (int i = urgency; i < URGENCIES; i++)
+        for (const struct run *run = q->lists[i].first; run != NULL; run = run->next)
+            count += overlaps(&run->r, &r);
+    if (count > 0)
+        there = xmalloc(count * sizeof *there);
+    count = 0;
+    for (int i = urgency; there != NULL && i < URGENCIES; i++)
+        for (const struct run *run = q->lists[i].first; run != NULL; run = run->next)
+            if (overlaps(&run->r, &r))
+                there[count++] = run->r;
+    if (count > 0)
+        qsort(there, count, sizeof *there, by_first);
+    uint64_t at = r.first;
+    for (size_t i = 0; i < count; i++) {
+        if (there[i].first > at)
+            append(q, &q->lists[urgency],
+                   (struct block_run){r.file, at, (uint32_t)(there[i].first - at)});
+        at = there[i].first + there[i].count; /* Q1: the next one begins there or later */
     }
-    append(q, &q->lists[urgency], r);
+    if (at < r.first + r.count)
+        append(q, &q->lists[urgency],
+               (struct block_run){r.file, at, (uint32_t)(r.first + r.count - at)});
+    free(there);
 }
 
 /* How many blocks of the run are queued, in whatever class. */

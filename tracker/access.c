@@ -31,6 +31,7 @@ struct principal {
 struct rule {
     struct principal *who;
     enum access_level level;
+    uint32_t listed; /* at who->folders[]; means nothing once the folder is gone */
 };
 
 struct folder {
@@ -218,11 +219,12 @@ static void rule_unlist(struct access *a, const struct folder *f, const struct r
 {
     struct principal *who = rule->who;
     a->narrow -= rule->level < ACCESS_WRITE;
-    for (uint32_t i = 0; i < who->folders_count; i++)
-        if (who->folders[i] == f->id) {
-            who->folders[i] = who->folders[--who->folders_count];
-            break;
-        }
+    CHECK(rule->listed < who->folders_count && who->folders[rule->listed] == f->id);
+    uint64_t last = who->folders[--who->folders_count];
+    if (last != f->id) {
+        who->folders[rule->listed] = last;
+        rule_of(folder_get(a, last), who)->listed = rule->listed;
+    }
     passed(a, who);
 }
 
@@ -248,6 +250,7 @@ void access_rule_set(struct access *a, uint64_t folder, enum access_kind kind, c
             who->folders_room = who->folders_room == 0 ? 4 : 2 * who->folders_room;
             who->folders = xrealloc(who->folders, who->folders_room * sizeof *who->folders);
         }
+        rule->listed = who->folders_count;
         who->folders[who->folders_count++] = folder;
     }
     a->narrow -= rule->level < ACCESS_WRITE;

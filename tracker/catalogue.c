@@ -413,11 +413,19 @@ static bool is_newer(const Tracker__Op *op, const struct storage_entry *entry)
            memcmp(op->based_on.data, entry->root, STORAGE_ROOT_SIZE) != 0;
 }
 
-/* Would everything below `entry` stay within NAME_DEPTH_MAX, `depth` steps under the root? */
+/* Would everything below `entry` stay within NAME_DEPTH_MAX, `depth` steps under the root? What is not deeper than
+ * before does; else all directories below are looked at. */
 static bool fits(struct work *w, const struct storage_entry *entry, unsigned depth)
 {
-    return entry->kind != DIRECTORY ||
-           depth + storage_entry_height(w->s, entry->id) <= NAME_DEPTH_MAX;
+    unsigned before;
+    bool under;
+    Tracker__OpStatus status;
+
+    if (entry->kind != DIRECTORY)
+        return true;
+    if (depth_of(w->s, entry->parent, 0, &before, &under, &status) && depth <= before + 1)
+        return true;
+    return depth + storage_entry_height(w->s, entry->id) <= NAME_DEPTH_MAX;
 }
 
 /* What is in a directory that moves inherits from elsewhere, and has no new seq of its own. */

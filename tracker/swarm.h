@@ -104,7 +104,7 @@ void swarm_unwant(struct swarm *, struct swarm_device *, const uint8_t root[HASH
 
 /* News for those who want: call when swarm_news_due (INT64_MAX: nothing) has come; calls `tell`
  * once for each device that has something to learn. Times on any one clock, nanoseconds. */
-int64_t swarm_news_due(const struct swarm *);
+int64_t swarm_news_due(const struct swarm *); /* or a little earlier */
 void swarm_news(struct swarm *, int64_t now,
                 void (*tell)(void *arg, struct swarm_device *to, const struct swarm_key *,
                              const struct swarm_peer *peers, size_t count),

@@ -280,6 +280,8 @@ void swarm_is_news(struct swarm *s, struct content *c, struct swarm_device *d)
     c->due = s->now + NEWS_DELAY;
     if (c->due < c->told + NEWS_INTERVAL)
         c->due = c->told + NEWS_INTERVAL;
+    if (s->pending_count == 0 || c->due < s->news_due)
+        s->news_due = c->due;
     c->at_pending = s->pending_count;
     SWARM_PUSH(s->pending, s->pending_count, s->pending_room, c);
 }
@@ -299,11 +301,7 @@ void swarm_news_cancel(struct swarm *s, struct content *c)
 
 int64_t swarm_news_due(const struct swarm *s)
 {
-    int64_t due = INT64_MAX;
-    for (uint32_t i = 0; i < s->pending_count; i++)
-        if (s->pending[i]->due < due)
-            due = s->pending[i]->due;
-    return due;
+    return s->pending_count == 0 ? INT64_MAX : s->news_due;
 }
 
 static bool wants_openly(const struct swarm_device *d, const struct content *c)
@@ -346,10 +344,13 @@ void swarm_news(struct swarm *s, int64_t now,
 {
     struct swarm_peer peers[LIMIT_PEERS];
     s->now = now;
+    s->news_due = INT64_MAX;
     for (uint32_t i = s->pending_count; i-- > 0;) {
         struct content *c = s->pending[i];
-        if (c->due > now)
+        if (c->due > now) {
+            s->news_due = c->due < s->news_due ? c->due : s->news_due;
             continue;
+        }
         for (uint32_t w = 0; w < c->wants_count; w++) {
             size_t count = c->wants[w]->barred ? 0 : news_for(s, c, c->wants[w], peers);
             if (count > 0)

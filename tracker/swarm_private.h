@@ -89,6 +89,7 @@ struct swarm {
     struct holding *dirty, **dirty_end;
     struct content **pending; /* contents with news */
     uint32_t pending_count, pending_room;
+    int64_t news_due; /* of those; may be too early: the next look at all of them sets it right */
     bool (*may)(void *arg, void *owner, const uint8_t root[HASH_SIZE]);
     bool (*known)(void *arg, const uint8_t root[HASH_SIZE]);
     void *may_arg; /* both judges' */

@@ -189,6 +189,34 @@ static void random_calls_match_a_plain_model(void **state)
     }
 }
 
+/* Every second of 2,000 blocks alone, in two classes and out of order, then Requests over their gaps. */
+static void gaps_between_what_is_queued_are_filled_once(void **state)
+{
+    struct block_run run;
+    enum urgency u;
+    unsigned seen[2000] = {0};
+
+    (void)state;
+    for (unsigned i = 0; i < 1000; i++)
+        push(1, (i * 7 % 1000) * 2, 1, i % 2 == 0 ? URGENT_PREFETCH : URGENT_BACKGROUND);
+    assert_true(push(1, 100, 1024, URGENT_BACKGROUND));
+    assert_int_equal(request_queue_blocks(q), 1000 + 512);
+    assert_int_equal(request_queue_class(q, URGENT_PREFETCH), 500);
+    assert_true(push(1, 0, 1024, URGENT_PREFETCH)); /* the background's move up */
+    assert_int_equal(request_queue_blocks(q), 1000 + 512 + 50);
+    assert_true(push(1, 1024, 976, URGENT_DEMAND));
+    assert_int_equal(request_queue_class(q, URGENT_DEMAND), 976);
+    assert_int_equal(request_queue_class(q, URGENT_PREFETCH), 1024);
+    assert_int_equal(request_queue_blocks(q), 2000);
+    while (request_queue_pop(q, URGENT_BACKGROUND, 5000, &run, &u)) {
+        assert_int_equal(u, run.first >= 1024 ? URGENT_DEMAND : URGENT_PREFETCH);
+        for (uint32_t i = 0; i < run.count; i++)
+            seen[run.first + i]++;
+    }
+    for (unsigned i = 0; i < 2000; i++)
+        assert_int_equal(seen[i], 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -205,6 +233,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(blocks_asked_for_one_by_one_come_as_one_run, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(random_calls_match_a_plain_model, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(gaps_between_what_is_queued_are_filled_once, set_up,
+                                        tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

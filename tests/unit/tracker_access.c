@@ -1,6 +1,7 @@
 /* Rules of access: what they let whom do, and what follows from moves and removals. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -122,6 +123,35 @@ static void contents_are_seen_by_who_may_read_a_folder_with_them(void **state)
     assert_false(access_content(a, ann, other));
 }
 
+/* Rules of one account on many folders, made and taken in an order of their own. */
+static void rules_of_one_account_come_and_go_in_any_order(void **state)
+{
+    enum { FOLDERS = 500 };
+    bool has[FOLDERS] = {false};
+
+    access_rule_set(a, ACCESS_ROOT_FOLDER, ACCESS_EVERYONE, "", ACCESS_NONE);
+    for (uint64_t i = 0; i < FOLDERS; i++)
+        access_folder_put(a, 100 + i, 1);
+    for (uint64_t turn = 0; turn < 20 * FOLDERS; turn++) {
+        uint64_t i = turn * 7919 % 8713 % FOLDERS;
+        if (has[i])
+            access_rule_clear(a, 100 + i, ACCESS_ACCOUNT, "ann");
+        else
+            access_rule_set(a, 100 + i, ACCESS_ACCOUNT, "ann", ACCESS_READ);
+        has[i] = !has[i];
+    }
+    for (uint64_t i = 0; i < FOLDERS; i += 5) {
+        access_folder_gone(a, 100 + i);
+        has[i] = false;
+    }
+    for (uint64_t i = 0; i < FOLDERS; i++) {
+        if (i % 5 == 0)
+            continue;
+        assert_int_equal(level("ann", 100 + i), has[i] ? ACCESS_READ : ACCESS_NONE);
+        assert_int_equal(shows("ann", 100 + i), has[i]);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -131,6 +161,7 @@ int main(void)
         TEST(the_nearest_rule_counts_for_each_and_the_best_of_them),
         TEST(who_was_shut_out_by_name_is_out_whatever_the_groups_say),
         TEST(the_way_to_what_may_be_read_is_shown),
+        TEST(rules_of_one_account_come_and_go_in_any_order),
         TEST(contents_are_seen_by_who_may_read_a_folder_with_them),
     };
     return cmocka_run_group_tests_name("tracker_access", tests, NULL, NULL);
