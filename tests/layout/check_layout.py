@@ -3,7 +3,7 @@
 usage: check_layout.py SOURCE BUILD COMPILER
 
  1. Dependencies run one way: base <- crypto, proto <- daemon, tracker, fs, tools; fs and tools do not know each
-    other; tools know no crypto, and fs only FS_CRYPTO of it. (An #include of ours names folder and file.)
+    other; of crypto they know FEW_CRYPTO. (An #include of ours names folder and file.)
  2. Every header compiles alone.
  3. A library's type stays in its own modules: no header includes OpenSSL, SQLite, FUSE or jansson, but those named in
     INTERNAL.

@@ -94,6 +94,37 @@ def sync(top):
                 os.close(handle)
 
 
+class Reaper:
+    """Another process, which outlives this one: should this be killed, what it started, mounted and made goes all the same."""
+
+    def __init__(self):
+        program = os.path.join(os.path.dirname(os.path.realpath(__file__)), "reaper.py")
+        self.process = subprocess.Popen([sys.executable, "-B", program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL, start_new_session=True, text=True)
+        atexit.register(self.end)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def directory(self, prefix):
+        """A new one in /tmp, until it is released."""
+        path = tempfile.mkdtemp(prefix=prefix)
+        self.say("+", path)
+        return path
+
+    def release(self, path):
+        shutil.rmtree(path, ignore_errors=True)
+        self.say("-", path)
+
+    def say(self, sign, path):
+        self.process.stdin.write(f"{sign} {path}\n")
+        self.process.stdin.flush()
+
+
+REAPER = Reaper()
+
+
 class Keys:
     """RSA keys are made once for all tests of a file, as each costs up to a second: a tracker's data directory before anybody
     has registered, and devices' keys. P2P_TEST_KEYS names a folder that several files share. Whoever needs keys of their own
@@ -102,8 +133,8 @@ class Keys:
     def __init__(self):
         self.directory = os.environ.get("P2P_TEST_KEYS")
         if not self.directory:
-            self.directory = tempfile.mkdtemp(prefix="p2pfs-keys-")
-            atexit.register(shutil.rmtree, self.directory, ignore_errors=True)
+            self.directory = REAPER.directory("p2pfs-keys-")
+            atexit.register(REAPER.release, self.directory)
 
     def keep(self, source, name):
         """Whole or not at all, as others look while it is copied; who comes second leaves what is there."""
@@ -302,7 +333,7 @@ class Member:
 
 class SwarmTest(unittest.TestCase):
     def setUp(self):
-        self.directory = tempfile.mkdtemp(prefix="p2pfs-test-")
+        self.directory = REAPER.directory("p2pfs-test-")
         self.processes, self.all_members, self.troubles = [], [], []
         self.the_lab = None
         self.password = os.path.join(self.directory, "password")
@@ -385,7 +416,7 @@ class SwarmTest(unittest.TestCase):
             path = os.path.join(self.directory, name)
             if name.endswith(".log") and os.path.exists(path):
                 self.look_for_trouble(name, path)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        REAPER.release(self.directory)
         if self.troubles:
             self.fail("; ".join(self.troubles))
 
