@@ -229,13 +229,13 @@ static const struct row {
 } rows[] = {
     {"email", 0, "ADDR", OPTION_EMAIL, take_email, "e-mail address of the new account"},
     {"password-file", 0, "FILE", OPTION_PASSWORD_FILE, take_password_file,
-     "take the password from the first line of FILE, which\n"
-     "                            nobody else may read (default: $P2P_PASSWORD_FILE, else ask)"},
+     "take the password from the first line of FILE, which "
+     "nobody else may read (default: $P2P_PASSWORD_FILE, else ask)"},
     {"new-password-file", 0, "FILE", OPTION_NEW_PASSWORD_FILE, take_new_password_file,
      "the same for the new password (default: ask)"},
     {"passphrase-file", 0, "FILE", OPTION_PASSPHRASE_FILE, take_passphrase_file,
-     "take the key's passphrase from the first line of FILE,\n"
-     "                            which nobody else may read (-: standard input; default: ask)"},
+     "take the key's passphrase from the first line of FILE, "
+     "which nobody else may read (-: standard input; default: ask)"},
     {"new-passphrase-file", 0, "FILE", OPTION_NEW_PASSPHRASE_FILE, take_new_passphrase_file,
      "the same for the new passphrase (default: ask)"},
     {"remove", 0, NULL, OPTION_REMOVE, take_remove, "keep the key without a passphrase again"},
@@ -248,8 +248,8 @@ static const struct row {
     {"code-file", 0, "FILE", OPTION_CODE_FILE, take_code_file,
      "take the code of the mail from the first line of FILE (default: ask)"},
     {"totp-file", 0, "FILE", OPTION_TOTP_FILE, take_totp_file,
-     "take the code of the second factor, or a recovery code, from the\n"
-     "                            first line of FILE (default: $P2P_TOTP_FILE, else ask)"},
+     "take the code of the second factor, or a recovery code, from the "
+     "first line of FILE (default: $P2P_TOTP_FILE, else ask)"},
     {"url", 0, "URL", OPTION_URL, take_url,
      "the swarm's address, where nobody is logged in (default: the last one)"},
     {"account", 0, "NAME", OPTION_ACCOUNT, take_account, "only what is about or by that account"},
@@ -261,16 +261,16 @@ static const struct row {
      "ask the tracker: e-mail address, role, all devices"},
     {"long", 'l', NULL, OPTION_LONG, take_long, "one line for each, with sizes, times and owners"},
     {"up", 0, "RATE", OPTION_RATES, take_up,
-     "send at most so many bytes a second, like 500K or 20M, or\n"
-     "                            'unlimited'"},
+     "send at most so many bytes a second, like 500K or 20M, or "
+     "'unlimited'"},
     {"down", 0, "RATE", OPTION_RATES, take_down, "the same for what is fetched"},
     {"repair", 0, NULL, OPTION_CHECK, take_repair, "fetch what is damaged from other members"},
     {"pause", 0, NULL, OPTION_CHECK, take_pause, "only: the check in the background pauses"},
     {"resume", 0, NULL, OPTION_CHECK, take_resume, "only: it goes on"},
     {"json", 0, NULL, OPTION_JSON, take_json, "print JSON"},
     {"home", 0, "DIR", OPTION_EVERYWHERE, take_home,
-     "the member's directory (default: $P2P_HOME, else\n"
-     "                            ${XDG_DATA_HOME:-~/.local/share}/p2pfs)"},
+     "the member's directory (default: $P2P_HOME, else "
+     "${XDG_DATA_HOME:-~/.local/share}/p2pfs)"},
     {"help", 'h', NULL, OPTION_EVERYWHERE, take_help, "say how it is used"},
     {"version", 'V', NULL, OPTION_EVERYWHERE, take_version, "say which version it is"},
 };
@@ -287,10 +287,7 @@ void options_print(FILE *to, unsigned mask)
             snprintf(letter, sizeof letter, "-%c, ", row->letter);
         snprintf(left, sizeof left, "%s--%s%s%s", letter, row->name,
                  row->parameter != NULL ? " " : "", row->parameter != NULL ? row->parameter : "");
-        if (strlen(left) > 24)
-            fprintf(to, "  %s\n%28s%s\n", left, "", row->help);
-        else
-            fprintf(to, "  %-24s  %s\n", left, row->help);
+        text_columns(to, left, 24, row->help);
     }
 }
 
@@ -303,8 +300,11 @@ static void make_getopt_tables(struct option *long_options, char *letters)
             .has_arg = rows[i].parameter != NULL ? required_argument : no_argument,
             .val = FIRST_ROW + (int)i,
         };
-        if (rows[i].letter != 0)
+        if (rows[i].letter != 0) {
             *letters++ = rows[i].letter;
+            if (rows[i].parameter != NULL)
+                *letters++ = ':';
+        }
     }
     long_options[ROWS] = (struct option){0};
     *letters = '\0';
@@ -342,7 +342,7 @@ static void complain_unknown(char **argv, int letter)
 static bool take_options(struct ctl *ctl, unsigned *given, int argc, char **argv, bool quiet)
 {
     struct option long_options[ROWS + 1];
-    char letters[2 * ROWS + 2];
+    char letters[2 * ROWS + 3]; /* a colon, and each with a colon */
     bool good = true;
     int c;
 

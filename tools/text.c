@@ -155,3 +155,56 @@ const char *text_nearest(const char *text, const char *const *words)
     }
     return best;
 }
+
+#define HELP_WIDTH 79
+
+/* Words of text[0..size), from column `at` on; further lines behind `indent` blanks. */
+static void wrap_words(FILE *to, const char *text, size_t size, size_t at, size_t indent)
+{
+    const char *end = text + size;
+    bool first = true;
+
+    while (text < end) {
+        size_t blanks = strspn(text, " \n"), length = strcspn(text += blanks, " \n");
+
+        if (text >= end)
+            break;
+        if (!first && at + 1 + length > HELP_WIDTH) {
+            fprintf(to, "\n%*s", (int)indent, "");
+            at = indent;
+        } else if (!first) {
+            putc(' ', to);
+            at++;
+        }
+        fwrite(text, 1, length, to);
+        at += length;
+        text += length;
+        first = false;
+    }
+    putc('\n', to);
+}
+
+void text_wrap(FILE *to, const char *text)
+{
+    while (*text != '\0') {
+        const char *end = strchrnul(text, '\n');
+
+        while (*text != ' ' && *text != '\n' && *end == '\n' && end[1] != ' ' && end[1] != '\n' &&
+               end[1] != '\0')
+            end = strchrnul(end + 1, '\n');
+        if (*text == ' ' || *text == '\n')
+            fprintf(to, "%.*s\n", (int)(end - text), text);
+        else
+            wrap_words(to, text, (size_t)(end - text), 0, 0);
+        text = *end == '\n' ? end + 1 : end;
+    }
+}
+
+void text_columns(FILE *to, const char *left, size_t width, const char *right)
+{
+    if (strlen(left) > width)
+        fprintf(to, "  %s\n%*s", left, (int)width + 4, "");
+    else
+        fprintf(to, "  %-*s  ", (int)width, left);
+    wrap_words(to, right, strlen(right), width + 4, width + 4);
+}

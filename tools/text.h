@@ -6,6 +6,7 @@
 #define TOOLS_TEXT_H
 
 #include <stddef.h>
+#include <stdio.h>
 
 /* Once, before any of the others. */
 void text_init(void);
@@ -26,5 +27,11 @@ char *text_fit(const char *text, size_t width, enum text_cut cut);
 /* The word of `words` (NULL-terminated) that `text` was most likely meant to be, or NULL if none
  * is near. */
 const char *text_nearest(const char *text, const char *const *words);
+
+/* For texts of our own. Breaks lines so that they fit 80 columns; a line that begins with a blank stays as it is, others are
+ * joined to paragraphs, which end where a blank line or such a line follows. */
+void text_wrap(FILE *to, const char *text);
+/* "  LEFT  RIGHT", RIGHT broken below itself; below LEFT if that has more than `width` columns. */
+void text_columns(FILE *to, const char *left, size_t width, const char *right);
 
 #endif

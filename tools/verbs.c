@@ -11,10 +11,10 @@
 #include "tools/text.h"
 
 #define PATHS                                                                                      \
-    "PATH is a path inside the swarm (/videos/a.mkv) or one under its mount\n"                     \
+    "\nPATH is a path inside the swarm (/videos/a.mkv) or one under its mount\n"                   \
     "(~/swarm/videos/a.mkv, or relative to where you are).\n"
 
-#define FOLDER "PATH is a folder inside the swarm (/videos) or one under its mount.\n"
+#define FOLDER "\nPATH is a folder inside the swarm (/videos) or one under its mount.\n"
 
 static int help(const struct ctl *ctl);
 
@@ -57,11 +57,10 @@ static const struct verb verbs[] = {
      "list the account's devices, or log one out",
      "DEVICE is its number as it is listed, or as many of its first digits (an even number) as\n"
      "tell it from the others.\n"},
-    {"user", user_verb, "list|show|disable|enable|delete|admin|totp-off|transfer ...", 1, 3,
-     OPTION_JSON, "manage accounts (admins)",
+    {"user", user_verb, "VERB [NAME ...]", 1, 3, OPTION_JSON, "manage accounts (admins)",
      "  list                 all accounts\n"
      "  show NAME            one, with its devices\n"
-     "  disable NAME         no log in; its certificates are void and its links end at once\n"
+     "  disable NAME         no log in; its certificates are void, its links end\n"
      "  enable NAME          its devices may log in again\n"
      "  delete NAME          for good; the name stays taken, its files stay\n"
      "  admin NAME on|off    make it an admin's, or not\n"
@@ -185,8 +184,11 @@ void verb_help(const struct verb *verb, FILE *to)
     fprintf(to, "usage: p2pctl %s [OPTION...]%s%s\n%c%s.\n", verb->name,
             *verb->arguments != '\0' ? " " : "", verb->arguments, verb->summary[0] - 'a' + 'A',
             verb->summary + 1);
-    if (verb->details != NULL)
-        fprintf(to, "\n%s", verb->details);
+    if (verb->details != NULL) {
+        if (*verb->details != '\n')
+            fputs("\n", to);
+        text_wrap(to, verb->details);
+    }
     fputs("\n", to);
     options_print(to, verb->options | OPTION_EVERYWHERE);
 }
@@ -194,14 +196,14 @@ void verb_help(const struct verb *verb, FILE *to)
 void verb_help_all(FILE *to)
 {
     fputs("usage: p2pctl COMMAND [OPTION...] [ARGUMENT...]\n"
-          "Accounts, status and everything else in a private swarm that is not a file operation.\n"
+          "Accounts, status and all else in a private swarm that is not a file operation.\n"
           "\n",
           to);
     for (const struct verb *verb = verbs; verb < verbs + VERBS; verb++) {
         char left[64];
 
         snprintf(left, sizeof left, "%s %s", verb->name, verb->arguments);
-        fprintf(to, "  %-20s  %s\n", left, verb->summary);
+        text_columns(to, left, 20, verb->summary);
     }
     fputs("\n", to);
     options_print(to, OPTION_EVERYWHERE);

@@ -92,6 +92,14 @@ static void values_are_checked(void **state)
     assert_false(parse(&ctl, "invite", "--expires", NULL));
     assert_string_equal(said, "p2pctl: option '--expires' needs an argument: TIME\n");
     assert_false(parse(&ctl, "status", "--home", "", NULL));
+    assert_true(parse(&ctl, "audit", "-n", "5", NULL)); /* by its letter */
+    assert_int_equal(ctl.count, 5);
+    done(&ctl);
+    assert_true(parse(&ctl, "audit", "-n7", NULL));
+    assert_int_equal(ctl.count, 7);
+    done(&ctl);
+    assert_false(parse(&ctl, "audit", "-n", NULL));
+    assert_string_equal(said, "p2pctl: option '--count' needs an argument: N\n");
 }
 
 static void wrong_usage_says_what_would_be_right(void **state)
@@ -113,6 +121,30 @@ static void wrong_usage_says_what_would_be_right(void **state)
     done(&ctl);
     assert_false(parse(&ctl, NULL));
     assert_non_null(strstr(said, "no command given"));
+}
+
+static void help_fits_80_columns(void **state)
+{
+    char *text = NULL, *line, *rest;
+    size_t size;
+    FILE *to = open_memstream(&text, &size);
+
+    verb_help_all(to);
+    fflush(to);
+    for (char *name = rest = strdup(text); (line = strsep(&rest, "\n")) != NULL;) {
+        char verb[32];
+        if (sscanf(line, "  %31[a-z]", verb) == 1 && verb_find(verb) != NULL)
+            verb_help(verb_find(verb), to);
+        if (rest == NULL)
+            free(name);
+    }
+    fclose(to);
+    unsigned lines = 0;
+    for (rest = text; (line = strsep(&rest, "\n")) != NULL; lines++)
+        if (strlen(line) >= 80)
+            fail_msg("%s", line);
+    assert_true(lines > 300);
+    free(text);
 }
 
 static void an_option_of_another_verb_is_refused(void **state)
@@ -211,6 +243,7 @@ int main(void)
         cmocka_unit_test(wrong_usage_says_what_would_be_right),
         cmocka_unit_test(an_option_of_another_verb_is_refused),
         cmocka_unit_test(arguments_are_counted),
+        cmocka_unit_test(help_fits_80_columns),
         cmocka_unit_test(help_needs_nothing_else),
         cmocka_unit_test(paths_are_tidied),
         cmocka_unit_test(a_path_is_the_swarms_unless_a_mount_says_otherwise),
