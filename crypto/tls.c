@@ -276,7 +276,8 @@ static size_t tls_room(struct stream *stream)
     tls->roomless = false;
     if (tls->state != TLS_READY || !tls->by_record || tls_outbox_held(tls) > 0)
         return SIZE_MAX;
-    tls->roomless = !tls_socket_has_room(tls);
+    /* What TCP holds back takes room until it is sent off. */
+    tls->roomless = !tls_socket_has_room(tls) && (send_held(tls) != 0 || !tls_socket_has_room(tls));
     return tls->roomless ? 0 : TLS_RECORD_CONTENT;
 }
 
