@@ -10,53 +10,9 @@
 #include <sys/wait.h>
 
 #include "base/thread.h"
-#include "tests/store_help.h"
+#include "tests/store_place.h"
 
 #define MANY (3 * 1024 * 1024 + 12345) /* 13 pieces of 256 KiB, a short block at the end */
-
-struct place {
-    char *directory;
-    struct store *store;
-    uint64_t came, went; /* what the change hook was told */
-};
-
-static void count_changes(void *arg, struct content *content, uint64_t first, uint32_t count,
-                          bool present)
-{
-    struct place *place = arg;
-
-    assert_true(first + count <= content_geometry(content)->blocks);
-    __atomic_fetch_add(present ? &place->came : &place->went, count, __ATOMIC_RELAXED);
-}
-
-static int set_up(void **state)
-{
-    struct place *place = xcalloc(1, sizeof *place);
-
-    place->directory = help_begin();
-    place->store = help_open(place->directory);
-    store_on_change(place->store, count_changes, place);
-    *state = place;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    struct place *place = *state;
-
-    if (place->store != NULL)
-        store_close(place->store);
-    help_end(place->directory);
-    free(place);
-    return 0;
-}
-
-static void reopen(struct place *place)
-{
-    store_close(place->store);
-    place->store = help_open(place->directory);
-    store_on_change(place->store, count_changes, place);
-}
 
 static void blocks_are_present_once_they_were_put(void **state)
 {
@@ -193,7 +149,7 @@ static void a_complete_content_is_one_file_and_its_hashes(void **state)
     close(data);
     content_release(content);
     content_release(small);
-    reopen(place);
+    place_reopen(place);
     content = help_get(place->store, &made, false);
     assert_true(content_complete(content));
     assert_true(content_has_piece_layer(content));
@@ -265,7 +221,7 @@ static void a_flipped_byte_is_found_and_can_be_mended(void **state)
         close(map);
         close(data);
         content_release(content);
-        reopen(place);
+        place_reopen(place);
         content = help_get(place->store, &made, false);
         assert_int_equal(help_verify(content, &made), made.g.blocks - 1);
         assert_int_equal(help_put(content, &made, 20, 1), 0);
@@ -288,7 +244,7 @@ static void damaged_hashes_are_made_anew(void **state)
 
     for (int way = 0; way < 4; way++) {
         content_release(content);
-        reopen(place);
+        place_reopen(place);
         if (way == 0)
             unlink(path);
         else if (way == 1) /* the header */
@@ -550,7 +506,7 @@ static void block_hashes_are_in_memory_once_they_were_needed(void **state)
     uint8_t hashes[16 * HASH_SIZE], again[16 * HASH_SIZE];
 
     content_release(content);
-    reopen(place);
+    place_reopen(place);
     content = help_get(place->store, &made, false);
     assert_false(content_block_hashes_now(content, 0, 16, hashes));
     assert_int_equal(content_block_hashes(content, 0, 16, hashes), 0);
@@ -616,7 +572,7 @@ static void what_is_fetched_leaves_a_bounded_trace_in_the_page_cache(void **stat
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, place_set_up, place_tear_down)
     const struct CMUnitTest tests[] = {
         TEST(blocks_are_present_once_they_were_put),
         TEST(a_block_that_does_not_match_is_not_written),

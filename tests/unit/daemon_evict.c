@@ -9,53 +9,9 @@
 #include "base/thread.h"
 #include "daemon/ingest.h"
 #include "daemon/store_private.h"
-#include "tests/store_help.h"
+#include "tests/store_place.h"
 
 #define SIZE (4 * 1024 * 1024 + 12345) /* 17 pieces */
-
-struct place {
-    char *directory;
-    struct store *store;
-    uint64_t went;
-};
-
-static void count_changes(void *arg, struct content *content, uint64_t first, uint32_t count,
-                          bool present)
-{
-    struct place *place = arg;
-    if (!present)
-        __atomic_fetch_add(&place->went, count, __ATOMIC_RELAXED);
-}
-
-static void open_place(struct place *place)
-{
-    place->store = help_open(place->directory);
-    store_on_change(place->store, count_changes, place);
-}
-
-static int set_up(void **state)
-{
-    struct place *place = xcalloc(1, sizeof *place);
-    place->directory = help_begin();
-    open_place(place);
-    *state = place;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    struct place *place = *state;
-    store_close(place->store);
-    help_end(place->directory);
-    free(place);
-    return 0;
-}
-
-static void reopen(struct place *place)
-{
-    store_close(place->store);
-    open_place(place);
-}
 
 static struct store_victim victim_of(const struct made *made, uint32_t first, uint32_t end)
 {
@@ -113,7 +69,7 @@ static void pieces_go_and_come_back(void **state)
     assert_int_equal(evict(place, &made, 16, 17, &freed, &gone), 0);
     assert_int_equal(freed, 12345);
     content_release(content);
-    reopen(place);
+    place_reopen(place);
     content = help_get(place->store, &made, false);
     assert_int_equal(help_verify(content, &made), made.g.blocks - 48 - 1);
     help_put_all(content, &made);
@@ -158,7 +114,7 @@ static void what_is_lent_as_complete_stays_over_restarts(void **state)
     assert_int_equal(evict(place, &made, 0, 1, &freed, &gone), -EBUSY);
     assert_int_equal(freed, 0);
     content_release(content);
-    reopen(place);
+    place_reopen(place);
     content = help_get(place->store, &made, false);
     assert_int_equal(evict(place, &made, 0, 1, &freed, &gone), -EBUSY);
     assert_true(content_complete(content));
@@ -273,7 +229,7 @@ static void nobody_reads_a_wrong_byte_while_blocks_come_and_go(void **state)
     uint64_t present = content_present_blocks(race.content);
     assert_int_equal(help_verify(race.content, &race.made), present);
     content_release(race.content);
-    reopen(place);
+    place_reopen(place);
     race.content = help_get(place->store, &race.made, false);
     assert_int_equal(help_verify(race.content, &race.made), present);
     content_release(race.content);
@@ -286,7 +242,7 @@ static void evict_until_killed(const char *directory, const struct made *made, u
     uint64_t freed;
     bool gone;
 
-    open_place(&place);
+    place_open(&place);
     struct content *content = help_get(place.store, made, true);
     help_set_hashes(content, made);
     for (;;) {
@@ -313,7 +269,7 @@ static void a_kill_amid_an_eviction_leaves_only_right_blocks(void **state)
         usleep(20000 + 7000 * (useconds_t)round);
         kill(child, SIGKILL);
         waitpid(child, NULL, 0);
-        reopen(place);
+        place_reopen(place);
         int error;
         struct content *content = store_get(place->store, made.root, made.g.size, false, &error);
         if (content != NULL)
@@ -345,7 +301,7 @@ static void space_that_an_eviction_did_not_come_to_is_given_back(void **state)
     help_damage(place->directory, &made, "part", 0, 1, sizeof none);
     help_damage(place->directory, &made, "map", MAP_EVICTING, 1, 1);
     uint64_t before = disk_bytes(place, &made, "part");
-    open_place(place);
+    place_open(place);
     content = help_get(place->store, &made, false);
     assert_true(disk_bytes(place, &made, "part") < before);
     assert_int_equal(help_verify(content, &made), made.g.blocks - 16);
@@ -420,7 +376,7 @@ static void the_least_recently_read_goes_first(void **state)
         store_victims_free(victims, count);
         content_release(one);
         content_release(two);
-        reopen(place);
+        place_reopen(place);
         one = help_get(place->store, &a, false);
         two = help_get(place->store, &b, false);
     }
@@ -431,7 +387,7 @@ static void the_least_recently_read_goes_first(void **state)
     help_unmake(&c);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, place_set_up, place_tear_down)
 int main(void)
 {
     const struct CMUnitTest tests[] = {

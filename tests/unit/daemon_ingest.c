@@ -8,49 +8,7 @@
 
 #include "base/thread.h"
 #include "daemon/ingest.h"
-#include "tests/store_help.h"
-
-struct place {
-    char *directory;
-    struct store *store;
-    uint64_t came;
-};
-
-static void count_changes(void *arg, struct content *content, uint64_t first, uint32_t count,
-                          bool present)
-{
-    struct place *place = arg;
-    if (present)
-        place->came += count;
-}
-
-static int set_up(void **state)
-{
-    struct place *place = xcalloc(1, sizeof *place);
-
-    place->directory = help_begin();
-    place->store = help_open(place->directory);
-    store_on_change(place->store, count_changes, place);
-    *state = place;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    struct place *place = *state;
-
-    store_close(place->store);
-    help_end(place->directory);
-    free(place);
-    return 0;
-}
-
-static void reopen(struct place *place)
-{
-    store_close(place->store);
-    place->store = help_open(place->directory);
-    store_on_change(place->store, count_changes, place);
-}
+#include "tests/store_place.h"
 
 static struct ingest *begin(struct place *place)
 {
@@ -153,7 +111,7 @@ static void a_sealed_file_can_be_read_after_a_restart_and_by_its_writer(void **s
     assert_int_equal(pread(fd, &byte, 1, 5000000), 1);
     assert_int_equal(byte, made.data[5000000]);
     close(fd);
-    reopen(place);
+    place_reopen(place);
     struct content *content = help_get(place->store, &made, false);
     assert_int_equal(help_verify(content, &made), made.g.blocks);
     content_release(content);
@@ -578,7 +536,7 @@ static void a_full_disk_leaves_the_working_file_to_be_sealed_again(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, place_set_up, place_tear_down)
     const struct CMUnitTest tests[] = {
         TEST(every_size_gives_its_root),
         TEST(a_sealed_file_can_be_read_after_a_restart_and_by_its_writer),
