@@ -26,6 +26,16 @@
 struct files;
 struct fs;
 
+/* What besides the state tells where a working file stands, and in which states it may be set:
+ *
+ *              SEALED  BEGINNING  WORKING  SEALING
+ *   gate                             x               FUSE workers may write: no turn waits, and there is no doubt
+ *   calm          x                  x               no turn waits, and none is carried out
+ *   dirty                            x               what was written is not in what was sealed last
+ *   unsealed                         x        x      nothing of this working file was sealed yet
+ *   doubt                            x        x      a Seal was sent and no answer came
+ *   seal_failed   x                  x        x      a Seal of this working file: none is sent unless somebody asks for it
+ * and `edited` from BEGINNING on, as long as the file is in the table. In OPENING none is set. */
 enum file_state {
     FILE_OPENING,   /* the daemon was asked for it */
     FILE_SEALED,    /* content is immutable */
@@ -105,10 +115,10 @@ struct content *file_content(struct file *); /* a new reference */
 struct content *file_begin_write(struct file *);
 /* Bytes [offset, offset + size) were written, with that result: after a negative one some of them may have been. */
 void file_end_write(struct file *, struct content *, uint64_t offset, uint64_t size, int result);
-bool file_is_calm(struct file *); /* nobody has it open for writing */
+bool file_has_no_writer(struct file *); /* nobody has it open for writing */
 bool file_is_dirty(
     struct file *); /* or about to be, or being sealed: a FLUSH has something to wait for */
-bool file_is_unsealed(struct file *); /* made or emptied, and nothing written yet */
+bool file_is_unsealed(struct file *); /* has a working file that was never sealed */
 /* A reader got present bytes: tells the daemon now and then. */
 void file_was_read(struct handle *, struct content *, uint64_t offset, size_t size);
 void handle_close(struct handle *); /* RELEASE */

@@ -137,7 +137,7 @@ void file_end_write(struct file *f, struct content *content, uint64_t offset, ui
     }
 }
 
-bool file_is_calm(struct file *f)
+bool file_has_no_writer(struct file *f)
 {
     bool calm;
 

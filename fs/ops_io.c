@@ -452,7 +452,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
     size = content_size(content);
     if (offset < 0 || offset >= size) {
         fuse_reply_err(req, size < 0 ? EIO : ENXIO);
-    } else if (!h->writable && content_complete(content) && file_is_calm(h->file)) {
+    } else if (!h->writable && content_complete(content) && file_has_no_writer(h->file)) {
         found = content_seek(content, (uint64_t)offset, whence);
         if (found < 0)
             fuse_reply_err(req, (int)-found);
