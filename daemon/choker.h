@@ -14,7 +14,9 @@
  * goes out, one less if not less does. A link that gets rid of all it is given at once occupies no slot, so that where the uplink
  * is not the bottleneck nobody is held up. What sockets hold counts as pending; together they are given what goes out in a tenth of
  * a second, as more would only stand in the line's queue, in front of the acknowledgements and requests of this member's own
- * fetching. A socket may hold what has left long ago, if the other end acknowledges it through a long queue of its own: so while
+ * fetching, and many flows in a short queue lose packets of each other: on a lab's line of 1.25 Mbit/s with 100 ms of queue, 15
+ * flows at once lost one packet in ten. When all sockets together hold twice that, none is given anything that has not some
+ * already. A socket may hold what has left long ago, if the other end acknowledges it through a long queue of its own: so while
  * the line's own queue is short (choker_line), or it carries clearly less than it has carried, there are more slots. The uplink
  * never idles: a repeated piece goes out if nothing else is asked for. Each sixteenth piece may go to whoever has waited for long,
  * whatever its rank (the optimistic slot).

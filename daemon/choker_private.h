@@ -159,5 +159,7 @@ void choker_slots_refused(struct choker *, int64_t now);
 /* How many bytes a link may have pending when others wait: together, what goes out in AHEAD. More would only stand in the uplink's
  * queue, before everything else, the answers and acknowledgements for what this member fetches included. */
 uint32_t choker_ahead(const struct choker *);
+/* How many bytes that is of all of them. */
+uint64_t choker_ahead_all(const struct choker *);
 
 #endif

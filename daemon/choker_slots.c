@@ -138,6 +138,11 @@ uint32_t choker_ahead(const struct choker *choker)
     return bytes > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)bytes;
 }
 
+uint64_t choker_ahead_all(const struct choker *choker)
+{
+    return (uint64_t)choker_ahead(choker) * by_rate(choker);
+}
+
 static void begin_trial(struct slots *slots, double rate)
 {
     slots->before = slots->count;

@@ -11,6 +11,8 @@
 #include "base/check.h"
 #include "crypto/merkle.h"
 
+#define HELD_MOST                                                                                  \
+    2 /* times what may go out in a tenth of a second: sockets that hold more together need no other one */
 #define SLOT_BYTES       (2 * BLOCK_SIZE) /* … or half of what a link may have pending, if that is less */
 #define STALLED          (500 * NS_PER_MS)
 #define PIECES_LOOKED_AT 64 /* of one link's queue */
@@ -136,6 +138,7 @@ struct room {
     uint32_t ahead;    /* bytes that one link may have pending */
     uint32_t occupied; /* slots … */
     uint32_t slots;    /* … of so many */
+    bool enough;       /* sockets hold what the line takes for a while */
 };
 
 /* Whether its socket has taken nothing for long, though there is something. */
@@ -244,12 +247,15 @@ static struct choker_link *best_of_all(struct choker *choker, const struct room 
     return best;
 }
 
-/* How many links occupy a slot, `but` not counted. Those that have nothing pending any more leave the list of those that do, so
- * that few are looked at, however many there are. */
-static uint32_t occupied(struct choker *choker, int64_t now, const struct choker_link *but)
+/* How many links occupy a slot, `but` not counted, and what all of them have pending (*held) if they take any. Those that have
+ * nothing pending any more leave the list of those that do, so that few are looked at, however many there are. */
+static uint32_t occupied(struct choker *choker, int64_t now, const struct choker_link *but,
+                         uint64_t *held)
 {
     struct choker_link *link, *next;
     uint32_t count = 0;
+
+    *held = 0;
 
     for (link = choker->begun; link != NULL; link = next) {
         uint32_t pending = choker->actions.pending(link->owner);
@@ -260,7 +266,10 @@ static uint32_t occupied(struct choker *choker, int64_t now, const struct choker
         if (pending < link->seen)
             link->took = now;
         link->seen = pending;
-        count += link != but && pending > choker->slot_bytes && !stalled(link, pending, now);
+        if (stalled(link, pending, now))
+            continue;
+        *held += pending;
+        count += link != but && pending > choker->slot_bytes;
     }
     return count;
 }
@@ -288,7 +297,8 @@ static bool may_take(const struct choker *choker, const struct choker_link *link
 {
     uint32_t pending = choker->actions.pending(link->owner);
 
-    return pending < room->ahead && (pending > choker->slot_bytes || room->occupied < room->slots);
+    return pending < room->ahead &&
+           (pending > choker->slot_bytes || (room->occupied < room->slots && !room->enough));
 }
 
 /* How many blocks it may be given now: what it may have pending is not exceeded by more than one. */
@@ -421,6 +431,7 @@ bool choker_next(struct choker *choker, int64_t now, struct choker_turn *turn)
 {
     struct choker_link *alone;
     struct room room;
+    uint64_t held;
 
     choker->wake = INT64_MAX;
     if (choker->links == NULL)
@@ -438,14 +449,15 @@ bool choker_next(struct choker *choker, int64_t now, struct choker_turn *turn)
     room.slots = choker_slots(choker);
     choker->slot_bytes = room.ahead / 2 < SLOT_BYTES ? room.ahead / 2 : SLOT_BYTES;
     alone = choker->links->next == NULL ? choker->links : NULL;
-    room.occupied = occupied(choker, now, alone);
+    room.occupied = occupied(choker, now, alone, &held);
     if (alone != NULL && room.occupied == 0) {
         if (alone->busy)
             set_current(alone, NULL, 0);
         return take_in_order(choker, URGENT_BACKGROUND, now, turn);
     }
     if (alone != NULL)
-        room.occupied = occupied(choker, now, NULL);
+        room.occupied = occupied(choker, now, NULL, &held);
+    room.enough = choker->rate > 0 && held > HELD_MOST * choker_ahead_all(choker);
     choker_slots_step(choker, now);
     return go_on(choker, now, &room, turn) || begin(choker, now, &room, turn);
 }

@@ -501,6 +501,9 @@ static bool worth_taking(const struct request *request, bool last, int64_t mine,
 
     if (request->withdrawn || request->next != NULL || request->urgency == PICKER_DEMAND)
         return false;
+    /* A seed need not send what a neighbour has by now. */
+    if (spared(other, request->piece->number) && owed(request, now) >= TAKE_FASTER * mine)
+        return true;
     if (last ? now - request->stamp.asked < pipeline_delay(other->pipe) + TAKE_QUIET
              : answers(other, now))
         return false;

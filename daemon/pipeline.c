@@ -9,18 +9,32 @@
  *   delay   answer time of blocks that found the link empty, and the kernel's round trip; the minimum over DELAY_SPAN or
  *           two. A link that was never empty for that long is drained for one moment, so that a queue of our own making
  *           is not taken for distance.
- *   window  rate x (delay x 5/4 + SLACK + spread) + 2 blocks. SLACK covers the wake-ups of both machines, `spread` the
- *           pauses of TCP on a link with loss.
+ *   window  rate x (delay x 5/4 + SLACK + spread) + a block, and no less than `few`. SLACK covers the wake-ups of both machines,
+ *           `spread` the pauses of TCP on a link with loss.
+ *   few     a rate that is low because little was asked for must not stay so: while blocks come within FEW_SOON, one more may be
+ *           under way each round; where they take longer than FEW_LATE, one less, down to one. What waits at a busy server is
+ *           missing where it could come from sooner, and swarms end late for it: with uplinks of a quarter and seven quarters
+ *           the slow ones' queues held half a copy while the fast ones had nothing to send.
  *
- * Fast start: as TCP's, a block more for each that comes, until the rate has not grown by a quarter for three rounds. */
+ * Fast start: as TCP's, a block more for each that comes, until the rate has not grown by a quarter for three rounds, or answers
+ * come so late that more requests would only wait at the server (as HyStart, RFC 9406, leaves slow start). In the background the
+ * very first requests are few: what a seed suggests (choker.h) comes before the first block, and is asked for then. */
 #include "daemon/pipeline.h"
 
 #include "base/check.h"
 #include "crypto/merkle.h"
 #include "proto/limits.h"
 
-#define WINDOW_MIN    4u
+#define WINDOW_MIN    1u
+#define WINDOW_ALONE  4u /* so little under way is no queue that hides the delay */
+#define WINDOW_READER 4u /* the least while a reader waits */
 #define WINDOW_START  16u
+#define WINDOW_FIRST  4u /* of it in the background, until the first block has come */
+#define FEW_START     2.0
+#define FEW_MOST      8.0
+#define FEW_SOON      (1000 * NS_PER_MS)
+#define FEW_LATE      (1500 * NS_PER_MS)
+#define QUEUE_MOST    (150 * NS_PER_MS) /* beyond two delays: such answers end a fast start */
 #define SPAN          (2 * NS_PER_S)
 #define DELAY_SPAN    (15 * NS_PER_S)
 #define DRAIN_LONGEST (400 * NS_PER_MS)
@@ -54,6 +68,7 @@ void pipeline_init(struct pipeline *pipe, int64_t now)
         .rate_since = now,
         .delay_since = now,
         .fast_start = true,
+        .few = FEW_START,
     };
 }
 
@@ -86,7 +101,8 @@ void pipeline_round_trip(struct pipeline *pipe, int64_t now, int64_t rtt)
 {
     /* While much is under way the round trip contains our own queue, and tells nothing unless it is
      * lower. */
-    if (pipe->in_flight > WINDOW_MIN && (pipeline_delay(pipe) == 0 || rtt >= pipeline_delay(pipe)))
+    if (pipe->in_flight > WINDOW_ALONE &&
+        (pipeline_delay(pipe) == 0 || rtt >= pipeline_delay(pipe)))
         return;
     note_delay(pipe, now, rtt);
 }
@@ -97,7 +113,7 @@ void pipeline_asked(struct pipeline *pipe, int64_t now, bool urgent, struct pipe
         pipe->last_heard = now;
     out->asked = now;
     out->delivered = pipe->delivered;
-    out->alone = pipe->in_flight < WINDOW_MIN;
+    out->alone = pipe->in_flight < WINDOW_ALONE;
     pipe->in_flight++;
     if (urgent)
         pipe->urgent++;
@@ -153,7 +169,7 @@ static void judge_round(struct pipeline *pipe, bool thin)
 static uint32_t steady_window(const struct pipeline *pipe, bool reader_waits)
 {
     int64_t delay = pipeline_delay(pipe);
-    double rate = pipeline_rate(pipe), span;
+    double rate = pipeline_rate(pipe), span, least;
 
     if (delay == 0)
         delay = DELAY_UNKNOWN;
@@ -161,10 +177,24 @@ static uint32_t steady_window(const struct pipeline *pipe, bool reader_waits)
         span = (double)(delay + (rate >= FAST_LINK ? SLACK : SLACK_READER));
     else
         span = (double)(delay + delay / 4 + SLACK + min_time(2 * pipe->spread, delay));
-    span = rate * span / 1e9 / BLOCK_SIZE + 2;
-    if (span < WINDOW_MIN)
-        return WINDOW_MIN;
+    span = rate * span / 1e9 / BLOCK_SIZE + (reader_waits ? 2 : 1);
+    least = reader_waits ? WINDOW_READER : pipe->few;
+    if (span < least)
+        span = least;
     return span > LIMIT_QUEUED_BLOCKS ? LIMIT_QUEUED_BLOCKS : (uint32_t)span;
+}
+
+/* `took`: from asking to answer; `thin`: more might have been under way. */
+static void adapt_few(struct pipeline *pipe, int64_t took, bool thin)
+{
+    if (took > FEW_LATE)
+        pipe->few -= 1 / pipe->few;
+    else if (took < FEW_SOON && !thin)
+        pipe->few += 1 / pipe->few;
+    if (pipe->few < WINDOW_MIN)
+        pipe->few = WINDOW_MIN;
+    if (pipe->few > FEW_MOST)
+        pipe->few = FEW_MOST;
 }
 
 void pipeline_answered(struct pipeline *pipe, int64_t now, const struct pipeline_stamp *stamp,
@@ -188,6 +218,10 @@ void pipeline_answered(struct pipeline *pipe, int64_t now, const struct pipeline
             pipe->window++;
         if (pipe->delivered >= pipe->round_end)
             judge_round(pipe, stamp->thin);
+        if (delay > 0 && pipe->usual > 2 * delay + QUEUE_MOST)
+            pipe->fast_start = false;
+    } else if (!urgent) {
+        adapt_few(pipe, took, stamp->thin);
     }
     if (!pipe->fast_start)
         pipe->window = steady_window(pipe, false);
@@ -206,7 +240,7 @@ static bool drains(struct pipeline *pipe, int64_t now)
         return false;
     }
     if (pipe->fast_start || pipe->delay_now == 0 || now - pipe->delay_since <= 2 * DELAY_SPAN ||
-        pipe->in_flight <= WINDOW_MIN)
+        pipe->in_flight <= WINDOW_ALONE)
         return false;
     pipe->draining = true;
     pipe->drain_end = now + min_time(4 * pipeline_delay(pipe) + 20 * NS_PER_MS, DRAIN_LONGEST);
@@ -218,17 +252,20 @@ uint32_t pipeline_room(struct pipeline *pipe, int64_t now, bool reader_waits)
     uint32_t window = pipe->window;
 
     if (drains(pipe, now))
-        window = WINDOW_MIN;
+        window = WINDOW_ALONE;
     else if (reader_waits && !pipe->fast_start)
         window = steady_window(pipe, true);
+    else if (!reader_waits && pipe->delivered == 0)
+        window = WINDOW_FIRST;
     return pipe->in_flight < window ? window - pipe->in_flight : 0;
 }
 
 uint32_t pipeline_urgent_room(const struct pipeline *pipe)
 {
-    uint32_t window = pipe->window < LIMIT_QUEUED_BLOCKS - pipe->in_flight
-                          ? pipe->window
-                          : LIMIT_QUEUED_BLOCKS - pipe->in_flight;
+    uint32_t window = pipe->window < WINDOW_READER ? WINDOW_READER : pipe->window;
+
+    if (window > LIMIT_QUEUED_BLOCKS - pipe->in_flight)
+        window = LIMIT_QUEUED_BLOCKS - pipe->in_flight;
 
     return pipe->urgent < window ? window - pipe->urgent : 0;
 }

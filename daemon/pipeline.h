@@ -26,6 +26,7 @@ struct pipeline {
     int64_t delay_now, delay_before;
     int64_t delay_since;
     int64_t usual, spread; /* answer times, smoothed, and their deviation from that */
+    double few;            /* blocks under way that are no queue worth speaking of */
     bool draining;         /* the window is small for a moment so that the delay shows */
     int64_t drain_end;
 

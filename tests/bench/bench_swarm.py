@@ -99,6 +99,8 @@ class Watch:
               f"{stats['late_us'] / 1000:.1f} ms at worst; processors {spent[0] / spent[1]:.2f}, peers "
               f"{spent[2] / TICK / took:.2f} of one, emulator {spent[3] / TICK / took:.2f}")
         if options.timeline:
+            print("dropped:", " ".join(f"{host['up']['dropped'] / max(1, host['up']['packets']):.0%}" for host in hosts[1:]),
+                  "of each uplink's packets")
             print("\n".join(f"{i + 1:4}: {line}" for i, line in enumerate(self.lines)))
         sys.stdout.flush()
 

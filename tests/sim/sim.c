@@ -1,6 +1,6 @@
 /* Simulations of whole swarms: the daemon's picker and choker against the physical limit.
  *
- * usage: sim [--seed N] [--no-suggestions] [--twice] [SCENARIO...]      all without names; CMakeLists.txt has those of the check
+ * usage: sim [--seed N] [--no-suggestions] [--twice] [--timeline] [SCENARIO...]      all without names; CMakeLists.txt has those of the check
  *        sim --list
  *        sim --peers N [--up MBIT] [--down MBIT] [--delay MS] [--mib N] [--piece KIB] [--unit N] [--mixed] [--seed N]
  *
@@ -349,19 +349,47 @@ static void tear_down(struct swarm *swarm)
 
 struct options {
     uint64_t seed;
-    bool no_suggestions, twice;
+    bool no_suggestions, twice, timeline;
 };
+
+/* How much of its uplink each used in the second that has passed, in percent: the first seed, then the others. */
+static void print_second(struct swarm *swarm, uint64_t *before)
+{
+    printf("%4d:", (int)(swarm->now / NS_PER_S));
+    for (uint32_t i = 0; i < swarm->peer_count; i++) {
+        const struct peer *peer = &swarm->peers[i];
+
+        printf(" %4.0f",
+               (double)(peer->sent_blocks - before[i]) * BLOCK_SIZE * HEADERS * 100 / peer->up);
+        before[i] = peer->sent_blocks;
+    }
+    printf("\n");
+}
+
+static void run_to_end(struct swarm *swarm, bool timeline)
+{
+    uint64_t *before = xcalloc(swarm->peer_count, sizeof(*before));
+    int64_t next = NS_PER_S;
+    struct event event;
+
+    while (swarm->to_finish > 0 && sim_next(swarm, &event) && swarm->now < swarm->limit) {
+        if (timeline && swarm->now >= next) {
+            print_second(swarm, before);
+            next += NS_PER_S;
+        }
+        peer_event(swarm, &event);
+    }
+    free(before);
+}
 
 static uint64_t run_once(const struct scenario *s, const struct options *options, bool *good)
 {
     struct swarm *swarm = set_up(s, options->seed, options->no_suggestions);
-    struct event event;
     struct figures f;
     double bound = bound_of(swarm), pieces = bound_of_pieces(swarm);
     clock_t began = clock();
 
-    while (swarm->to_finish > 0 && sim_next(swarm, &event) && swarm->now < swarm->limit)
-        peer_event(swarm, &event);
+    run_to_end(swarm, options->timeline);
     f = measure(swarm);
     *good = judge(s, &f, swarm);
     printf("%-11s %6u peers  %u units  bound %.1f s (whole units %.1f s)  last %.3f (%.3f)  p99 "
@@ -441,6 +469,10 @@ int main(int argc, char **argv)
         }
         if (strcmp(option, "--twice") == 0) {
             options.twice = true;
+            continue;
+        }
+        if (strcmp(option, "--timeline") == 0) {
+            options.timeline = true;
             continue;
         }
         if (strcmp(option, "--mixed") == 0) {
