@@ -191,6 +191,7 @@ struct status {
     char (*troubles)[256];
     Local__BlockRange (*gaps)[PICKER_GAPS], *(*gap_pointers)[PICKER_GAPS];
     size_t room;
+    size_t looked_at; /* entries below directories, in this answer */
 };
 
 static void show_gaps(struct status *s, size_t i, const struct download_file_status *file)
@@ -211,10 +212,10 @@ static void show_gaps(struct status *s, size_t i, const struct download_file_sta
 /* What is below a directory, all together. */
 struct below {
     uint64_t files, size, here;
-    size_t looked_at;
+    size_t looked_at; /* in this answer */
 };
 
-/* False: there is too much of it. */
+/* False: there is too much to look at. */
 static bool look_below(struct local *l, const struct node *directory, struct below *below)
 {
     const struct node *child;
@@ -254,12 +255,13 @@ static void add_file(struct local *l, const struct gather *g, struct status *s,
     names_fill(l, &s->attrs[i], node);
     f->path = path;
     f->attr = &s->attrs[i];
-    struct below below = {0};
+    struct below below = {.looked_at = s->looked_at};
     if (node->kind == NODE_DIRECTORY && look_below(l, node, &below)) {
         f->files = below.files;
         s->attrs[i].size = below.size;
         s->attrs[i].local = below.here;
     }
+    s->looked_at = below.looked_at;
     f->have = s->attrs[i].local;
     for (size_t k = 0; k < g->down->file_count && node->kind == NODE_FILE; k++) {
         if (memcmp(g->down->files[k].root, node->root, HASH_SIZE) != 0)

@@ -254,8 +254,8 @@
 #define LIMIT_WATCH_QUEUE   (1u << 20) /* bytes waiting for a client that watches and does not read */
 #define LIMIT_STATUS_FILES  1000       /* contents in one answer without paths */
 #define LIMIT_HEALTH_FILES  1024       /* contents that one command asks the tracker about */
-#define LIMIT_STATUS_BELOW  65536      /* entries below a directory that are added up: 20 ms */
-#define LIMIT_BANS_SHOWN    256        /* bans in one answer */
+#define LIMIT_STATUS_BELOW  65536 /* entries below directories that one answer adds up: 20 ms */
+#define LIMIT_BANS_SHOWN    256   /* bans in one answer */
 #define LIMIT_CTL_ANSWER_NS                                                                        \
     (30 * NS_PER_S) /* p2pctl waits for an answer out of p2pd's own memory no longer */
 #define LIMIT_CTL_TRACKER_NS                                                                       \

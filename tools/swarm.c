@@ -138,7 +138,8 @@ static void health_row(struct table *table, const Local__FileHealth *file)
     table_count(table, file->offline);
     if (file->missing > 0)
         table_cell(table, "%" PRIu32 " of %" PRIu32, file->missing, file->pieces);
-    table_note(table, file->trouble);
+    if (file->missing > 0 || file->pieces == 0) /* else one word has said it */
+        table_note(table, file->trouble);
 }
 
 static void print_health(const Local__Health *health)
