@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/workers.h"
 #include "daemon/download.h"
+#include "daemon/limits.h"
 #include "daemon/local.h"
 #include "daemon/session.h"
 #include "daemon/store.h"
@@ -152,6 +153,7 @@ static void end(void)
     workers_drain(d.workers);
     local_free(d.local);
     workers_free(d.workers);
+    limits_free(d.limits);
     bans_free(d.bans);
     store_close(d.store);
     remove_tree(home);
@@ -204,10 +206,11 @@ static void begin(void)
     d.home = home;
     d.store = store_open(store_path, &fault);
     free(store_path);
+    d.limits = limits_open(home, (struct rates){0}, &fault);
     d.bans = bans_new();
     d.workers = workers_new("worker", 1);
     d.local = local_new(&d, &fault);
-    CHECK(d.store != NULL && d.local != NULL);
+    CHECK(d.store != NULL && d.limits != NULL && d.local != NULL);
     local_start(d.local);
     local_session_state(d.local, SESSION_CONNECTED, 1, NULL, xstrdup("ann"), NULL);
     say_something();
