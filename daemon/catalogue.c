@@ -130,10 +130,13 @@ int catalogue_commit(struct catalogue *c, bool safe)
     return db_commit(c, safe);
 }
 
-void catalogue_reset(struct catalogue *c, const char *swarm)
+int catalogue_reset(struct catalogue *c, const char *swarm)
 {
     struct working_row *working = c->working;
+    int error = db_wipe(c);
 
+    if (error != 0)
+        return error;
     journal_clear(c);
     tree_free_all(c);
     c->hidden.count = c->dirty.count = c->op_rows.count = 0;
@@ -146,8 +149,8 @@ void catalogue_reset(struct catalogue *c, const char *swarm)
     free(c->swarm);
     c->swarm = xstrdup(swarm);
     c->meta_dirty = c->working_dirty = true;
-    db_wipe(c);
     plant_root(c);
+    return 0;
 }
 
 /* --- looking ---------------------------------------------------------------------------------- */

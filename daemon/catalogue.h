@@ -151,8 +151,8 @@ void catalogue_set_account(struct catalogue *, const char *account);
 const char *catalogue_account(const struct catalogue *);
 const char *catalogue_swarm(const struct catalogue *);
 void catalogue_set_swarm(struct catalogue *, const char *swarm); /* the tree stays */
-/* Another swarm: forgets tree and journal. The owner has made sure that the journal is empty. */
-void catalogue_reset(struct catalogue *, const char *swarm);
+/* Another swarm: forgets tree and journal. The owner has made sure that the journal is empty. -errno: nothing has changed. */
+int catalogue_reset(struct catalogue *, const char *swarm);
 
 int catalogue_mkdir(struct catalogue *, uint64_t parent, const char *name, uint32_t mode,
                     int64_t mtime, uint64_t *ino);

@@ -544,9 +544,11 @@ void db_reserve(struct catalogue *c, bool ops)
         c->unsynced = false;
 }
 
-void db_wipe(struct catalogue *c)
+int db_wipe(struct catalogue *c)
 {
-    if (!execute(c,
-                 "BEGIN IMMEDIATE; DELETE FROM entry; DELETE FROM op; DELETE FROM working; COMMIT"))
-        (void)failed(c);
+    bool good =
+        execute(c, "BEGIN IMMEDIATE; DELETE FROM entry; DELETE FROM op; DELETE FROM working; "
+                   "DELETE FROM meta WHERE key IN ('seq', 'generation', 'swarm'); COMMIT");
+
+    return good ? 0 : failed(c);
 }

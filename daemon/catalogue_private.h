@@ -268,7 +268,7 @@ bool db_load(struct catalogue *);
 int db_commit(struct catalogue *, bool safe);
 /* Raise a limit of numbers, so that none is given twice, whatever happens. */
 void db_reserve(struct catalogue *, bool ops);
-void db_wipe(struct catalogue *);
+int db_wipe(struct catalogue *); /* in one step with what says how far it had come */
 
 struct dropped_row {
     uint8_t root[HASH_SIZE];

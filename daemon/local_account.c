@@ -97,7 +97,11 @@ static bool enter_swarm(struct local *l, struct reply reply, const char *text)
                 return false;
             }
     push_all_names(l);
-    catalogue_reset(l->catalogue, ca);
+    int error = catalogue_reset(l->catalogue, ca);
+    if (error != 0) {
+        local_error(l, reply, error, "state.db cannot be written");
+        return false;
+    }
     const uint8_t nothing[GENERATION_SIZE] = {0};
     session_catalogue_at(l->daemon->session, nothing, 0);
     return true;

@@ -48,6 +48,9 @@ static void answer(struct local *l, struct sealed *list, int error)
             if (s->reply.client == 0) /* nobody will come for it */
                 catalogue_working_remove(l->catalogue, ingest_number(s->ingest));
             write_drop_ingest(l, s->ingest);
+        } else if (s->ingest != NULL && s->reply.client == 0 && !s->seal) {
+            sealed_answer(l, s->reply, s->ino, false,
+                          s->ingest); /* given up: it goes with the next */
         } else if (s->ingest != NULL)
             ingest_free(s->ingest); /* the next start knows what has become of it */
         free(s);

@@ -149,6 +149,20 @@ class Faults(SwarmTest):
         wait_for("the new bytes at ben", lambda: self.ben.read("f") == new, 20)
         self.assert_same_bytes(new, self.ann.read("f"))
 
+    def test_what_was_given_up_is_deleted_when_that_can_be_written_down(self):
+        incoming = os.path.join(self.ann.home, "store/incoming")
+        for i in range(3):
+            self.ann.write(f"f{i}", b"old")
+            fd = os.open(self.ann.path(f"f{i}"), os.O_WRONLY | os.O_TRUNC)
+            self.write_all(fd, b"new")
+            self.faults.set("p2pd", chance=0.9999, kinds=errors.NAMES | errors.WRITE)
+            with self.assertRaises(OSError):
+                os.close(fd)
+            wait_for("state.db to fail", lambda: "state.db cannot" in self.ann.ctl("status").stdout, 20)
+            self.faults.clear()
+        self.ann.write("after", b"after")
+        wait_for("no working files to be left", lambda: os.listdir(incoming) == [], 20)
+
     def test_what_was_given_up_is_not_read_from_memory(self):
         """The old bytes count again, for the kernel as well: shorter, as long, and longer than the new ones."""
         for size in (20000, 40000, 70000):

@@ -1550,6 +1550,13 @@ static void another_swarm_is_entered_only_when_nothing_is_left_for_the_old_one(v
     say_state(SESSION_CONNECTED);
     WAIT_UNTIL(tracker.count == 1);
     say_state(SESSION_LOGGED_OUT);
+    sqlite3 *db;
+    char *path = xasprintf("%s/state.db", home);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(login(w, URL_B), EIO);
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    free(path);
     assert_int_equal(login(w, URL_B), 0);
     say_state(SESSION_AWAY);
     for (int i = 0; i < 100; i++)
