@@ -80,6 +80,13 @@ static int lend(struct content *content, int lock, int *data, int *map)
     return result;
 }
 
+/* Stored as a whole, and changed since by somebody else (content_trust.c). */
+static bool is_doubtful(const struct content *content)
+{
+    return content_complete(content) && !__atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE) &&
+           !store_is_stamped(content->fd[FD_DATA]);
+}
+
 /* It looks const from outside: nothing that a caller can see changes. */
 static struct content *pinned(const struct content *constant, int *result)
 {
@@ -98,6 +105,13 @@ int content_lend(const struct content *constant, bool wait, int *data, int *map)
     *data = *map = -1;
     if (content == NULL)
         return result;
+    if (is_doubtful(content)) {
+        result = wait ? content_look_through(content) : -EAGAIN;
+        if (result < 0) {
+            content_unpin(content, false);
+            return result;
+        }
+    }
     result = lend(content, LOCK_SH | LOCK_NB, data, map);
     for (int i = 0; i < 100 && wait && result == -EAGAIN; i++) {
         content_busy(content); /* who changes it is busy with it */

@@ -442,6 +442,7 @@ static void claim_map(struct round *round)
 static void finish(struct round *round, bool sync_files)
 {
     struct content *content = round->content;
+    struct timespec time;
 
     claim_map(round);
     if (round->error < 0)
@@ -450,6 +451,9 @@ static void finish(struct round *round, bool sync_files)
         note_synced(round, sync_files);
         return;
     }
+    /* All of it was hashed when it came, and is durable. */
+    if (content_file_time(content, &time))
+        (void)store_stamp(content->fd[FD_DATA], &time);
     round->error = rename_data(content, SUFFIX_PART, SUFFIX_DATA);
     if (round->error < 0)
         round->complete = false;

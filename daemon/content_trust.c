@@ -7,14 +7,26 @@
  * file system can tell, a disk that gives other bytes than it took, is for the scrub and for the fetcher, who checks
  * every block anyway. Incomplete contents are never trusted: their files change with every block that comes.
  *
+ * Programs read the file of a complete content without p2pd, so what was changed behind its back would reach them unseen. So when
+ * a content is whole and durable its file gets a time of change that nothing has by itself, the stamp. Whoever writes to the file
+ * takes the stamp away, running p2pd or not, and who is to be lent a file without it waits until all of it was hashed: once.
+ *
  * Invariant: a bit of content->trusted says that the block was hashed when the file's time was content->trusted_time.
  * Under content->lock. Threads: any. Memory: one bit a block, from the first trust on. */
 #include "daemon/store_private.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "base/hex.h"
+#include "base/log.h"
 #include "base/mem.h"
+
+#define STAMP                                                                                      \
+    981173106 /* 2001-02-03 04:05:06 UTC; whole seconds, as some file systems keep no more */
+#define LOOK_THROUGH 64 /* blocks at a time */
 
 static bool same_time(const struct timespec *a, const struct timespec *b)
 {
@@ -82,4 +94,48 @@ bool content_get_now(struct content *content, uint64_t first, uint32_t count, ui
                 same_time(&then, &now);
     content_unpin(content, false);
     return good;
+}
+
+/* --- the stamp ---------------------------------------------------------------------------------------- */
+bool store_is_stamped(int fd)
+{
+    struct stat status;
+
+    return fstat(fd, &status) == 0 && status.st_mtim.tv_sec == STAMP && status.st_mtim.tv_nsec == 0;
+}
+
+bool store_stamp(int fd, const struct timespec *time)
+{
+    const struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_sec = STAMP}};
+    struct stat status;
+
+    return fstat(fd, &status) == 0 && same_time(&status.st_mtim, time) && futimens(fd, times) == 0;
+}
+
+int content_look_through(struct content *content)
+{
+    uint64_t blocks = content->geometry.blocks, bad = 0;
+    char digits[2 * HASH_SIZE + 1];
+    struct timespec time;
+    uint8_t *buffer = malloc((size_t)LOOK_THROUGH * BLOCK_SIZE);
+    bool timed = content_file_time(content, &time);
+    int result = buffer == NULL ? -ENOMEM : 0;
+
+    hex_encode(digits, content->root, HASH_SIZE);
+    log_info("store: the file of %s was changed since it was stored: all of it is checked", digits);
+    for (uint64_t at = 0; at < blocks && result == 0;) {
+        uint32_t count = blocks - at < LOOK_THROUGH ? (uint32_t)(blocks - at) : LOOK_THROUGH;
+        uint32_t good = content_get_many(content, at, count, buffer, &result);
+
+        at += good;
+        if (result == -EBADMSG || result == -ENODATA) { /* it is lost, and will be fetched again */
+            bad++;
+            at++;
+            result = 0;
+        }
+    }
+    free(buffer);
+    if (result == 0 && bad == 0 && timed)
+        (void)store_stamp(content->fd[FD_DATA], &time); /* else it is looked through again */
+    return result;
 }

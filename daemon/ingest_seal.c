@@ -5,7 +5,7 @@
  *   2  the store has the root: complete: it is used, and the working file is dropped by the caller when that is durable;
  *      incomplete: what it lacks is put in from here
  *   3  else fdatasync the data; write the hash file and fdatasync it
- *   4  rename both into the store, the data last; fsync the folder
+ *   4  stamp the data (content_trust.c); rename both into the store, the data last; fsync the folder
  * Any failure before the last rename leaves the working file as it is, to be sealed again. After a failed sync the kernel
  * has forgotten which pages did not reach the disk: then all of it is written again, as far as it is still what was hashed;
  * if that does not help either it is never sealed.
@@ -225,7 +225,10 @@ static int make_durable(struct seal *seal)
 static int adopt(struct seal *seal)
 {
     char data[INGEST_NAME], hash[INGEST_NAME];
+    struct stat status;
 
+    if (store_stamp(seal->ingest->fd, &seal->time) && fstat(seal->ingest->fd, &status) == 0)
+        seal->time = status.st_mtim;
     ingest_data_name(seal->ingest, data);
     ingest_hash_name(seal->ingest, hash);
     return store_adopt(seal->ingest->store, seal->root, seal->geometry.size, data,

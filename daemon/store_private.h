@@ -241,6 +241,11 @@ void content_lose(struct content *, uint64_t first, uint64_t count);
 bool content_file_time(const struct content *, struct timespec *);
 /* These blocks were hashed, and right, in a file whose time of change was `time` before they were read. */
 void content_trust(struct content *, uint64_t first, uint64_t count, const struct timespec *time);
+/* A data file of which all is right and durable is stamped, if `time` is that of its last change still. Says whether it is. */
+bool store_stamp(int fd, const struct timespec *time);
+bool store_is_stamped(int fd);
+/* [worker] Hashes all of a complete content, and stamps it; what is wrong is lost. 0 or -errno, if that could not be found out. */
+int content_look_through(struct content *);
 
 /* --- content_hash.c --- */
 uint64_t hash_file_size(const struct geometry *);

@@ -127,6 +127,33 @@ class Damage(SwarmTest):
                                      r"store: .*\.data is damaged and was renamed to .*\.damaged")
                     self.assertTrue(os.path.exists(path[:-4] + "damaged"))
 
+    def test_a_byte_of_a_content(self):
+        """Nothing but its time shows it, and the kernel reads such files without p2pd."""
+        for what in "two", "one":
+            with self.subTest(what):
+                path = self.store(self.ann, what, "data")
+                self.stop(self.ann)
+                flip(path, 70)
+                self.start(self.ann)
+                wait_for("what ben has", lambda name=what: self.fetched_again(self.ann, name))
+                self.assertRegex(self.ann.daemon.text(), r"was changed since it was stored: all of it is checked")
+        # While everything runs, too.
+        path = self.store(self.ann, "two", "data")
+        flip(path, 70000)
+        wait_for("what ben has", lambda: self.fetched_again(self.ann, "two"))
+
+    def test_a_content_whose_time_alone_is_another(self):
+        path = self.store(self.ann, "two", "data")
+        self.stop(self.ann)
+        os.utime(path)
+        self.start(self.ann)
+        self.right(self.ann)
+        self.assertEqual(self.ann.xattr("two", "state"), "complete")
+        self.stop(self.ann)
+        self.start(self.ann)
+        self.right(self.ann)
+        self.assertEqual(1, self.ann.daemon.text().count("was changed since it was stored"))
+
     def test_a_content_that_is_not_whole(self):
         self.ann.write("big", pattern(20000000, 5))
         self.ben.await_file("big", 20000000)
