@@ -30,7 +30,8 @@
  *       to at any moment.
  *   W4  What a kernel has in memory of a number's bytes is what the mount wrote or read. So a working file that could not be
  *       stored for nobody is what an Open of its number gets until it is; and a file whose new bytes were given up, which the
- *       kernel may have, goes on under another number with its old ones. */
+ *       kernel may have, goes on under another number with its old ones, as does one that was stored while the member has
+ *       other mounts, whose kernels may have the bytes that it had before. */
 #include "daemon/local_private.h"
 
 #include <errno.h>
@@ -162,6 +163,14 @@ static void forget_pages(struct local *l, uint64_t ino)
     l->origin = 0;                            /* also that kernel whose p2pfs let the file go */
     (void)catalogue_renew(l->catalogue, ino); /* -ENOENT: it went with what was written */
     l->origin = origin;
+}
+
+/* Whether kernels of the member's other mounts may have bytes of what is now stored anew. */
+static bool is_read_elsewhere(const struct local *l, const struct mount *m, uint64_t ino)
+{
+    const struct node *node = catalogue_node(l->catalogue, ino);
+
+    return HASH_COUNT(l->mounts) > (m != NULL ? 1u : 0u) && node != NULL && !node->working;
 }
 
 static void give_up(struct local *l, struct working *w, int error)
@@ -625,6 +634,7 @@ static void seal_done(struct local *l, struct task *task)
     uint64_t ino = w->ino;
     bool end = w->end;
     struct working_row row = row_of(w);
+    bool elsewhere = is_read_elsewhere(l, m, ino);
     struct deferred *queue = working_free(l, w);
     l->origin = seal->reply.client; /* its kernel learns it from the answer */
     int error = catalogue_publish(l->catalogue, ino, root, seal->size, seal->mtime, clock_wall());
@@ -640,6 +650,8 @@ static void seal_done(struct local *l, struct task *task)
         row.sealed = true;
         catalogue_working_put(l->catalogue, &row); /* W2 */
         sealed_answer(l, seal->reply, ino, true, seal->ingest);
+        if (elsewhere)
+            forget_pages(l, ino);
     } else {
         local_error(l, seal->reply, error, "it was removed while it was written");
         sealed_answer(l, (struct reply){0}, ino, false, seal->ingest);

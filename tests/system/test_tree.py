@@ -3,7 +3,7 @@ import os
 import shutil
 import threading
 
-from harness import SwarmTest, libtorrent_root, main, pattern, wait_for, SANITIZER
+from harness import BIN, Member, Process, SwarmTest, libtorrent_root, main, pattern, wait_for, SANITIZER
 
 LARGE = (24 if SANITIZER else 300) << 20
 FILES = {
@@ -92,6 +92,27 @@ class Names(SwarmTest):
         thread.join()
         self.assertEqual([], errors)
         self.assertGreater(len(seen), 2)
+
+    def test_what_is_saved_through_one_mount_is_read_through_another_of_the_same_member(self):
+        ann, = self.members("ann")
+        second = Member.__new__(Member)
+        second.__dict__.update(vars(ann), mount=os.path.join(self.directory, "ann.second"))
+        os.makedirs(second.mount)
+        second.fs = Process(self, "ann.second.p2pfs", [f"{BIN}/p2pfs", second.mount, "-f"], ann.env)
+        second.start_mount()
+        self.addCleanup(second.unmount)
+        size = 300000  # of all versions: no attribute shows that it is another one
+        ann.write("f", pattern(size, 0))
+        second.await_file("f", size)
+        with open(second.path("f"), "rb") as old:
+            self.assert_same_bytes(pattern(size, 0), old.read(), "before")
+            for version, (writer, reader) in enumerate([(ann, second), (second, ann), (ann, second)], 1):
+                with open(writer.path("f"), "r+b") as file:
+                    file.write(pattern(size, version))
+                self.assert_same_bytes(pattern(size, version), writer.read("f"), "through the same mount")
+                wait_for(f"version {version} through the other", lambda v=version, r=reader: r.read("f") == pattern(size, v))
+            old.seek(0)
+            self.assert_same_bytes(pattern(size, 0), old.read(), "who has it open keeps it")
 
     def test_a_reader_keeps_the_version_that_it_opened(self):
         ann, ben = self.members("ann", "ben")

@@ -853,8 +853,9 @@ static void a_new_version_replaces_the_old_one_and_old_readers_keep_theirs(void 
     close(old_fd);
     assert_int_equal(lookup(other, 1, "f"), 0);
     assert_int_equal(last.size, 30000);
+    assert_int_not_equal(last.ino, ino);   /* the other kernel may have pages of the number */
     assert_true(other->invalidations > 0); /* the other mount heard of it */
-    assert_int_equal(w->invalidations, 0);
+    assert_true(w->invalidations > 0);     /* and so did this one */
     wire_close(w);
     wire_close(other);
 }
