@@ -8,7 +8,7 @@ import time
 from harness import SLOW, Process, SwarmTest, main, pattern, wait_for
 
 TRACKER, GOOD, BAD, READER = 1, 2, 3, 4
-SIZE = 64 << 20
+SIZE = 24 << 20
 MIB = 1 << 20
 HERE = os.path.dirname(os.path.realpath(__file__))
 
@@ -24,7 +24,7 @@ class BadSeeds(SwarmTest):
         self.data = pattern(SIZE, 7)
         self.good.write("film", self.data)
         self.reader.await_file("film", SIZE)
-        self.places = random.Random(3).sample(range(1, SIZE // MIB), 40)
+        self.places = random.Random(3).sample(range(1, SIZE // MIB), 20)
 
     def start_bad(self, kind):
         self.bad.daemon.stop()
@@ -55,7 +55,7 @@ class BadSeeds(SwarmTest):
     def test_who_sends_garbage_is_banned_and_named(self):
         self.swarm(False)
         seed = self.start_bad("garbage")
-        self.read(30)
+        self.read(15)
         wait_for("the request", lambda: "asked" in seed.text())
         wait_for("the ban", lambda: any(state.startswith("banned: sent") for state in self.states()))
         self.assertIn("bad", self.reader.ctl("peers").stdout)
@@ -63,13 +63,13 @@ class BadSeeds(SwarmTest):
     def test_who_stalls_within_a_block_holds_up_no_read(self):
         self.swarm(False)
         seed = self.start_bad("stall")
-        self.read(30)
+        self.read(15)
         self.assertIn("asked", seed.text())
 
     def test_who_has_not_what_it_says_holds_up_no_read(self):
         self.swarm(False)
         seed = self.start_bad("boast")
-        self.read(30)
+        self.read(15)
         self.assertIn("asked", seed.text())
 
     def test_who_vanishes_holds_up_no_read(self):
@@ -77,7 +77,7 @@ class BadSeeds(SwarmTest):
         self.bad.ctl("get", "/film", timeout=60 * SLOW)
         self.read(5)
         self.the_lab.set(BAD, "loss=100%")
-        self.read(25)
+        self.read(15)
 
 
 if __name__ == "__main__":
