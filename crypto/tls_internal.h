@@ -24,8 +24,8 @@
 /* Bytes of one record at most: header, content, content type, tag (RFC 8446, 5.2). */
 #define TLS_RECORD_CONTENT 16384
 #define TLS_RECORD_MAX     (5 + TLS_RECORD_CONTENT + 1 + 16)
-#define TLS_RECORD_TAIL                                                                            \
-    2048 /* so little is not worth a system call, and a wake-up at the other end, of its own */
+/* So little is not worth a system call, and a wake-up at the other end, of its own. */
+#define TLS_RECORD_TAIL 2048
 /* Kept free beside application records, for what OpenSSL sends by itself (key updates, alerts). */
 #define TLS_OUTBOX_SPARE 16384
 
@@ -115,8 +115,7 @@ struct tls {
     bool held;        /* its pace is bounded by us */
     int64_t reader_until; /* tls_reader_near */
     bool by_record;       /* the next record is made when the socket has room for it */
-    bool
-        roomless; /* tls_room has said so: the write that follows does not ask again, and is refused by the same answer */
+    bool roomless;        /* tls_room has said so: the write that follows gets the same answer */
 
     uint64_t records;  /* protected with the present sending key */
     uint64_t updates;  /* of the sending key, so far */

@@ -446,6 +446,21 @@ int content_get(struct content *content, uint64_t block, uint8_t *to)
     return content_get_many(content, block, 1, to, &error) == 1 ? 0 : error;
 }
 
+int content_look(struct content *content, uint64_t first, uint32_t count, uint8_t *buffer,
+                 uint64_t *bytes, uint64_t *damaged)
+{
+    uint64_t end = first + count;
+    int error = 0;
+
+    while (first < end && (error == 0 || error == -EBADMSG || error == -ENODATA)) {
+        uint32_t good = content_get_many(content, first, (uint32_t)(end - first), buffer, &error);
+        *bytes += (uint64_t)good * BLOCK_SIZE;
+        *damaged += error == -EBADMSG;
+        first += good + (error != 0);
+    }
+    return error == -EBADMSG || error == -ENODATA ? 0 : error;
+}
+
 void content_forget_cached(struct content *content, uint64_t first, uint64_t count)
 {
     CHECK_OBJECT(content, CONTENT_MAGIC);

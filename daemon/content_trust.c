@@ -114,7 +114,7 @@ bool store_stamp(int fd, const struct timespec *time)
 
 int content_look_through(struct content *content)
 {
-    uint64_t blocks = content->geometry.blocks, bad = 0;
+    uint64_t blocks = content->geometry.blocks, bytes = 0, damaged = 0;
     char digits[2 * HASH_SIZE + 1];
     struct timespec time;
     uint8_t *buffer = malloc((size_t)LOOK_THROUGH * BLOCK_SIZE);
@@ -123,19 +123,13 @@ int content_look_through(struct content *content)
 
     hex_encode(digits, content->root, HASH_SIZE);
     log_info("store: the file of %s was changed since it was stored: all of it is checked", digits);
-    for (uint64_t at = 0; at < blocks && result == 0;) {
+    for (uint64_t at = 0; at < blocks && result == 0; at += LOOK_THROUGH) {
         uint32_t count = blocks - at < LOOK_THROUGH ? (uint32_t)(blocks - at) : LOOK_THROUGH;
-        uint32_t good = content_get_many(content, at, count, buffer, &result);
-
-        at += good;
-        if (result == -EBADMSG || result == -ENODATA) { /* it is lost, and will be fetched again */
-            bad++;
-            at++;
-            result = 0;
-        }
+        result = content_look(content, at, count, buffer, &bytes, &damaged);
     }
     free(buffer);
-    if (result == 0 && bad == 0 && timed)
-        (void)store_stamp(content->fd[FD_DATA], &time); /* else it is looked through again */
+    /* What was lost will be fetched again; without the stamp all of it is looked through again. */
+    if (result == 0 && timed && content_complete(content))
+        (void)store_stamp(content->fd[FD_DATA], &time);
     return result;
 }

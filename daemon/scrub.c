@@ -76,25 +76,6 @@ static void hold_back(const struct scrub *s, int64_t began, uint64_t bytes, uint
     }
 }
 
-/* All that is present of [first, first + count). */
-static void read_blocks(struct read_task *r, struct content *content, uint64_t first,
-                        uint64_t count, uint8_t *buffer)
-{
-    uint64_t at = first;
-
-    while (at < first + count && r->error == 0) {
-        int error;
-        uint64_t left = first + count - at;
-        uint32_t good = content_get_many(content, at, (uint32_t)left, buffer, &error);
-        r->bytes += (uint64_t)good * BLOCK_SIZE;
-        at += good + (error != 0);
-        if (error == -EBADMSG)
-            r->blocks++;
-        else if (error != 0 && error != -ENODATA)
-            r->error = error;
-    }
-}
-
 static void read_work(struct task *task)
 {
     struct read_task *r = (struct read_task *)(void *)task;
@@ -110,9 +91,10 @@ static void read_work(struct task *task)
     uint8_t *buffer = content == NULL ? NULL : malloc(STEP);
     uint64_t blocks = content == NULL ? 0 : content_geometry(content)->blocks;
     for (uint64_t at = 0; buffer != NULL && at < blocks && r->error == 0; at += STEP / BLOCK_SIZE) {
-        uint64_t count = blocks - at < STEP / BLOCK_SIZE ? blocks - at : STEP / BLOCK_SIZE;
+        uint64_t left = blocks - at;
+        uint32_t count = left < STEP / BLOCK_SIZE ? (uint32_t)left : STEP / BLOCK_SIZE;
         content_forget_cached(content, at, count);
-        read_blocks(r, content, at, count, buffer);
+        r->error = content_look(content, at, count, buffer, &r->bytes, &r->blocks);
         hold_back(s, began, r->bytes, rate);
         if (__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
             break;

@@ -159,6 +159,10 @@ int content_get(struct content *, uint64_t block, uint8_t *to);
  * leading blocks are good; *error says why it stopped (0 if it did not). */
 uint32_t content_get_many(struct content *, uint64_t first, uint32_t count, uint8_t *to,
                           int *error);
+/* [worker] Reads and checks what is present of such a range, all of it: damage is lost, as in content_get, and no reason to stop.
+ * Adds to *bytes what was read and is right, in whole blocks, and to *damaged the blocks that are not. 0 or -errno. */
+int content_look(struct content *, uint64_t first, uint32_t count, uint8_t *buffer, uint64_t *bytes,
+                 uint64_t *damaged);
 /* Any thread, quick: the same for blocks that this process has hashed before, of a complete content whose file is unchanged
  * since, if they are in the page cache. False: content_get_many has to do it. */
 bool content_get_now(struct content *, uint64_t first, uint32_t count, uint8_t *to);

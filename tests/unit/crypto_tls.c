@@ -126,8 +126,8 @@ static void on_loop(struct loop *loop, void (*act)(void *), void *arg)
         assert_true(condition);                                                                    \
     } while (0)
 
-static struct tls_context *context_of(enum tls_policy policy, struct certificate *certificate,
-                                      struct key *key)
+static struct tls_context *context_with(enum tls_policy policy, struct certificate *certificate,
+                                        struct key *key, unsigned notsent_lowat)
 {
     const char *fault = NULL;
     const struct tls_settings settings = {.policy = policy,
@@ -135,11 +135,17 @@ static struct tls_context *context_of(enum tls_policy policy, struct certificate
                                           .certificate = certificate,
                                           .key = key,
                                           .handshake_timeout_ns = PATIENCE,
-                                          .notsent_lowat = 65536};
+                                          .notsent_lowat = notsent_lowat};
     struct tls_context *context = tls_context_new(&settings, &fault);
     if (context == NULL)
         fail_msg("%s", fault);
     return context;
+}
+
+static struct tls_context *context_of(enum tls_policy policy, struct certificate *certificate,
+                                      struct key *key)
+{
+    return context_with(policy, certificate, key, 65536);
 }
 
 /* --- one end of a stream, and what it does ---- */
@@ -1111,17 +1117,8 @@ static void much_flows_both_ways_at_once_and_is_right(void **state)
 /* What TCP holds back counts as unsent: were it not sent off, each record would wait for TCP's own 200 ms, minutes in all. */
 static void records_for_a_reader_are_not_held_back(void **state)
 {
-    const char *fault = NULL;
-    const struct tls_settings settings = {.policy = TLS_PEER,
-                                          .ca = ca,
-                                          .certificate = anna,
-                                          .key = anna_key,
-                                          .handshake_timeout_ns = PATIENCE,
-                                          .notsent_lowat = 16384};
-    struct tls_context *context = tls_context_new(&settings, &fault);
-
-    assert_non_null(context);
-    struct pair p = pair_new(context, context_of(TLS_PEER, bert, bert_key));
+    struct pair p = pair_new(context_with(TLS_PEER, anna, anna_key, 16384),
+                             context_of(TLS_PEER, bert, bert_key));
     p.client->to_send = 16 << 20;
     p.client->reader = true;
     pair_start(&p);
