@@ -17,6 +17,7 @@ struct device;
 struct files;
 struct fuse_session;
 struct invalidator;
+struct listings;
 struct times;
 struct workers;
 
@@ -37,9 +38,11 @@ struct fs {
     struct client *client;
     struct files *files;
     struct times *times;
+    struct listings *listings;
     struct invalidator *invalidator;
     struct workers *disk;
-    uint64_t changes; /* atomic; counts what makes a listing that was read earlier doubtful */
+    uint64_t
+        changes; /* atomic; from 1; counts what makes a listing that was read earlier doubtful */
 };
 
 /* Something in the tree changed. Any thread. */

@@ -27,6 +27,7 @@
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/invalidate.h"
+#include "fs/listings.h"
 #include "fs/mountinfo.h"
 #include "fs/ops.h"
 #include "fs/probe.h"
@@ -383,8 +384,10 @@ static void refuse_requests(struct fs *fs)
 
 static void serve(struct fs *fs)
 {
+    fs->changes = 1;
     fs->files = files_new(fs);
     fs->times = times_new();
+    fs->listings = listings_new();
     fs->disk = workers_new("disk", DISK_THREADS);
     fs->invalidator = invalidator_new(fs);
     fs->client = client_new(fs);
@@ -401,6 +404,7 @@ static void serve(struct fs *fs)
     fuse_session_unmount(fs->session);
     files_free(fs->files);
     times_free(fs->times);
+    listings_free(fs->listings);
 }
 
 /* Every open file of the mount costs two descriptors. */

@@ -4,9 +4,11 @@
  * changed since it was asked for (fs_changes): else an entry that was just removed could enter the kernel's cache and
  * stay there. Pages begin small and double, so that `rm -r`, where every removal spoils the page, costs little.
  *
+ * The kernel keeps what it was shown, and shows it to the next one who opens the directory if nothing has changed since
+ * (listings.h).
+ *
  * Threads: workers and, for answers, the client's thread; one lock for each open directory, held for memory operations
- * only. The kernel's own cache of listings is not used: a listing is cheap, and that cache would
- * have to be told of every change. */
+ * only. */
 #include "fs/ops.h"
 
 #include "base/check.h"
@@ -17,6 +19,7 @@
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/invalidate.h"
+#include "fs/listings.h"
 #include "fs/request.h"
 #include "fs/times.h"
 #include "proto/limits.h"
@@ -45,6 +48,9 @@ struct dir {
     uint64_t page_changes;      /* fs_changes when it was asked for */
     size_t next;                /* entry where the last portion ended */
     uint32_t count;             /* entries to ask for */
+    uint64_t
+        read_changes; /* page_changes of all that was read from the first entry on; 0: of several states */
+    bool kept;        /* listings.h knows this handle */
 };
 
 struct portion {
@@ -53,6 +59,7 @@ struct portion {
     size_t size, used;
     bool plus;
     bool none_fits; /* room for not even one name */
+    uint64_t whole; /* with this portion all was read, from this state of the tree; else 0 */
 };
 
 static struct dir *dir_of(const struct fuse_file_info *fi)
@@ -158,12 +165,19 @@ static bool fill_portion(struct fs *fs, struct dir *dir, struct portion *p, off_
     }
     dir->next = (size_t)at;
     p->none_fits = p->used == 0 && !fits;
+    if (offset == 0)
+        dir->read_changes = dir->page_changes;
+    else if (dir->read_changes != dir->page_changes)
+        dir->read_changes = 0;
+    p->whole = p->used == 0 && fits && dir->kept ? dir->read_changes : 0;
     return true;
 }
 
 /* Without the lock, and the last that is done with the directory: RELEASEDIR may follow at once. */
-static void reply_portion(struct portion *p)
+static void reply_portion(struct fs *fs, const struct dir *dir, struct portion *p)
 {
+    if (p->whole != 0)
+        listings_read(fs->listings, dir->ino, p->whole);
     if (p->none_fits)
         fuse_reply_err(p->req, EINVAL);
     else
@@ -212,7 +226,7 @@ static void on_listing(struct request *r, struct answer *a)
     good = take_page(dir, r, a) && fill_portion(r->fs, dir, &p, (off_t)r->offset);
     CHECK(pthread_mutex_unlock(&dir->lock) == 0);
     if (good)
-        reply_portion(&p);
+        reply_portion(r->fs, dir, &p);
     else
         fuse_reply_err(r->req, EIO);
 }
@@ -237,7 +251,7 @@ static void list(fuse_req_t req, size_t size, off_t offset, struct fuse_file_inf
     }
     CHECK(pthread_mutex_unlock(&dir->lock) == 0);
     if (done) {
-        reply_portion(&p);
+        reply_portion(fs, dir, &p);
         return;
     }
     r = request_new(fs, req, LOCAL__LOCAL_TYPE__LOCAL_READDIR, on_listing);
@@ -273,22 +287,34 @@ static void free_dir(struct dir *dir)
     free(dir);
 }
 
+static void close_dir(struct fs *fs, struct dir *dir)
+{
+    if (dir->kept)
+        listings_closed(fs->listings, dir->ino);
+    free_dir(dir);
+}
+
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    struct fs *fs = fuse_req_userdata(req);
     struct dir *dir = xcalloc(1, sizeof(*dir));
+    bool keep;
 
     dir->magic = DIR_MAGIC;
     dir->ino = ino;
     dir->count = 4 * PAGE_MIN;
     CHECK(pthread_mutex_init(&dir->lock, NULL) == 0);
+    dir->kept = listings_opened(fs->listings, ino, fs_changes(fs), &keep);
+    fi->cache_readdir = dir->kept;
+    fi->keep_cache = keep;
     fi->fh = (uintptr_t)dir;
     if (fuse_reply_open(req, fi) == -ENOENT)
-        free_dir(dir);
+        close_dir(fs, dir);
 }
 
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    free_dir(dir_of(fi));
+    close_dir(fuse_req_userdata(req), dir_of(fi));
     fuse_reply_err(req, 0);
 }
 

@@ -1,6 +1,7 @@
 /* The parts of p2pfs that need no mount: options, attributes, contents, readers, mountinfo. */
 #include "fs/attr.h"
 #include "fs/content.h"
+#include "fs/listings.h"
 #include "fs/mountinfo.h"
 #include "fs/options.h"
 #include "fs/reader.h"
@@ -125,6 +126,68 @@ static void attributes_are_what_the_kernel_may_see(void **state)
     assert_int_equal(attr_errno(0), EIO);
     assert_int_equal(attr_errno(-5), EIO);
     assert_int_equal(attr_errno(ENOSPC), ENOSPC);
+}
+
+/* --- listings ---- */
+
+static void a_listing_is_kept_as_long_as_nothing_changes(void **state)
+{
+    struct listings *l = listings_new();
+    bool keep;
+
+    assert_true(listings_opened(l, 5, 1, &keep) && !keep);
+    listings_closed(l, 5);
+    assert_true(listings_opened(l, 5, 1, &keep) && !keep); /* it was not read */
+    listings_read(l, 5, 1);
+    listings_closed(l, 5);
+    assert_true(listings_opened(l, 5, 1, &keep) && keep);
+    assert_true(listings_opened(l, 5, 1, &keep) && keep);
+    listings_closed(l, 5);
+    listings_closed(l, 5);
+    assert_true(listings_opened(l, 5, 2, &keep) && !keep);
+    listings_closed(l, 5);
+    assert_true(listings_opened(l, 5, 1, &keep) &&
+                !keep); /* the pages went with the last opening */
+    listings_closed(l, 5);
+    listings_free(l);
+}
+
+static void two_that_fill_a_listing_by_turns_leave_none(void **state)
+{
+    struct listings *l = listings_new();
+    bool keep;
+
+    assert_true(listings_opened(l, 5, 1, &keep) && !keep);
+    assert_true(listings_opened(l, 5, 2, &keep) && !keep);
+    listings_read(l, 5, 2);
+    listings_closed(l, 5);
+    listings_read(l, 5, 2);
+    listings_closed(l, 5);
+    assert_true(listings_opened(l, 5, 2, &keep) && !keep);
+    listings_read(l, 5, 2);
+    listings_closed(l, 5);
+    assert_true(listings_opened(l, 5, 2, &keep) && keep);
+    listings_closed(l, 5);
+    listings_free(l);
+}
+
+static void directories_that_share_a_place_take_it_in_turn(void **state)
+{
+    struct listings *l = listings_new();
+    uint64_t other = 6;
+    bool keep;
+
+    assert_true(listings_opened(l, 5, 1, &keep));
+    listings_read(l, 5, 1);
+    while (listings_opened(l, other, 1, &keep))
+        listings_closed(l, other++);
+    assert_false(keep);
+    listings_closed(l, 5);
+    assert_true(listings_opened(l, other, 1, &keep) && !keep);
+    listings_closed(l, other);
+    assert_true(listings_opened(l, 5, 1, &keep) && !keep);
+    listings_closed(l, 5);
+    listings_free(l);
 }
 
 /* --- times ---- */
@@ -387,6 +450,9 @@ int main(void)
         cmocka_unit_test(the_form_of_fstab_is_understood),
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(attributes_are_what_the_kernel_may_see),
+        cmocka_unit_test(a_listing_is_kept_as_long_as_nothing_changes),
+        cmocka_unit_test(two_that_fill_a_listing_by_turns_leave_none),
+        cmocka_unit_test(directories_that_share_a_place_take_it_in_turn),
         cmocka_unit_test(times_that_the_catalogue_does_not_keep_are_remembered),
         cmocka_unit_test(only_present_blocks_are_read),
         cmocka_unit_test(descriptors_that_do_not_fit_are_refused),
