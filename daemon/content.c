@@ -321,6 +321,7 @@ int content_write(struct content *content, uint64_t first, uint32_t count,
             step = count - done < BATCH ? count - done : BATCH;
             content_put_begin(content);
             write_runs(content, first + done, step, blocks + done, verdicts + done);
+            content_unstamp(content);
             show(content, first + done, step, verdicts + done);
             content_put_end(content);
         }

@@ -195,6 +195,7 @@ static int take_away(struct content *content, const uint8_t *pieces)
          result == 0 && error == 0 && next_run(content, pieces, &at, &first, &count);)
         error = punch(content, first, count);
     allow_puts(content);
+    content_unstamp(content);
     if (error < 0)
         log_warning("store: space cannot be given back: %s", strerror(-error));
     else
@@ -240,6 +241,7 @@ void content_evict_resume(struct content *content)
         end = bitmap_next_set(content->present, at, blocks);
         result = punch(content, at, end - at);
     }
+    content_unstamp(content);
     if (result == 0)
         (void)note(content, 0, MAP_EVICTING);
 }

@@ -80,13 +80,6 @@ static int lend(struct content *content, int lock, int *data, int *map)
     return result;
 }
 
-/* Stored as a whole, and changed since by somebody else (content_trust.c). */
-static bool is_doubtful(const struct content *content)
-{
-    return content_complete(content) && !__atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE) &&
-           !store_is_stamped(content->fd[FD_DATA]);
-}
-
 /* It looks const from outside: nothing that a caller can see changes. */
 static struct content *pinned(const struct content *constant, int *result)
 {
@@ -105,8 +98,9 @@ int content_lend(const struct content *constant, bool wait, int *data, int *map)
     *data = *map = -1;
     if (content == NULL)
         return result;
-    if (is_doubtful(content)) {
-        result = wait ? content_look_through(content) : -EAGAIN;
+    bool doubtful = content_is_doubtful(content);
+    if (doubtful) {
+        result = wait ? content_look_through(content) : -EBUSY;
         if (result < 0) {
             content_unpin(content, false);
             return result;
@@ -120,7 +114,7 @@ int content_lend(const struct content *constant, bool wait, int *data, int *map)
         content_unbusy(content);
         result = lend(content, LOCK_SH, data, map);
     }
-    content_unpin(content, false);
+    content_unpin(content, doubtful); /* it is stamped with the next sync */
     return result;
 }
 

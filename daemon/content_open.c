@@ -337,6 +337,7 @@ static int open_incomplete(struct content *content)
     if (result < 0) /* nothing that is in the hash file can be used */
         memset(content->known, 0, store_bits_size(content->geometry.pieces));
     result = check_unsynced(content);
+    content_doubt(content); /* before our own changes */
     if (result == 0)
         content_evict_resume(content);
     return result;

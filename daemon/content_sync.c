@@ -4,6 +4,7 @@
  *   1  copy those pages of the present bits that changed since the last time
  *   2  fdatasync the data and, if they changed, the hashes
  *   3  incomplete: the copies become the synced bits; fdatasync the map (and the folder, once)
+ *                  The data file gets its stamp (content_trust.c)
  *      complete:   rename .part to .data, fsync the folder, delete the map; unless some process has the map
  * A bit that is set between 1 and 3 is for the next time. Many contents are taken through each step together, and the
  * file system is synced instead of file after file: ten thousand small files cost a few syncs.
@@ -280,7 +281,7 @@ struct round {
     uint8_t *pages; /* copies, in order of `which` */
     uint32_t *which;
     size_t count;
-    bool pinned, hashes, names, complete;
+    bool pinned, hashes, names, stamp, complete;
     int claim; /* while it becomes complete: nobody has the map */
     int error;
 };
@@ -318,6 +319,7 @@ static bool begin(struct round *round)
     lock_drop(&content->lock);
     round->hashes = __atomic_exchange_n(&content->hash_dirty, false, __ATOMIC_ACQ_REL);
     round->names = __atomic_exchange_n(&content->names_dirty, false, __ATOMIC_ACQ_REL);
+    round->stamp = __atomic_exchange_n(&content->unstamped, false, __ATOMIC_ACQ_REL);
     round->pages = malloc(dirty * STORE_PAGE + 1);
     round->which = malloc(dirty * sizeof *round->which + 1);
     if (round->pages == NULL || round->which == NULL) {
@@ -328,7 +330,7 @@ static bool begin(struct round *round)
     copy_pages(round, dirty);
     round->complete = content->has_map && is_complete(content);
     lock_drop(&content->lock);
-    return round->count > 0 || round->hashes || round->complete;
+    return round->count > 0 || round->hashes || round->stamp || round->complete;
 }
 
 /* What was taken in `begin` and not brought to its end is to be done again. */
@@ -340,6 +342,8 @@ static void give_back(struct round *round)
         __atomic_store_n(&content->hash_dirty, true, __ATOMIC_RELEASE);
     if (round->names)
         __atomic_store_n(&content->names_dirty, true, __ATOMIC_RELEASE);
+    if (round->stamp)
+        content_unstamp(content);
     for (size_t i = 0; i < round->count; i++)
         bitmap_set(content->dirty_pages, round->which[i]);
 }
@@ -415,6 +419,8 @@ static void note_synced(struct round *round, bool sync_files)
         round->error = -errno;
     else if (sync_files && round->names)
         round->error = store_sync_folder(content->store, content->root);
+    if (round->stamp && round->error == 0)
+        content_stamp(content);
 }
 
 /* Step 3, complete, behind the rename. A descriptor of the map stays open with the others: somebody may be using it. */
@@ -451,8 +457,8 @@ static void finish(struct round *round, bool sync_files)
         note_synced(round, sync_files);
         return;
     }
-    /* All of it was hashed when it came, and is durable. */
-    if (content_file_time(content, &time))
+    /* All of it was hashed when it came, or was known to be unchanged since, and is durable. */
+    if (!__atomic_load_n(&content->doubtful, __ATOMIC_ACQUIRE) && content_file_time(content, &time))
         (void)store_stamp(content->fd[FD_DATA], &time);
     round->error = rename_data(content, SUFFIX_PART, SUFFIX_DATA);
     if (round->error < 0)

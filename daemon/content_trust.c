@@ -11,6 +11,11 @@
  * a content is whole and durable its file gets a time of change that nothing has by itself, the stamp. Whoever writes to the file
  * takes the stamp away, running p2pd or not, and who is to be lent a file without it waits until all of it was hashed: once.
  *
+ * The file of an incomplete content changes with every block. It gets the stamp with each sync, so that one that was left alone has
+ * it, and is looked at when it is opened from the disk: without the stamp the content is doubtful, until all that is present was
+ * hashed, before it is lent. So after a clean end nothing is hashed, and after another one what was just being fetched. What
+ * somebody changes between two writes of this process cannot be told.
+ *
  * Invariant: a bit of content->trusted says that the block was hashed when the file's time was content->trusted_time.
  * Under content->lock. Threads: any. Memory: one bit a block, from the first trust on. */
 #include "daemon/store_private.h"
@@ -104,32 +109,109 @@ bool store_is_stamped(int fd)
     return fstat(fd, &status) == 0 && status.st_mtim.tv_sec == STAMP && status.st_mtim.tv_nsec == 0;
 }
 
-bool store_stamp(int fd, const struct timespec *time)
+static bool set_stamp(int fd)
 {
     const struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_sec = STAMP}};
+
+    return futimens(fd, times) == 0;
+}
+
+bool store_stamp(int fd, const struct timespec *time)
+{
     struct stat status;
 
-    return fstat(fd, &status) == 0 && same_time(&status.st_mtim, time) && futimens(fd, times) == 0;
+    return fstat(fd, &status) == 0 && same_time(&status.st_mtim, time) && set_stamp(fd);
+}
+
+void content_doubt(struct content *content)
+{
+    uint64_t blocks = content->geometry.blocks;
+
+    content->doubtful = bitmap_next_set(content->present, 0, blocks) < blocks &&
+                        !store_is_stamped(content->fd[FD_DATA]);
+}
+
+bool content_is_doubtful(const struct content *content)
+{
+    if (__atomic_load_n(&content->doubtful, __ATOMIC_ACQUIRE))
+        return true;
+    return content_complete(content) && !__atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE) &&
+           !store_is_stamped(content->fd[FD_DATA]);
+}
+
+void content_unstamp(struct content *content)
+{
+    __atomic_store_n(&content->unstamped, true, __ATOMIC_RELEASE);
+}
+
+void content_stamp(struct content *content)
+{
+    if (__atomic_load_n(&content->doubtful, __ATOMIC_ACQUIRE) || content_pin(content) < 0)
+        return;
+    set_stamp(content->fd[FD_DATA]);
+    content_unpin(content, false);
+}
+
+static void end_looking(struct content *content)
+{
+    lock_take(&content->lock);
+    content->looking = false;
+    lock_wake(&content->wake);
+    lock_drop(&content->lock);
+}
+
+/* One at a time. False if another thread has done it meanwhile. */
+static bool begin_looking(struct content *content)
+{
+    lock_take(&content->lock);
+    while (content->looking)
+        lock_wait(&content->wake, &content->lock);
+    content->looking = true;
+    lock_drop(&content->lock);
+    if (content_is_doubtful(content))
+        return true;
+    end_looking(content);
+    return false;
+}
+
+static int look(struct content *content, uint8_t *buffer)
+{
+    uint64_t blocks = content->geometry.blocks, bytes = 0, damaged = 0;
+    int result = 0;
+
+    for (uint64_t at = 0; result == 0; at += LOOK_THROUGH) {
+        at = bitmap_next_set(content->present, at, blocks);
+        if (at >= blocks)
+            break;
+        uint32_t count = blocks - at < LOOK_THROUGH ? (uint32_t)(blocks - at) : LOOK_THROUGH;
+        result = content_look(content, at, count, buffer, &bytes, &damaged);
+        if (result == 0 && __atomic_load_n(&content->store->ending, __ATOMIC_RELAXED))
+            result = -EINTR;
+    }
+    return result;
 }
 
 int content_look_through(struct content *content)
 {
-    uint64_t blocks = content->geometry.blocks, bytes = 0, damaged = 0;
     char digits[2 * HASH_SIZE + 1];
     struct timespec time;
+
+    if (!begin_looking(content))
+        return 0;
     uint8_t *buffer = malloc((size_t)LOOK_THROUGH * BLOCK_SIZE);
     bool timed = content_file_time(content, &time);
-    int result = buffer == NULL ? -ENOMEM : 0;
-
     hex_encode(digits, content->root, HASH_SIZE);
     log_info("store: the file of %s was changed since it was stored: all of it is checked", digits);
-    for (uint64_t at = 0; at < blocks && result == 0; at += LOOK_THROUGH) {
-        uint32_t count = blocks - at < LOOK_THROUGH ? (uint32_t)(blocks - at) : LOOK_THROUGH;
-        result = content_look(content, at, count, buffer, &bytes, &damaged);
-    }
+    int result = buffer == NULL ? -ENOMEM : look(content, buffer);
     free(buffer);
-    /* What was lost will be fetched again; without the stamp all of it is looked through again. */
-    if (result == 0 && timed && content_complete(content))
-        (void)store_stamp(content->fd[FD_DATA], &time);
+    if (result == 0) {
+        __atomic_store_n(&content->doubtful, false, __ATOMIC_RELEASE);
+        /* What was lost will be fetched again; without the stamp all of it is looked through again. */
+        if (timed && content_complete(content))
+            (void)store_stamp(content->fd[FD_DATA], &time);
+        else
+            content_unstamp(content);
+    }
+    end_looking(content);
     return result;
 }

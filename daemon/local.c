@@ -578,6 +578,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
     l->stir_timer = timer_new(l->loop, local_stir, l);
     l->access_timer = timer_new(l->loop, access_look, l);
     l->drop_timer = timer_new(l->loop, local_drop_due, l);
+    l->lender = workers_new("lend", 1);
     l->evict = evict_new(l);
     l->accept_rest = timer_new(l->loop, rested, l);
     l->scrub = scrub_new(l);
@@ -665,6 +666,7 @@ void local_stop(struct local *l)
     l->stopped = true;
     while (l->clients != NULL)
         client_free(l->clients);
+    workers_drain(l->lender);
     evict_stop(l->evict);
     scrub_stop(l->scrub);
     (void)catalogue_commit(l->catalogue, true);
@@ -704,6 +706,7 @@ void local_free(struct local *l)
     ctl_free(l);
     health_free_all(l);
     ctl_account_free(l);
+    workers_free(l->lender);
     evict_free(l->evict);
     scrub_free(l->scrub);
     access_free(l);

@@ -280,16 +280,18 @@ void io_send_opened(struct local *l, struct reply reply, uint64_t ino, struct co
     int fds[2] = {-1, -1};
     int lent = content == NULL ? 1 : content_lend(content, false, &fds[0], &fds[1]);
 
-    if (lent != -EAGAIN) {
+    if (lent != -EAGAIN && lent != -EBUSY) {
         send_lent(l, reply, ino, content, lent, fds);
         return;
     }
-    /* Blocks of it are just being taken away, or the last one came: that takes as long as the disk likes. */
+    /* Blocks of it are just being taken away, or the last one came: that takes as long as the disk likes. Or all of it has to be
+     * hashed: the workers have more to do. */
     struct lend_task *lend = xcalloc(1, sizeof *lend);
     lend->reply = reply;
     lend->ino = ino;
     lend->content = content_share(content);
-    local_post(l, &lend->task, lend_work, lend_done);
+    local_post_to(l, lent == -EBUSY ? l->lender : l->daemon->workers, &lend->task, lend_work,
+                  lend_done);
 }
 
 void write_send_working(struct local *l, struct reply reply, const struct working *w)

@@ -225,6 +225,7 @@ struct local {
 
     struct gather *gathers;
     struct health *healths;
+    struct workers *lender; /* one thread, for what is looked through before it is lent */
     struct evict *evict;
     struct scrub *scrub;
 

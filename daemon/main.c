@@ -582,6 +582,7 @@ static void take_down(struct program *p)
     notify_service_manager("STOPPING=1");
     timer_free(p->sync_timer);
     p->sync_timer = NULL;
+    store_end(d->store);
     local_stop(d->local);
     session_stop(d->session);
     download_stop(d->download);

@@ -310,6 +310,11 @@ struct store *store_open_encrypted(const char *directory, struct store_key *key,
     return NULL;
 }
 
+void store_end(struct store *store)
+{
+    __atomic_store_n(&store->ending, true, __ATOMIC_RELAXED);
+}
+
 void store_close(struct store *store)
 {
     CHECK_OBJECT(store, STORE_MAGIC);

@@ -51,6 +51,8 @@ struct store *store_open_encrypted(const char *directory, struct store_key *, co
 bool store_is_encrypted(const struct store *);
 /* The size of the content in a data file of this length. */
 uint64_t store_size_of_length(const struct store *, uint64_t length);
+/* Any thread: a content_lend that looks through a content ends soon with -EINTR, from now on. */
+void store_end(struct store *);
 /* [worker] Syncs everything, closes. All contents have been released before. */
 void store_close(struct store *);
 
@@ -115,7 +117,9 @@ void content_pieces(const struct content *, uint8_t *map);
  *   0  incomplete: *data and *map. In the map file the generation (8 bytes) stands at byte 64, the live bitmap from byte
  *      4096 on. As long as any process has the map open or mapped it stays the live one. Blocks may go again: a
  *      reader looks at bits and generation before and behind its read.
- *   -EAGAIN  the content is just changing from one to the other: call again with `wait`, on a worker. Other -errno. */
+ *   -EAGAIN  the content is just changing from one to the other: call again with `wait`, on a worker
+ *   -EBUSY   likewise, but all of it has to be hashed first, as its file may have been changed by somebody else: that may take
+ *            a minute, and ends with -EINTR after store_end. Other -errno. */
 int content_lend(const struct content *, bool wait, int *data, int *map);
 /* The key that goes with these descriptors; false if the file is not encrypted. Any thread. */
 bool content_key(const struct content *, uint8_t key[FILE_CIPHER_KEY]);

@@ -104,6 +104,7 @@ struct store {
     size_t fds;
     uint64_t first_number, next_number; /* of working files: of this process, the next one */
     uint64_t held;                      /* bytes, atomic */
+    bool ending;                        /* atomic: long looks end early */
     void (*changed)(void *, struct content *, uint64_t, uint32_t, bool);
     void *changed_arg;
     struct store_window *window; /* store_window.c */
@@ -152,6 +153,10 @@ struct content {
     unsigned putting;                  /* puts under way */
     bool evicting;                     /* and no new one begins */
     bool damage_logged;
+    bool
+        unstamped; /* atomic: this process changed the data file since it was stamped (content_trust.c) */
+    bool doubtful;    /* atomic: somebody else may have; until all of it was looked through */
+    bool looking;     /* one thread does */
     uint8_t *trusted; /* bits of blocks, or NULL: see content_trust.c */
     struct timespec trusted_time;
 
@@ -244,7 +249,16 @@ void content_trust(struct content *, uint64_t first, uint64_t count, const struc
 /* A data file of which all is right and durable is stamped, if `time` is that of its last change still. Says whether it is. */
 bool store_stamp(int fd, const struct timespec *time);
 bool store_is_stamped(int fd);
-/* [worker] Hashes all of a complete content, and stamps it; what is wrong is lost. 0 or -errno, if that could not be found out. */
+/* Opened as it lies on the disk: whether its file was changed by somebody else than this program. */
+void content_doubt(struct content *);
+/* This process changed the data file; what the next sync has to do besides. */
+void content_unstamp(struct content *);
+/* Whether it may not be lent before it was looked through. */
+bool content_is_doubtful(const struct content *);
+/* [worker] For a sync, when all that this process changed is in the file: stamps it, unless it is doubtful. */
+void content_stamp(struct content *);
+/* [worker] Hashes all that is present of a doubtful content, and stamps it; what is wrong is lost. 0 or -errno, if that could
+ * not be found out. Who comes while another thread is at it waits for that one. */
 int content_look_through(struct content *);
 
 /* --- content_hash.c --- */

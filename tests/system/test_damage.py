@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """Files of a member or of the tracker that were damaged while nothing ran: after the start there is a clear line or a repair,
 no crash, and no byte that was not written."""
+import contextlib
 import glob
 import json
 import os
@@ -199,6 +200,71 @@ class Damage(SwarmTest):
         self.ann.write("after", b"all is well")
         self.ben.await_file("after", 11)
         self.assertEqual(sqlite3.connect(database).execute("PRAGMA integrity_check").fetchone(), ("ok",))
+
+
+class Part(SwarmTest):
+    """What is here of a content that is not whole is read without p2pd, too. After a clean end its file is known to be as it was
+    left; after another one it is hashed before somebody reads it."""
+
+    def setUp(self):
+        super().setUp()
+        self.ann, self.ben = self.members("ann", "ben", config="[fetch]\nbackground = no\n", options="wait=1s")
+        self.data = pattern(20000000, 6)
+        self.ann.write("big", self.data)
+        self.ben.await_file("big", len(self.data))
+
+    def looks(self):
+        return self.ben.daemon.text().count("was changed since it was stored")
+
+    def again(self, number, change=lambda: None):
+        """Ends ben's programs, and starts them."""
+        self.ben.unmount()
+        if number == signal.SIGTERM:
+            self.ben.daemon.stop()
+        else:
+            self.ben.daemon.kill(number)
+        change()
+        self.ben.start_daemon()
+        self.ben.start_mount()
+        wait_for("the catalogue", lambda: os.path.exists(self.ben.path("big")))
+
+    def read(self, size):
+        """The blocks of the beginning that can be had."""
+        had = 0
+        with open(self.ben.path("big"), "rb", buffering=0) as file:
+            for at in range(0, size, 16384):
+                with contextlib.suppress(OSError):
+                    self.assert_same_bytes(self.data[at:at + 16384], os.pread(file.fileno(), 16384, at), f"at {at}")
+                    had += 1
+        return had
+
+    def test_a_byte_of_what_is_here(self):
+        self.assertEqual(20, self.read(20 * 16384))
+        path = glob.glob(os.path.join(self.ben.home, "store/*/*.part"))[0]
+        self.ann.unmount()
+        self.ann.daemon.stop()
+        self.again(signal.SIGTERM)
+        self.assertEqual((20, 0), (self.read(20 * 16384), self.looks()))
+        self.again(signal.SIGTERM, lambda: flip(path, 70000))
+        self.assertEqual((19, 1), (self.read(20 * 16384), self.looks()))
+        self.again(signal.SIGTERM)
+        self.assertEqual((19, 1), (self.read(20 * 16384), self.looks()))
+        self.again(signal.SIGKILL, lambda: flip(path, 150000))
+        self.assertEqual((18, 2), (self.read(20 * 16384), self.looks()))
+        self.ann.start_daemon()
+        wait_for("what ann has", lambda: self.read(20 * 16384) == 20)
+
+    def test_a_byte_of_what_becomes_whole(self):
+        """A stamp that is given when the last block comes must not speak for those that came before."""
+        self.assertEqual(20, self.read(20 * 16384))
+        path = glob.glob(os.path.join(self.ben.home, "store/*/*.part"))[0]
+        self.again(signal.SIGTERM, lambda: flip(path, 70000))
+        self.ben.ctl("get", "/big")
+        wait_for("all of it", lambda: self.ben.xattr("big", "state") == "complete")
+        wait_for("its name", lambda: glob.glob(os.path.join(self.ben.home, "store/*/*.data")))
+        self.ann.unmount()
+        self.ann.daemon.stop()
+        self.assertEqual(19, self.read(20 * 16384))
 
 
 if __name__ == "__main__":
