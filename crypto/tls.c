@@ -306,6 +306,11 @@ static void on_room(evutil_socket_t fd, short what, void *arg)
     }
     if (send_held(tls) != 0)
         return;
+    /* Else who reads nothing would never hear of it, and this event would come again at once for good. */
+    if (!tls_socket_has_room(tls) && tls_socket_is_gone(tls)) {
+        fail_by_send(tls);
+        return;
+    }
     if (tls->read_blocked) {
         tls->read_blocked = false;
         tls->resume = true;

@@ -134,6 +134,9 @@ void tls_socket_count_messages(struct tls *);
 bool tls_socket_is_flooded(const struct tls *);
 /* Whether another record of the owner's has room in the outbox. */
 bool tls_socket_has_room(const struct tls *);
+/* Whether TCP has given the connection up (a reset, too many losses), with io_error set: what was unsent then counts as unsent for
+ * good, and the socket as one that can be written to. */
+bool tls_socket_is_gone(struct tls *);
 BIO *tls_socket_bio(struct tls *);
 /* Sends what the outbox holds: 0 all gone, STREAM_AGAIN, STREAM_FAILED with io_error set. */
 int tls_socket_send(struct tls *);

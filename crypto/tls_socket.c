@@ -29,6 +29,8 @@
 
 /* TLS's own messages that a peer may send before any data; then one for each full record. We update keys every few GiB. */
 #define MESSAGES_FREE 64
+/* TCP_CLOSE of netinet/tcp.h, which cannot stand beside linux/tcp.h. */
+#define STATE_CLOSED 7
 /* Pace is measured over so many bytes. */
 #define PACE_BYTES (1u << 20)
 /* What may wait in front of a byte that is written now: so much time's worth, within bounds. While a reader is near little;
@@ -129,6 +131,20 @@ bool tls_socket_has_room(const struct tls *tls)
     if (tls->ahead > 0 && tls->ahead < most)
         most = tls->ahead < 2 * TLS_RECORD_MAX ? 2 * TLS_RECORD_MAX : tls->ahead;
     return tls_outbox_held(tls) + TLS_RECORD_MAX <= most;
+}
+
+bool tls_socket_is_gone(struct tls *tls)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info, error_size = sizeof tls->io_error;
+
+    if (getsockopt(tls->fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 ||
+        info.tcpi_state != STATE_CLOSED)
+        return false;
+    if (getsockopt(tls->fd, SOL_SOCKET, SO_ERROR, &tls->io_error, &error_size) != 0 ||
+        tls->io_error == 0)
+        tls->io_error = EPIPE;
+    return true;
 }
 
 void tls_socket_connected(struct tls *tls)

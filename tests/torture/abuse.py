@@ -2,13 +2,14 @@
 """A member written from the schema files and man/p2p-protocol.7 joins a swarm and then misbehaves in every way it can think of
 against tracker and peers, while two honest members stream from each other.
 
-    tests/torture/abuse.py [--minutes 10] [--nice 19] [--pin]
+    tests/torture/abuse.py [--minutes 10] [--nice 19] [--pin] [--only KIND,...]
 
 Three attackers (processes of one member with several devices, and of strangers from many addresses) take turns with a decoy
 (loops that take the same processor time and do nothing else, as attackers here live on the machine of those they attack) and
 with quiet. Rates of the honest stream under attack and beside the decoy are compared; --nice 0 gives the attackers the same
 claim to the processors as everybody else. --pin gives them the last processor, and all others to the attacked; then the
-comparison is with quiet. What each process of the honest ones took of a processor in each kind of window is printed.
+comparison is with quiet. What each process of the honest ones, and each of their busier threads, took of a processor in each
+kind of window is printed. --only leaves but these kinds of misbehaving, to see what each of them costs.
 
 Held: the stream keeps 80 % of its rate; each process stays within 64 MiB of the memory it began with; nothing crashes; every
 breach of the protocol ends its link, what is merely too much is refused, and the device that goes on is banned, by daemon and
@@ -477,10 +478,10 @@ class Attacker:
     }
 
 
-def attacker(role, plan):
+def attacker(role, plan, only):
     with open(plan, encoding="utf-8") as file:
         attack = Attacker(json.load(file))
-    attack.run(*[getattr(attack, name) for name in attack.ROLES[role]])
+    attack.run(*[getattr(attack, name) for name in attack.ROLES[role] if not only or name in only.split(",")])
 
 
 def decoy():
@@ -494,10 +495,22 @@ def decoy():
             time.sleep(0.02 * (1 - share))
 
 
-def cpu_of(pid):
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+def cpu_of(stat):
+    """Seconds of a processor that a process, or a thread, has taken, from its line in /proc."""
+    with open(f"/proc/{stat}/stat", encoding="utf-8") as file:
         fields = file.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def threads_of(name, pid):
+    """The same of each thread, and of all of them."""
+    used = {name: cpu_of(pid)}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/task/{thread}/comm", encoding="utf-8") as file:
+                key = f"{name}:{file.read().strip()}"
+            used[key] = used.get(key, 0) + cpu_of(f"{pid}/task/{thread}")
+    return used
 
 
 def resident(pid):
@@ -508,7 +521,7 @@ def resident(pid):
 class Abuse(SwarmTest):
     seconds = 14
     judged = False  # rates of so short a run say little
-    nice, pin = 19, False
+    nice, pin, only = 19, False, ""
 
     # --- the honest ones ---
 
@@ -542,11 +555,12 @@ class Abuse(SwarmTest):
 
     def window(self, kind, seconds, rates, cpu, served):
         """Streams for so long; what each of the served took of a processor is noted."""
-        began, before = time.monotonic(), {name: cpu_of(p.process.pid) for name, p in served.items()}
+        began, before = time.monotonic(), {name: threads_of(name, p.process.pid) for name, p in served.items()}
         self.stream_for(seconds, rates.setdefault(kind, []))
         took = time.monotonic() - began
         for name, p in served.items():
-            cpu.setdefault(kind, {}).setdefault(name, []).append((cpu_of(p.process.pid) - before[name]) / took)
+            for key, used in threads_of(name, p.process.pid).items():
+                cpu.setdefault(kind, {}).setdefault(key, []).append((used - before[name].get(key, 0)) / took)
         return took
 
     # --- the attackers ---
@@ -630,7 +644,7 @@ class Abuse(SwarmTest):
                         most[name] = max(most[name], resident(process.process.pid))
         watcher = threading.Thread(target=watch)
         watcher.start()
-        attackers = [self.beside("--attack", role, self.plan, stdout=subprocess.PIPE, text=True) for role in Attacker.ROLES]
+        attackers = [self.beside("--attack", role, self.plan, self.only, stdout=subprocess.PIPE, text=True) for role in Attacker.ROLES]
         rates, cpu = {}, {}
         deadline = time.monotonic() + self.seconds
         try:
@@ -670,7 +684,8 @@ class Abuse(SwarmTest):
             print(f"    {name}: {before[name] >> 20} MiB, at most {(most[name] - before[name]) >> 20} MiB more")
         median = {kind: statistics.median(some) / 1e6 for kind, some in rates.items()}
         for kind, some in rates.items():
-            used = ", ".join(f"{name} {statistics.mean(shares):.2f}" for name, shares in cpu[kind].items())
+            used = ", ".join(f"{name} {statistics.mean(shares):.2f}" for name, shares in cpu[kind].items()
+                             if ":" not in name or statistics.mean(shares) >= 0.02)
             print(f"    {kind}: streamed {len(some)} times, median {median[kind]:.0f} MB/s; processors: {used}", flush=True)
         share = 1.0
         if self.judged:
@@ -678,6 +693,8 @@ class Abuse(SwarmTest):
             print(f"    under attack {100 * share:.0f} % of what is streamed {'in quiet' if self.pin else 'beside the decoy'}; "
                   f"of quiet: {100 * median['attack'] / median['quiet']:.0f} %", flush=True)
         self.assertEqual([], sorted(set(faults)))
+        if self.only:
+            return
         for name, process in served.items():
             self.assertTrue(process.running(), name)
             self.assertLess(most[name] - before[name], ROOM, f"memory of {name}")
@@ -715,14 +732,17 @@ class Abuse(SwarmTest):
 
 def main():
     if sys.argv[1:2] == ["--attack"]:
-        attacker(*sys.argv[2:4])
+        attacker(*sys.argv[2:5])
     if sys.argv[1:2] == ["--decoy"]:
         decoy()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--minutes", type=float, default=10)
     options.add_argument("--nice", type=int, default=19, help="of the attackers; 0: they take what they get")
     options.add_argument("--pin", action="store_true", help="attackers on the last processor, all others on the rest")
+    options.add_argument("--only", default="", metavar="KIND,...",
+                         help="of " + ", ".join(name for names in Attacker.ROLES.values() for name in dict.fromkeys(names)))
     chosen = options.parse_args()
+    Abuse.only = chosen.only
     Abuse.seconds, Abuse.judged, Abuse.nice, Abuse.pin = chosen.minutes * 60, True, chosen.nice, chosen.pin
     if Abuse.pin:
         os.sched_setaffinity(0, set(PROCESSORS[:-1]))

@@ -954,6 +954,36 @@ static void writing_to_a_peer_that_is_gone_fails_without_a_signal(void **state)
     raw_free(&raw);
 }
 
+/* The owner reads nothing (a link whose answers are not read is paused), and the socket held all that it may when the peer reset
+ * the connection: what was unsent stays so for good, while the kernel says at once, and again, that it can be written to. */
+static void a_full_socket_that_is_reset_is_noticed_though_nobody_reads(void **state)
+{
+    struct raw raw;
+    struct linger abort_it = {1, 0};
+
+    raw_new(&raw, anna, anna_key);
+    struct end *server = raw_dial(&raw, context_with(TLS_PEER, bert, bert_key, 16384));
+    WAIT_FOR(server->ready);
+    server->deaf = true;
+    server->reader = true;
+    server->to_send = 64 << 20;
+    tls_reader_near(server->stream, INT64_MAX); /* nothing happens on its loop meanwhile */
+    on_loop(loop_b, act_pump, server);
+    uint64_t before;
+    do { /* until buffers are full */
+        before = server->sent;
+        usleep(100000);
+    } while (server->sent != before);
+    assert_true(before < server->to_send);
+    assert_false(server->failed);
+    setsockopt(raw.fd, SOL_SOCKET, SO_LINGER, &abort_it, sizeof abort_it);
+    raw_hang_up(&raw);
+    WAIT_FOR(server->failed);
+    assert_non_null(strstr(server->why, "reset"));
+    end_free(server);
+    raw_free(&raw);
+}
+
 /* --- being freed ---- */
 
 static void a_stream_can_be_freed_at_any_moment_of_its_handshake(void **state)
@@ -1473,6 +1503,7 @@ int main(void)
         cmocka_unit_test(an_orderly_end_is_told_from_a_cut),
         cmocka_unit_test(a_flipped_bit_on_the_way_ends_the_stream),
         cmocka_unit_test(writing_to_a_peer_that_is_gone_fails_without_a_signal),
+        cmocka_unit_test(a_full_socket_that_is_reset_is_noticed_though_nobody_reads),
         cmocka_unit_test(a_stream_can_be_freed_at_any_moment_of_its_handshake),
         cmocka_unit_test(a_stream_freed_while_its_step_waits_or_runs_is_released_later),
         cmocka_unit_test(a_handshake_that_times_out_during_a_step_fails_once),
