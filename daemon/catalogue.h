@@ -117,6 +117,8 @@ int catalogue_checkpoint(struct catalogue *);
  */
 /* Whether names in that directory may be made and changed by this member, as far as is known. */
 bool catalogue_may_write(const struct node *directory);
+/* How many directories lie in it. */
+uint32_t catalogue_folders(const struct node *directory);
 /* The entry that the tracker calls by that number; NULL if there is none. */
 const struct node *catalogue_with_id(const struct catalogue *, uint64_t id);
 /* NULL if there is none. Removed but open ones are found as well. */

@@ -58,6 +58,7 @@ struct pending {
 struct children {
     uintptr_t *slots; /* entries in the order of their cookies; a hole is (cookie << 1) | 1 */
     uint32_t used, live, room;
+    uint32_t folders; /* of the live ones */
 };
 
 struct entry {

@@ -219,6 +219,7 @@ static void children_add(struct entry *directory, struct entry *e)
     children->slots[at] = (uintptr_t)e;
     children->used++;
     children->live++;
+    children->folders += e->node.kind == NODE_DIRECTORY;
 }
 
 static void children_remove(struct entry *directory, struct entry *e)
@@ -233,6 +234,7 @@ static void children_remove(struct entry *directory, struct entry *e)
     }
     children->slots[at] = (uintptr_t)(e->cookie << 1 | 1);
     children->live--;
+    children->folders -= e->node.kind == NODE_DIRECTORY;
     if (children->live == 0) {
         free(children->slots);
         free(children);
@@ -243,6 +245,13 @@ static void children_remove(struct entry *directory, struct entry *e)
 uint32_t tree_children(const struct entry *directory)
 {
     return directory->children == NULL ? 0 : directory->children->live;
+}
+
+uint32_t catalogue_folders(const struct node *directory)
+{
+    const struct children *children = ((const struct entry *)(const void *)directory)->children;
+
+    return children == NULL ? 0 : children->folders;
 }
 
 struct entry *tree_next_child(const struct entry *directory, uint64_t *cookie)

@@ -186,6 +186,20 @@ class Times(SwarmTest):
         os.rename(ann.path("d/a"), ann.path("d/b"))
         self.assertGreater(os.stat(ann.path("d")).st_mtime_ns, 7)
 
+    def test_a_directory_has_a_link_from_each_in_it(self):
+        ann, ben = self.members("ann", "ben")
+        links = lambda member, name: os.stat(member.path(name)).st_nlink
+        os.makedirs(ann.path("d/e"))
+        os.mkdir(ann.path("f"))
+        ann.write("d/file", b"1")
+        self.assertEqual((4, 3, 2), tuple(links(ann, name) for name in ("", "d", "f")))
+        os.rename(ann.path("d/e"), ann.path("f/e"))
+        self.assertEqual((2, 3), (links(ann, "d"), links(ann, "f")))
+        wait_for("ben's counts", lambda: os.path.exists(ben.path("f/e")) and (links(ben, "d"), links(ben, "f")) == (2, 3))
+        os.rmdir(ann.path("f/e"))
+        self.assertEqual((4, 2), (links(ann, ""), links(ann, "f")))
+        wait_for("ben's count", lambda: links(ben, "f") == 2)
+
     def test_what_is_removed_but_open_has_no_links(self):
         [ann] = self.members("ann")
         with open(ann.path("a"), "w+b") as file:

@@ -221,7 +221,7 @@ def tree(root):
 
 
 class Stress(SwarmTest):
-    seconds, workers, seed, names, report = 5, 8, 1, 40, False
+    seconds, workers, seed, names, report = 4, 8, 1, 40, False
 
     @staticmethod
     def calm(member):
