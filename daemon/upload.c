@@ -410,12 +410,14 @@ struct upload *upload_new(struct daemon *daemon, const char **fault)
 
     u->daemon = daemon;
     u->knocks = knocks_new();
+    u->spent = spent_new(LIMIT_PEER_ACCOUNT_NS);
     u->loop = loop_new("upload");
     loop_set_owner(u->loop, u);
     u->listener = listener_new(u, daemon->home, daemon->settings.listen, fault);
     if (u->listener == NULL) {
         loop_free(u->loop);
         knocks_free(u->knocks);
+        spent_free(u->spent);
         free(u);
         return NULL;
     }
@@ -492,5 +494,6 @@ void upload_free(struct upload *u)
     choker_free(u->choker);
     credentials_release(u->credentials);
     knocks_free(u->knocks);
+    spent_free(u->spent);
     free(u);
 }

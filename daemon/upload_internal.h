@@ -26,6 +26,7 @@
 #include "proto/knocks.h"
 #include "proto/limits.h"
 #include "proto/peer.pb-c.h"
+#include "proto/spent.h"
 
 struct channel;
 struct credentials;
@@ -74,6 +75,7 @@ struct upload {
         *greetings; /* connections whose first frame has not come; doubly linked by utlist */
     unsigned greeting_count, dial_count; /* accepted ones; those that dial back */
     struct knocks *knocks;
+    struct spent *spent;      /* of their bursts, by links that have ended */
     struct serve_link *links; /* doubly linked by utlist; pumped in this order */
     unsigned link_count;
     struct watched *watched; /* upload_link.c: who is told what comes of which content */

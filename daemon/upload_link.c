@@ -34,6 +34,7 @@ void serve_link_free(struct serve_link *link)
     link->dead = true;
     DL_DELETE(link->upload->links, link);
     link->upload->link_count--;
+    spent_add(link->upload->spent, link->remote.account, channel_spent(link->channel), clock_now());
     HASH_ITER(hh, link->files, f, next)
         serve_file_free(link, f);
     choker_link_free(link->choke);
@@ -280,6 +281,8 @@ void serve_link_new(struct upload *u, struct stream *stream, const struct remote
     channel_set_pool(link->channel, &u->queued);
     channel_set_low_mark(link->channel, READ_AHEAD / 2);
     set_budget(link);
+    channel_charge(link->channel,
+                   spent_take(u->spent, remote->account, LIMIT_PEER_BURST_NS, clock_now()));
     link->taken_at = channel_last_heard(link->channel);
     DL_APPEND(u->links, link);
     u->link_count++;

@@ -207,8 +207,6 @@ void channel_set_budget(struct channel *channel, int64_t per_second, int64_t bur
         channel->credit = burst;
         channel->credit_at = clock_now();
     }
-    if (burst > channel->burst && channel->burst > 0)
-        channel->credit += burst - channel->burst;
     channel->budget = per_second;
     channel->burst = burst;
 }

@@ -96,10 +96,13 @@ void channel_pause(struct channel *, bool paused);
 /* Bounds what the other end's input may cost, for owners who expect no bulk: `per_second` ns of this thread's processor
  * time, `burst` at once. Beyond that input waits, in the kernel, until the debt is paid; nothing is lost and the
  * channel does not end. Any channel gives way to the others of its loop after a few hundred small frames; one with a
- * budget also after two milliseconds. */
+ * budget also after two milliseconds. A larger burst than before fills up in time. */
 void channel_set_budget(struct channel *, int64_t per_second, int64_t burst);
-/* Input of this channel's cost so much besides, elsewhere or later. Nothing without a budget. */
+/* Input of this channel's cost so much besides, elsewhere or later; less than 0: it may cost so much more, once. Nothing
+ * without a budget. */
 void channel_charge(struct channel *, int64_t cost);
+/* How much of its burst is used up at this moment; 0 without a budget. */
+int64_t channel_spent(const struct channel *);
 /* Whether it ended because the other end broke the rules of framing (a header or a payload that is not allowed): a
  * fault of `frame`'s is the owner's own to know. */
 bool channel_is_broken(const struct channel *);

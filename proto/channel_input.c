@@ -331,13 +331,24 @@ void channel_input_discard(struct channel *channel)
 
 /* --- what input may cost
  * -------------------------------------------------------------------------------- */
-static void charge(struct channel *channel, int64_t cost)
+static int64_t credit_at(const struct channel *channel, int64_t now)
 {
-    int64_t now = clock_now();
     int64_t passed = smaller_time(now - channel->credit_at, 60 * NS_PER_S);
     int64_t grown =
         (int64_t)((double)passed * (double)channel->budget / (double)NS_PER_S) + channel->credit;
-    channel->credit = smaller_time(grown, channel->burst) - cost;
+    return smaller_time(grown, channel->burst);
+}
+
+int64_t channel_spent(const struct channel *channel)
+{
+    CHECK_OBJECT(channel, CHANNEL_MAGIC);
+    return channel->budget > 0 ? channel->burst - credit_at(channel, clock_now()) : 0;
+}
+
+static void charge(struct channel *channel, int64_t cost)
+{
+    int64_t now = clock_now();
+    channel->credit = credit_at(channel, now) - cost;
     channel->credit_at = now;
     if (channel->credit >= 0)
         return;

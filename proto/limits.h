@@ -80,6 +80,10 @@
 #define LIMIT_MEMBER_INPUT_NS   (100 * NS_PER_MS) /* a member at the tracker */
 #define LIMIT_MEMBER_ACCOUNT_NS (200 * NS_PER_MS) /* all members of one account */
 #define LIMIT_MEMBER_BURST_NS   NS_PER_S /* 200000 files announced from scratch take half of it */
+#define LIMIT_SPENT_ACCOUNTS                                                                       \
+    4096 /* accounts of which it is remembered that links of theirs used up their bursts */
+#define LIMIT_SPENT_NS                                                                             \
+    (10 * NS_PER_S) /* ... for so long at most: twice what it takes to pay the largest burst */
 #define LIMIT_STORAGE_PART                                                                         \
     2 /* what the storage's thread does for a member counts half: 20 % of a core */
 #define LIMIT_GRANT_NS                                                                             \

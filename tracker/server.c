@@ -545,6 +545,7 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     table_init(&server->sources);
     table_init(&server->accounts);
     server->knocks = knocks_new();
+    server->spent = spent_new(LIMIT_MEMBER_ACCOUNT_NS);
     server->bans = bans_new();
     server->swarm = swarm_new(random_u64());
     server->throttle = throttle_new(random_u64());
@@ -678,6 +679,7 @@ void server_free(struct server *server)
     table_clear(&server->sources);
     table_clear(&server->accounts);
     knocks_free(server->knocks);
+    spent_free(server->spent);
     bans_free(server->bans);
     free(server->dir);
     free(server->name);

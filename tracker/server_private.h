@@ -14,6 +14,7 @@
 #include "proto/knocks.h"
 #include "proto/limits.h"
 #include "proto/message.h"
+#include "proto/spent.h"
 #include "proto/tracker.pb-c.h"
 #include "tracker/address.h"
 #include "tracker/authority.h"
@@ -139,6 +140,7 @@ struct server {
     struct timer *hourly;
     struct table sources, accounts;
     struct knocks *knocks;
+    struct spent *spent; /* of their bursts, by members' connections that have ended */
     struct bans *bans;
     uint64_t seed;
     struct session *sessions;

@@ -323,6 +323,7 @@ void session_end(struct session *s, const char *why)
     if (session_is_member(s)) {
         log_debug("%s on %s left: %s", s->account, s->from, why);
         server_account_ends(server, s->account_links);
+        spent_add(server->spent, s->account, channel_spent(s->channel), clock_now());
         announce_disconnect(s);
         s->account[0] = '\0';
     }
@@ -356,9 +357,9 @@ static void on_closed(void *arg, bool orderly, const char *why)
 /* Who is connected with many devices gets little more of this thread for it. */
 static void set_budget(struct session *s)
 {
-    int64_t share = LIMIT_MEMBER_ACCOUNT_NS / s->account_links->links;
+    int64_t links = s->account_links->links, share = LIMIT_MEMBER_ACCOUNT_NS / links;
     channel_set_budget(s->channel, share < LIMIT_MEMBER_INPUT_NS ? share : LIMIT_MEMBER_INPUT_NS,
-                       LIMIT_MEMBER_BURST_NS);
+                       LIMIT_MEMBER_BURST_NS / links);
 }
 
 /* Of the two threads this one has the more to do. */
@@ -413,6 +414,10 @@ static void become_member(struct session *s, const struct certificate_subject *s
     s->peer = peer;
     channel_trust(s->channel);
     set_budget(s);
+    /* From a stranger's burst to a member's, less what is owed. */
+    int64_t more = LIMIT_MEMBER_BURST_NS / s->account_links->links - LIMIT_STRANGER_BURST_NS;
+    int64_t owed = spent_take(server->spent, s->account, LIMIT_MEMBER_BURST_NS, clock_now());
+    channel_charge(s->channel, owed - more);
     announce_connect(s);
     log_debug("%s: %s has connected", s->from, s->account);
 }

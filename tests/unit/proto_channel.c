@@ -721,6 +721,26 @@ static void input_over_its_budget_waits_and_is_not_lost(void **state)
     mocked_free(m);
 }
 
+static void what_a_burst_has_left_is_known_and_does_not_grow_by_setting_it(void **state)
+{
+    struct mocked *m = mocked_new();
+    struct channel *channel = m->end.channel;
+    record(m, make_many);
+    assert_int_equal(channel_spent(channel), 0);
+    channel_set_budget(channel, 1, 50 * NS_PER_MS); /* next to nothing comes back */
+    m->end.burn = 20 * NS_PER_MS;
+    read_it(m);
+    assert_int_equal(m->end.frame_count, 1);
+    assert_true(channel_spent(channel) >= 20 * NS_PER_MS);
+    int64_t left = 50 * NS_PER_MS - channel_spent(channel);
+    channel_set_budget(channel, 1, 10 * NS_PER_MS);
+    channel_set_budget(channel, 1, 50 * NS_PER_MS);
+    assert_true(50 * NS_PER_MS - channel_spent(channel) <= left);
+    channel_charge(channel, -100 * NS_PER_MS); /* a gift; more than the burst is none */
+    assert_int_equal(channel_spent(channel), 0);
+    mocked_free(m);
+}
+
 static void endless_output_gives_way_to_others(void **state)
 {
     struct mocked *m = mocked_new();
@@ -1215,6 +1235,7 @@ int main(void)
         cmocka_unit_test(endless_input_gives_way_to_others),
         cmocka_unit_test(many_small_frames_give_way_to_others),
         cmocka_unit_test(input_over_its_budget_waits_and_is_not_lost),
+        cmocka_unit_test(what_a_burst_has_left_is_known_and_does_not_grow_by_setting_it),
         cmocka_unit_test(endless_output_gives_way_to_others),
         cmocka_unit_test(drained_comes_once_each_time),
         cmocka_unit_test(lent_payloads_are_released_once_written),
