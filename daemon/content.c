@@ -343,6 +343,33 @@ int content_put(struct content *content, uint64_t first, uint32_t count,
     return content_write(content, first, count, blocks, verdicts);
 }
 
+/* Pinned, its hashes known. */
+static bool put_pinned(struct content *content, uint64_t first, uint32_t count,
+                       const uint8_t *leaves, const uint8_t *const *blocks, int *verdicts)
+{
+    if (!__atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE) || !content_put_begin_now(content))
+        return false;
+    verify(content, first, count, leaves, blocks, verdicts);
+    write_runs(content, first, count, blocks, verdicts);
+    show(content, first, count, verdicts);
+    content_put_end(content);
+    return true;
+}
+
+bool content_put_now(struct content *content, uint64_t first, uint32_t count,
+                     const uint8_t *const *blocks, int *verdicts)
+{
+    uint8_t leaves[HASHES(CONTENT_NOW_BLOCKS)];
+
+    CHECK_OBJECT(content, CONTENT_MAGIC);
+    if (count > CONTENT_NOW_BLOCKS || !content_block_hashes_now(content, first, count, leaves) ||
+        !content_pin_now(content))
+        return false;
+    bool done = put_pinned(content, first, count, leaves, blocks, verdicts);
+    content_unpin(content, done);
+    return done;
+}
+
 /* --- get ------------------------------------------------------------------------------------------- */
 /* Reads blocks that are present and checks them by these hashes. Returns how many leading ones are good. */
 static uint32_t read_verified(struct content *content, uint64_t first, uint32_t count,

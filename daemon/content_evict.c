@@ -95,6 +95,15 @@ void content_put_begin(struct content *content)
     lock_drop(&content->lock);
 }
 
+bool content_put_begin_now(struct content *content)
+{
+    lock_take(&content->lock);
+    bool free = !content->evicting;
+    content->putting += free;
+    lock_drop(&content->lock);
+    return free;
+}
+
 void content_put_end(struct content *content)
 {
     lock_take(&content->lock);

@@ -338,6 +338,19 @@ int content_set_leaves(struct content *content, uint32_t piece, const uint8_t *h
     return result;
 }
 
+bool content_set_leaves_now(struct content *content, uint32_t piece, const uint8_t *hashes,
+                            int *result)
+{
+    CHECK_OBJECT(content, CONTENT_MAGIC);
+    if (!content_has_piece_layer(content) || !content_pin_now(content))
+        return false;
+    bool now = content->geometry.blocks == 1 || content->fd[FD_HASH] >= 0;
+    if (now)
+        *result = content_set_leaves(content, piece, hashes);
+    content_unpin(content, false);
+    return now;
+}
+
 /* The hash file's are no good. If the piece is whole they can be had from its data. */
 static int heal_leaves(struct content *content, const uint8_t *layer, struct leaves *leaves)
 {
@@ -399,26 +412,39 @@ static void load_more(struct content *content, uint32_t piece)
         cache_add(content, leaves);
 }
 
-int content_leaves(struct content *content, uint64_t first, uint32_t count, uint8_t *out)
+/* The content is pinned. *missed: they were not in memory. */
+static int get_leaves(struct content *content, uint64_t first, uint32_t count, uint8_t *out,
+                      bool *missed)
 {
     const struct geometry *g = &content->geometry;
     uint32_t piece = (uint32_t)(first / g->piece_blocks);
     uint64_t skip = first % g->piece_blocks;
     struct leaves *leaves;
 
+    *missed = false;
     if (g->blocks == 1) {
         memcpy(out, content->root, HASH_SIZE);
         return 0;
     }
     if (cache_copy(content, piece, skip, count, out))
         return 0;
+    *missed = true;
     int result = load_leaves(content, piece, &leaves);
     if (result < 0)
         return result;
     memcpy(out, leaves->hashes + HASHES(skip), HASHES(count));
     cache_add(content, leaves);
-    load_more(content, piece);
     return 0;
+}
+
+int content_leaves(struct content *content, uint64_t first, uint32_t count, uint8_t *out)
+{
+    bool missed;
+    int result = get_leaves(content, first, count, out, &missed);
+
+    if (result == 0 && missed)
+        load_more(content, (uint32_t)(first / content->geometry.piece_blocks));
+    return result;
 }
 
 int content_block_hashes(struct content *content, uint64_t first, uint32_t count, uint8_t *out)
@@ -429,11 +455,21 @@ int content_block_hashes(struct content *content, uint64_t first, uint32_t count
     CHECK(count > 0 && first < g->blocks && count <= g->blocks - first);
     CHECK(first / g->piece_blocks == (first + count - 1) / g->piece_blocks);
     int result = content_pin(content);
+    bool missed;
     if (result == 0) {
-        result = content_leaves(content, first, count, out);
+        result = get_leaves(content, first, count, out, &missed);
         content_unpin(content, false);
     }
     return result;
+}
+
+void content_block_hashes_ahead(struct content *content, uint64_t block)
+{
+    CHECK_OBJECT(content, CONTENT_MAGIC);
+    if (content->geometry.blocks == 1 || content_pin(content) < 0)
+        return;
+    load_more(content, (uint32_t)(block / content->geometry.piece_blocks));
+    content_unpin(content, false);
 }
 
 bool content_block_hashes_now(struct content *content, uint64_t first, uint32_t count, uint8_t *out)

@@ -1,6 +1,6 @@
 /* Piece layers and block hashes of what is being fetched.
  *
- * Owns what is asked for and not here yet; leaves checking and keeping to the store (on workers), sending to
+ * Owns what is asked for and not here yet; leaves checking and keeping to the store (on workers, or here: here_may), sending to
  * download_link.c. Thread: "download"; the two `…_run` functions run on workers. Format: proto/peer.proto, HashRequest.
  *
  * Both are asked for on the link, and just in front, of the first block that needs them, so that they cost no round trip; what is
@@ -187,6 +187,19 @@ static void hash_run(struct job *raw)
     loop_post(job->file->download->loop, &job->mail);
 }
 
+/* Block hashes, without a worker. */
+static bool check_here(struct hash_job *job)
+{
+    struct download *download = job->file->download;
+    int64_t began = clock_now();
+
+    if (job->layer || !here_may(download, job->file->jobs) ||
+        !content_set_leaves_now(job->content, job->piece, job->hashes, &job->error))
+        return false;
+    here_done(download, began);
+    return true;
+}
+
 /* Has them checked; takes `hashes` over. */
 static void post(struct file *file, bool layer, uint32_t piece, uint8_t *hashes)
 {
@@ -199,8 +212,12 @@ static void post(struct file *file, bool layer, uint32_t piece, uint8_t *hashes)
     job->layer = layer;
     job->piece = piece;
     job->hashes = hashes;
+    bool done = check_here(job);
     file->jobs++;
-    workers_post(file->download->daemon->workers, &job->job, true);
+    if (done)
+        loop_post(file->download->loop, &job->mail);
+    else
+        workers_post(file->download->daemon->workers, &job->job, true);
 }
 
 /* --- the piece layer -------------------------------------------------------------------------------------------------- */

@@ -282,7 +282,8 @@ struct download {
     uint32_t held; /* buffers that wait for hashes */
     bool paused;   /* links are not read: too many buffers are in use */
 
-    char trouble[96]; /* the store's; "" for none */
+    char trouble[96];   /* the store's; "" for none */
+    int64_t slow_until; /* the disk made this thread wait: what is written goes to workers */
     int64_t trouble_until;
     bool disk_full; /* that is the trouble */
 
@@ -298,6 +299,10 @@ struct download {
 void download_settle(struct download *);
 /* Input was handled, so this link may have room: jobs are posted, readers served, the rest filled. */
 void download_room(struct download *, struct link *);
+/* A job of a few microseconds is done on this thread if nothing else is under way for the file: waking a worker, and being woken by
+ * it, take longer than that. Not for a while after the disk made us wait. */
+bool here_may(const struct download *, uint32_t under_way);
+void here_done(struct download *, int64_t began);
 /* Whether the store takes nothing for now, neither blocks nor hashes; not before trouble_until. */
 bool download_is_troubled(struct download *, int64_t now);
 /* Whether blocks may be asked for now at all: room in the store, and in the rate limit. */

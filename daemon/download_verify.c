@@ -8,6 +8,8 @@
  *   blocks -> worker: content_check -> file->puts -> one worker at a time: content_write -> mail -> verdicts: present, or wrong (the sender is banned, the block asked for
  *   elsewhere), or no room (all fetching pauses, and tries again).
  *
+ * A few blocks of a file for which nothing else is under way are checked and written here, at once (content_put_now), and
+ * their mail goes to ourselves: a reader does not wait for two threads to wake each other, nor does a slow link's every block.
  * A job with a block that a reader waits for is posted urgent; jobs are small, so that it does not wait for many others. While
  * the workers have enough to do, a short run waits for its next blocks: long runs are hashed and written with less work. */
 #include "daemon/download_private.h"
@@ -21,6 +23,9 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "daemon/store.h"
+
+#define HERE_SLOW (2 * NS_PER_MS)   /* so long it takes if the disk makes writers wait */
+#define HERE_NOT  (500 * NS_PER_MS) /* and the next ones are likely to wait, too */
 
 struct put_job {
     struct job job;
@@ -252,6 +257,31 @@ static void put_run(struct job *raw)
         loop_post(loop, &last->mail);
 }
 
+bool here_may(const struct download *download, uint32_t under_way)
+{
+    return under_way == 0 && clock_now() >= download->slow_until;
+}
+
+void here_done(struct download *download, int64_t began)
+{
+    int64_t now = clock_now();
+
+    if (now - began > HERE_SLOW)
+        download->slow_until = now + HERE_NOT;
+}
+
+static bool put_here(struct put_job *job)
+{
+    struct download *download = job->file->download;
+    int64_t began = clock_now();
+
+    if (!here_may(download, job->file->put_jobs) ||
+        !content_put_now(job->content, job->first, job->count, job->blocks, job->verdicts))
+        return false;
+    here_done(download, began);
+    return true;
+}
+
 static struct put_job *job_new(struct file *file)
 {
     struct download *download = file->download;
@@ -310,9 +340,13 @@ void verify_post(struct file *file)
             job->buffers[i]->next = NULL;
         job->count = count;
         buffer = rest;
+        bool done = put_here(job);
         file->jobs++;
         file->put_jobs++;
-        workers_post(download->daemon->workers, &job->job, urgent);
+        if (done)
+            loop_post(download->loop, &job->mail);
+        else
+            workers_post(download->daemon->workers, &job->job, urgent);
     }
     file->arrived = buffer;
     if (buffer == NULL)

@@ -138,6 +138,8 @@ bool content_has_leaves(const struct content *, uint32_t piece);
 int content_set_leaves(struct content *, uint32_t piece, const uint8_t *hashes);
 /* [worker] Copies block hashes within one piece; -ENODATA if not known. */
 int content_block_hashes(struct content *, uint64_t first, uint32_t count, uint8_t *out);
+/* [worker] Then: loads those of the pieces behind that block's, which are likely to be asked for next. */
+void content_block_hashes_ahead(struct content *, uint64_t block);
 
 /* The same from memory: false if they are not there at the moment. Any thread. */
 bool content_block_hashes_now(struct content *, uint64_t first, uint32_t count, uint8_t *out);
@@ -156,6 +158,12 @@ void content_check(struct content *, uint64_t first, uint32_t count, const uint8
                    int *verdicts);
 int content_write(struct content *, uint64_t first, uint32_t count, const uint8_t *const *blocks,
                   int *verdicts);
+/* content_set_leaves and content_put for a few blocks, at once and on any thread, if no file has to be opened for it, no hash be
+ * read, and no other thread be waited for; else false, and nothing was done. Only a disk that makes writers wait holds it up. */
+#define CONTENT_NOW_BLOCKS 4
+bool content_set_leaves_now(struct content *, uint32_t piece, const uint8_t *hashes, int *result);
+bool content_put_now(struct content *, uint64_t first, uint32_t count, const uint8_t *const *blocks,
+                     int *verdicts);
 /* [worker] Reads one present block and checks it against its hash. 0; -ENODATA if it is not present; -EBADMSG if the disk
  * gave something else (then the present bit is cleared and the damage logged once); -errno. `to` holds BLOCK_SIZE bytes. */
 int content_get(struct content *, uint64_t block, uint8_t *to);

@@ -295,8 +295,9 @@ uint32_t used_rank(uint32_t used);
 uint32_t content_used(const struct content *); /* of the piece that stays longest */
 /* Blocks were put there. */
 void content_note_put(struct content *, uint64_t first, uint64_t count);
-/* Around each put. */
+/* Around each put. The second does not wait: false while blocks are taken away. */
 void content_put_begin(struct content *);
+bool content_put_begin_now(struct content *);
 void content_put_end(struct content *);
 /* [worker] 0, -EBUSY, -errno. */
 int content_evict(struct content *, const uint8_t *pieces, uint64_t *freed);

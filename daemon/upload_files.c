@@ -147,8 +147,15 @@ static void hashes_run(struct job *raw)
 {
     struct hash_job *job = (struct hash_job *)(void *)raw;
 
-    job->error = content_block_hashes(job->content, job->run.first, job->run.count, job->hashes);
-    loop_post(job->link->upload->loop, &job->mail);
+    struct content *content = content_share(job->content);
+    uint64_t first = job->run.first;
+    int error = content_block_hashes(content, first, job->run.count, job->hashes);
+
+    job->error = error;
+    loop_post(job->link->upload->loop, &job->mail); /* first of all: somebody waits */
+    if (error == 0)
+        content_block_hashes_ahead(content, first);
+    content_release(content);
 }
 
 /* Block hashes from the disk, into `hashes`, which become the job's. */

@@ -76,6 +76,46 @@ static void a_block_that_does_not_match_is_not_written(void **state)
     help_unmake(&made);
 }
 
+static void a_few_blocks_are_put_at_once_if_all_is_at_hand(void **state)
+{
+    struct place *place = *state;
+    struct made made = help_make(MANY, 3);
+    struct content *content = help_get(place->store, &made, true);
+    const uint8_t *blocks[CONTENT_NOW_BLOCKS + 1];
+    int verdicts[CONTENT_NOW_BLOCKS + 1], result = 0;
+    uint8_t bad[BLOCK_SIZE] = {1};
+
+    for (int i = 0; i <= CONTENT_NOW_BLOCKS; i++)
+        blocks[i] = made.data + i * BLOCK_SIZE;
+    assert_false(content_set_leaves_now(content, 0, made.leaves, &result)); /* no layer */
+    assert_false(content_put_now(content, 0, 1, blocks, verdicts));
+    assert_int_equal(content_set_piece_layer(content, made.layer), 0);
+    assert_false(content_put_now(content, 0, 1, blocks, verdicts)); /* no hashes */
+    assert_true(content_set_leaves_now(content, 0, made.leaves + HASH_SIZE, &result));
+    assert_int_equal(result, -EBADMSG);
+    assert_true(content_set_leaves_now(content, 0, made.leaves, &result));
+    assert_int_equal(result, 0);
+    assert_false(content_put_now(content, 0, CONTENT_NOW_BLOCKS + 1, blocks, verdicts));
+    blocks[1] = bad;
+    assert_true(content_put_now(content, 0, 3, blocks, verdicts));
+    assert_int_equal(verdicts[0], 0);
+    assert_int_equal(verdicts[1], -EBADMSG);
+    assert_int_equal(verdicts[2], 0);
+    assert_int_equal(help_verify(content, &made), 2);
+    assert_int_equal(place->came, 2);
+    blocks[1] = made.data + BLOCK_SIZE;
+    assert_true(content_put_now(content, 0, 2, blocks, verdicts));
+    assert_int_equal(verdicts[0], -EALREADY);
+    assert_int_equal(verdicts[1], 0);
+    content_release(content);
+    place_reopen(place);
+    content = help_get(place->store, &made, false);
+    assert_false(content_put_now(content, 3, 1, blocks + 3, verdicts)); /* its hashes are on disk */
+    assert_int_equal(help_verify(content, &made), 3);
+    content_release(content);
+    help_unmake(&made);
+}
+
 static void wrong_hashes_are_refused(void **state)
 {
     struct place *place = *state;
@@ -512,7 +552,9 @@ static void block_hashes_are_in_memory_once_they_were_needed(void **state)
     assert_int_equal(content_block_hashes(content, 0, 16, hashes), 0);
     assert_true(content_block_hashes_now(content, 0, 16, again));
     assert_memory_equal(hashes, again, sizeof hashes);
-    assert_true(content_block_hashes_now(content, 16, 16, again)); /* read along */
+    assert_false(content_block_hashes_now(content, 16, 16, again));
+    content_block_hashes_ahead(content, 3);
+    assert_true(content_block_hashes_now(content, 16, 16, again));
     assert_int_equal(content_block_hashes(content, 16, 16, hashes), 0);
     assert_memory_equal(hashes, again, sizeof hashes);
     content_release(content);
@@ -576,6 +618,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(blocks_are_present_once_they_were_put),
         TEST(a_block_that_does_not_match_is_not_written),
+        TEST(a_few_blocks_are_put_at_once_if_all_is_at_hand),
         TEST(wrong_hashes_are_refused),
         TEST(small_files_need_no_hashes_from_elsewhere),
         TEST(a_complete_content_is_one_file_and_its_hashes),
