@@ -263,7 +263,7 @@ void catalogue_working_each(struct catalogue *, void (*each)(void *arg, const st
  * may still be reading them. */
 void catalogue_dropped_put(struct catalogue *, const uint8_t root[HASH_SIZE], int64_t until);
 void catalogue_dropped_remove(struct catalogue *, const uint8_t root[HASH_SIZE]);
-/* Calls `each` for those whose time came by `now`; returns when the next one's comes, 0: none. */
+/* Calls `each` for those whose time came by `now`, first what lost its name first; returns when the next one's comes, 0: none. */
 int64_t catalogue_dropped_due(struct catalogue *, int64_t now,
                               void (*each)(void *arg, const uint8_t root[HASH_SIZE]), void *arg);
 

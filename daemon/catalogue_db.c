@@ -100,7 +100,7 @@ static const char *const texts[SQL_END] = {
     [SQL_WORKING_ALL] = "SELECT * FROM working",
     [SQL_DROPPED_PUT] = "INSERT OR REPLACE INTO dropped VALUES (?,?)",
     [SQL_DROPPED_DELETE] = "DELETE FROM dropped WHERE root = ?",
-    [SQL_DROPPED_ALL] = "SELECT * FROM dropped",
+    [SQL_DROPPED_ALL] = "SELECT * FROM dropped ORDER BY until",
 };
 
 /* --- statements ------------------------------------------------------------------------------- */

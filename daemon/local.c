@@ -610,6 +610,7 @@ static void deliver_start(struct mail *mail, void *owner)
     ctl_ask_self(l);
     write_recover(l);
     fetch_pin_all(l);
+    l->aside_grew = true;
     scrub_start(l->scrub);
     local_after(l);
 }

@@ -3,7 +3,10 @@
  * Owns nothing but their deletion. Thread: local; deleting is a worker's job. Nobody here has such a
  * content open any more, but other members may be streaming it: so it is kept for DROP_GRACE_NS, over
  * restarts as well, and served meanwhile, unless the disk is short of space. Then it goes, unless it has a name again, or a change of
- * ours that is not confirmed could bring one back. */
+ * ours that is not confirmed could bring one back.
+ *
+ * A large file that is saved every minute must not fill the disk with what it was: all that is kept so has an allowance, beyond which
+ * the oldest goes first. The newest stays, however large: somebody may be in the middle of it. */
 #include "daemon/local_private.h"
 
 #include "base/clock.h"
@@ -13,6 +16,7 @@
 #define DROP_GRACE_NS (3600 * NS_PER_S)
 #define LOOK_NS       (2 * NS_PER_S)
 #define SPACE_SHORT   (64u << 20) /* and less than a sixteenth of the disk: no grace */
+#define ALLOWANCE     (64u << 20) /* or, if that is more, a sixteenth of what is free */
 
 void local_unused(struct local *l, const uint8_t root[HASH_SIZE])
 {
@@ -37,6 +41,7 @@ void local_put_aside(struct local *l)
             catalogue_dropped_put(l->catalogue, item->root, until);
         free(item);
     }
+    l->aside_grew = true;
     if (!timer_pending(l->drop_timer))
         timer_set(l->drop_timer, DROP_GRACE_NS);
 }
@@ -97,6 +102,65 @@ static bool is_short(struct local *l)
     return total > 0 && space < SPACE_SHORT && space < total / 16;
 }
 
+/* What is kept, and what of it goes before its time. */
+struct aside {
+    struct due due;
+    uint64_t bytes, excess;
+    uint8_t newest[HASH_SIZE];
+};
+
+static uint64_t bytes_of(const struct local *l, const uint8_t root[HASH_SIZE])
+{
+    struct store_summary summary;
+
+    return store_summary(l->daemon->store, root, &summary) ? summary.bytes : 0;
+}
+
+static void add_aside(void *arg, const uint8_t root[HASH_SIZE])
+{
+    struct aside *aside = arg;
+
+    aside->bytes += bytes_of(aside->due.local, root);
+    memcpy(aside->newest, root, HASH_SIZE);
+}
+
+static void drop_excess(void *arg, const uint8_t root[HASH_SIZE])
+{
+    struct aside *aside = arg;
+    uint64_t bytes = bytes_of(aside->due.local, root);
+    size_t before = aside->due.drop->count;
+
+    if (aside->excess == 0 || memcmp(root, aside->newest, HASH_SIZE) == 0)
+        return;
+    due_one(&aside->due, root);
+    if (aside->due.drop->count > before)
+        aside->excess -= bytes < aside->excess ? bytes : aside->excess;
+}
+
+static void send_drop(struct local *l, struct drop_task *drop)
+{
+    if (drop->count > 0)
+        local_post(l, &drop->task, drop_work, drop_done);
+    else
+        free(drop);
+}
+
+static void hold_allowance(struct local *l)
+{
+    struct aside aside = {.due = {l, NULL}};
+    uint64_t held, space, total;
+
+    store_space(l->daemon->store, &held, &space, &total);
+    uint64_t most = space / 16 > ALLOWANCE ? space / 16 : ALLOWANCE;
+    (void)catalogue_dropped_due(l->catalogue, INT64_MAX, add_aside, &aside);
+    if (aside.bytes <= most)
+        return;
+    aside.excess = aside.bytes - most;
+    aside.due.drop = xcalloc(1, sizeof *aside.due.drop);
+    (void)catalogue_dropped_due(l->catalogue, INT64_MAX, drop_excess, &aside);
+    send_drop(l, aside.due.drop);
+}
+
 void local_drop_look(struct local *l, int64_t now)
 {
     if (now < l->next_drop_look)
@@ -104,6 +168,9 @@ void local_drop_look(struct local *l, int64_t now)
     l->next_drop_look = now + LOOK_NS;
     if (is_short(l))
         timer_set(l->drop_timer, 0);
+    else if (l->aside_grew)
+        hold_allowance(l);
+    l->aside_grew = false;
 }
 
 void local_drop_due(void *arg)
@@ -113,10 +180,7 @@ void local_drop_due(void *arg)
     int64_t now = clock_wall() + (is_short(l) ? DROP_GRACE_NS : 0);
     int64_t next = catalogue_dropped_due(l->catalogue, now, due_one, &due);
 
-    if (due.drop->count > 0)
-        local_post(l, &due.drop->task, drop_work, drop_done);
-    else
-        free(due.drop);
+    send_drop(l, due.drop);
     if (next != 0)
         timer_set(l->drop_timer, next > now ? next - now + NS_PER_S : NS_PER_S);
     local_after(l);

@@ -214,6 +214,7 @@ struct local {
     struct numbers newly_pinned;
     struct root_item *stirred; /* contents with new blocks that mounts have not heard of */
     int64_t next_retry, next_drop_look;
+    bool aside_grew; /* since the last look: contents that are kept without a name */
 
     /* fetching */
     struct fetch *fetches;

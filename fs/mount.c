@@ -261,11 +261,28 @@ __attribute__((format(printf, 2, 0))) static void say(enum fuse_log_level level,
         log_info("libfuse: %s", text);
 }
 
+/* With a backslash before what would end a value in libfuse's list of options. malloc'ed. */
+static char *escaped(const char *text)
+{
+    char *out = xmalloc(2 * strlen(text) + 1), *to = out;
+
+    for (; *text != '\0'; text++) {
+        if (*text == ',' || *text == '\\')
+            *to++ = '\\';
+        *to++ = *text;
+    }
+    *to = '\0';
+    return out;
+}
+
 static struct fuse_session *new_session(struct fs *fs, const struct options *options)
 {
     struct fuse_lowlevel_ops ops = {.init = op_init};
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-    char *list = xasprintf("fsname=p2pfs,subtype=p2pfs,nosuid,nodev,default_permissions%s%s%s",
+    /* mount -a knows by the source of fstab's line that it is mounted. */
+    char *source =
+        escaped(options->source != NULL && *options->source != '\0' ? options->source : "p2pfs");
+    char *list = xasprintf("fsname=%s,subtype=p2pfs,nosuid,nodev,default_permissions%s%s%s", source,
                            options->allow_other ? ",allow_other" : "",
                            *options->pass != '\0' ? "," : "", options->pass);
     struct fuse_session *session;
@@ -284,6 +301,7 @@ static struct fuse_session *new_session(struct fs *fs, const struct options *opt
     session = fuse_session_new(&args, &ops, sizeof(ops), fs);
     fuse_opt_free_args(&args);
     free(list);
+    free(source);
     return session;
 }
 

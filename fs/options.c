@@ -1,6 +1,6 @@
 /* The command line. Pure: it looks at its arguments only.
  *
- * Options behind -o are of three kinds: ours (wait=, home=, passthrough, writeback), those that the kernel's mount or libfuse must know
+ * Options behind -o are of three kinds: ours (wait=, home=, fsname=, passthrough, writeback), those that the kernel's mount or libfuse must know
  * (passed on), and those that mount(8), systemd and people put into /etc/fstab for others, which are dropped.
  * nosuid and nodev are always in force, so suid and dev are dropped, too. Anything else is a mistake worth an error:
  * a misspelt "waite=5s" must not give a mount that waits for 30. */
@@ -66,6 +66,10 @@ static bool take_one(struct options *options, const char *option, char *fault)
         return take_wait(options, value, fault);
     if ((value = value_of(option, "home")) != NULL) {
         replace(&options->home, value);
+        return true;
+    }
+    if ((value = value_of(option, "fsname")) != NULL) {
+        replace(&options->source, value);
         return true;
     }
     if (strcmp(option, "allow_other") == 0) {
@@ -179,12 +183,15 @@ bool options_parse(struct options *options, int argc, char **argv, char *fault)
         return false;
     }
     options->mountpoint = xstrdup(places[count - 1]);
+    if (count == 2 && options->source == NULL)
+        options->source = xstrdup(places[0]);
     return true;
 }
 
 void options_done(struct options *options)
 {
     free(options->mountpoint);
+    free(options->source);
     free(options->home);
     free(options->pass);
     *options = (struct options){0};

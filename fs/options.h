@@ -15,6 +15,7 @@ enum options_cache {
 
 struct options {
     char *mountpoint; /* as given */
+    char *source;     /* what mount(8) and df call it: SOURCE or fsname=; NULL if not given */
     char *home;       /* --home or home=, NULL if not given */
     bool nonempty;    /* mounts over what is there */
     uint64_t wait;    /* seconds that a read waits for its blocks */

@@ -136,6 +136,34 @@ class Files(SwarmTest):
         ben.await_file("after", 19)
 
     @unittest.skipIf(os.geteuid() != 0, "a small disk needs root")
+    def test_what_a_file_was_does_not_fill_the_disk(self):
+        """Versions that others may still be reading stay for a while, within an allowance: here 64 MiB and the newest."""
+        tracker = self.tracker()
+        ann_home = os.path.join(self.directory, "ann.home")
+        store = os.path.join(ann_home, "store")
+        os.makedirs(store, mode=0o700)
+        os.chmod(ann_home, 0o700)
+        self.run("mount", "-t", "tmpfs", "-o", "size=400m,mode=700", "none", store)
+        self.addCleanup(lambda: self.run("umount", "-l", store))
+        ann, ben = self.member(tracker, "ann"), self.member(tracker, "ben")
+        size = 24 << 20
+        ann.write("f", pattern(size, 0))
+        ben.await_file("f", size)
+        with open(ben.path("f"), "rb", buffering=0) as reader:
+            self.assert_same_bytes(pattern(size, 0)[:100000], reader.read(100000))
+            ann.write("f", pattern(size, 1))
+            self.assert_same_bytes(pattern(size, 0)[100000:], reader.read(size))
+        for number in range(2, 7):
+            ann.write("f", pattern(size, number))
+
+        def used():
+            space = os.statvfs(store)
+            return (space.f_blocks - space.f_bfree) * space.f_frsize
+
+        wait_for("versions to go", lambda: used() < (64 << 20) + 2 * size)
+        self.assert_same_bytes(pattern(size, 6), ann.read("f"))
+
+    @unittest.skipIf(os.geteuid() != 0, "a small disk needs root")
     def test_fetching_goes_on_when_a_full_disk_has_room_again(self):
         """Full at the first blocks, and again in the middle; hashes need room as blocks do."""
         tracker = self.tracker()

@@ -37,6 +37,16 @@ class Fstab(SwarmTest):
         self.assertEqual(["hello", "refused"], done.stdout.splitlines(), done.stderr)
         self.assertIn("Read-only file system", done.stderr)
 
+    def test_mount_of_all_lines_twice(self):
+        """The second time, as after a change of fstab, what is mounted is known by its source."""
+        tracker = self.tracker()
+        ben = self.member(tracker, "ben", mounted=False)
+        self.fstab = os.path.join(self.directory, "fstab")
+        with open(self.fstab, "w") as file:
+            file.write(f"our,swarm {ben.mount} fuse.p2pfs home={ben.home} 0 0\n")
+        done = self.inside(f"mount -a; mount -a; findmnt -no SOURCE {ben.mount}; umount {ben.mount}")
+        self.assertEqual((0, "our,swarm\n"), (done.returncode, done.stdout), done.stderr)
+
     def failing(self, member, place, *options):
         done = self.run(f"{BIN}/p2pfs", place, *options, env=member.env, check=False)
         self.assertNotEqual(0, done.returncode)
