@@ -308,6 +308,15 @@ static void spoil(uint32_t count, int *verdicts, int error)
     }
 }
 
+/* Within a put. */
+static void write_and_show(struct content *content, uint64_t first, uint32_t count,
+                           const uint8_t *const *blocks, int *verdicts)
+{
+    write_runs(content, first, count, blocks, verdicts);
+    content_unstamp(content);
+    show(content, first, count, verdicts);
+}
+
 int content_write(struct content *content, uint64_t first, uint32_t count,
                   const uint8_t *const *blocks, int *verdicts)
 {
@@ -320,9 +329,7 @@ int content_write(struct content *content, uint64_t first, uint32_t count,
         for (uint32_t done = 0, step; done < count; done += step) {
             step = count - done < BATCH ? count - done : BATCH;
             content_put_begin(content);
-            write_runs(content, first + done, step, blocks + done, verdicts + done);
-            content_unstamp(content);
-            show(content, first + done, step, verdicts + done);
+            write_and_show(content, first + done, step, blocks + done, verdicts + done);
             content_put_end(content);
         }
         content_unpin(content, true);
@@ -350,8 +357,7 @@ static bool put_pinned(struct content *content, uint64_t first, uint32_t count,
     if (!__atomic_load_n(&content->has_map, __ATOMIC_ACQUIRE) || !content_put_begin_now(content))
         return false;
     verify(content, first, count, leaves, blocks, verdicts);
-    write_runs(content, first, count, blocks, verdicts);
-    show(content, first, count, verdicts);
+    write_and_show(content, first, count, blocks, verdicts);
     content_put_end(content);
     return true;
 }

@@ -82,7 +82,7 @@ static void a_few_blocks_are_put_at_once_if_all_is_at_hand(void **state)
     struct made made = help_make(MANY, 3);
     struct content *content = help_get(place->store, &made, true);
     const uint8_t *blocks[CONTENT_NOW_BLOCKS + 1];
-    int verdicts[CONTENT_NOW_BLOCKS + 1], result = 0;
+    int verdicts[CONTENT_NOW_BLOCKS + 1], result = 0, data, map;
     uint8_t bad[BLOCK_SIZE] = {1};
 
     for (int i = 0; i <= CONTENT_NOW_BLOCKS; i++)
@@ -110,6 +110,9 @@ static void a_few_blocks_are_put_at_once_if_all_is_at_hand(void **state)
     content_release(content);
     place_reopen(place);
     content = help_get(place->store, &made, false);
+    assert_int_equal(content_lend(content, false, &data, &map), 0); /* the file has its stamp */
+    close(data);
+    close(map);
     assert_false(content_put_now(content, 3, 1, blocks + 3, verdicts)); /* its hashes are on disk */
     assert_int_equal(help_verify(content, &made), 3);
     content_release(content);
