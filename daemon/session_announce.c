@@ -2,8 +2,9 @@
  *
  * Owns the table of holdings: one row for each content of which anything is here, with the piece
  * bitmap that the tracker was told last (only for incomplete ones: a complete content needs a
- * flag). The store's change hook marks rows; half a second later the difference goes out, so that a
- * download of thousands of pieces costs the tracker two small messages a second. Leaves what is
+ * flag). The store's change hook marks rows; the difference goes out at once, but half a second after the
+ * one before, so that a download of thousands of pieces costs the tracker two small messages a second, and
+ * who has just put a file in is asked for it as soon as its name is seen. Leaves what is
  * held to store.h. Thread: "tracker"; piece bitmaps of contents that are not open are read on a
  * worker.
  *
@@ -34,6 +35,7 @@
 #include "proto/limits.h"
 
 #define ANNOUNCE_DELAY_NS  (NS_PER_S / 2)
+#define ANNOUNCE_FIRST_NS  (10 * NS_PER_MS) /* what changes together is told together */
 #define ADDRESSES_LOOK_NS  (10 * NS_PER_S)
 #define ANNOUNCES_AT_ONCE  4            /* unanswered: the tracker sets the pace */
 #define LOADS_AT_ONCE      16           /* contents that workers open */
@@ -84,8 +86,11 @@ static void mark(struct session *s, struct holding *h)
     if (!h->marked && !h->loading)
         DL_APPEND(s->marked, h);
     h->marked = !h->loading;
-    if (tracker_link_is_up(s->link) && !timer_pending(s->announce_timer))
-        timer_set(s->announce_timer, ANNOUNCE_DELAY_NS);
+    if (tracker_link_is_up(s->link) && !timer_pending(s->announce_timer)) {
+        int64_t wait = s->announced_at + ANNOUNCE_DELAY_NS - clock_now();
+
+        timer_set(s->announce_timer, wait > ANNOUNCE_FIRST_NS ? wait : ANNOUNCE_FIRST_NS);
+    }
 }
 
 /* --- one row, as a message
@@ -237,6 +242,7 @@ static void announce_answered(void *arg, const struct tracker_answer *answer)
 static void send_announce(struct session *s, Tracker__Announce *announce)
 {
     s->announces_under_way++;
+    s->announced_at = clock_now();
     tracker_link_request(s->link, TRACKER__TRACKER_TYPE__TRACKER_ANNOUNCE, &announce->base,
                          announce_answered, s);
 }

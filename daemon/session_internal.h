@@ -64,7 +64,8 @@ struct session {
     bool holdings_listed;     /* the store has been listed */
     struct timer *announce_timer;
     unsigned announces_under_way;
-    uint16_t port; /* where we accept peers, 0: not yet known */
+    int64_t announced_at; /* the last one */
+    uint16_t port;        /* where we accept peers, 0: not yet known */
     struct timer *address_timer;
     struct addresses *address_watch; /* NULL: the kernel does not say */
     char *addresses;                 /* what was announced last, joined, to notice changes */
