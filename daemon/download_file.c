@@ -26,7 +26,9 @@
 #define SOURCES_ALL    LIMIT_PEERS /* … and for a whole file */
 #define WARM_TRIED     8           /* warm links that are tried blindly */
 /* Where a crowd begins at once, all handshakes at once end late, and nothing else goes on meanwhile. So only a few are begun at
- * a time; when some links are there, one after the other. */
+ * a time; when some links are there, one after the other. Who has nothing to give yet is dialled when a link to somebody who
+ * has something is there, or has not come about quickly: in a crowd that begins, the seed's first pieces would else wait for the
+ * handshakes of all with all. */
 #define DIALS_FRESH 4
 #define LINKS_FIRST 6
 #define DIAL_EVERY  (200 * NS_PER_MS)
@@ -216,9 +218,16 @@ static void try_warm(struct file *file)
     }
 }
 
+/* In which order they are dialled: who has all, who has some, who has nothing yet. */
+static unsigned rank_of(const struct holding *holding)
+{
+    return holding->complete ? 0 : holding->pieces > 0 ? 1 : 2;
+}
+
 void file_connect(struct file *file)
 {
-    unsigned most = wants_all(file) ? SOURCES_ALL : SOURCES_READER, busy = 0, fresh = 0, up = 0;
+    unsigned most = wants_all(file) ? SOURCES_ALL : SOURCES_READER, busy = 0, up = 0;
+    unsigned fresh[3] = {0}; /* being dialled for a moment: of which rank */
     bool enough;
     int64_t now = clock_now();
     struct holding *holding;
@@ -234,25 +243,26 @@ void file_connect(struct file *file)
         if (device->link != NULL)
             up++;
         else
-            fresh += device->dialling > 0 && now < device->fresh_until;
+            fresh[rank_of(holding)] += device->dialling > 0 && now < device->fresh_until;
     }
     enough = up >= LINKS_FIRST;
     if (enough && now < file->dial_after)
         return;
-    /* Those who have all first. */
-    for (unsigned pass = 0; pass < 2; pass++) {
+    for (unsigned rank = 0; rank < 3; rank++) {
+        if (rank == 2 && up == 0 && fresh[0] + fresh[1] > 0)
+            return;
         LIST_FOREACH(holding, &file->holdings, of_file)
         {
             struct device *device = holding->device;
 
-            if (busy >= most || fresh >= (enough ? 1 : DIALS_FRESH))
-                return;
-            if (holding->complete != (pass == 0) || device->link != NULL || device->dialling > 0)
+            if (busy >= most || fresh[rank] >= (enough ? 1 : DIALS_FRESH))
+                break;
+            if (rank_of(holding) != rank || device->link != NULL || device->dialling > 0)
                 continue;
             device_dial(device, file->demanding, now);
             if (device->dialling > 0) {
                 busy++;
-                fresh++;
+                fresh[rank]++;
                 file->dial_after = now + DIAL_EVERY;
             }
         }

@@ -213,7 +213,11 @@ static void ask_back(struct device *device)
 
 static void failed(struct device *device, int64_t now)
 {
+    struct holding *holding;
+
     device->failed_at = now;
+    LIST_FOREACH(holding, &device->holdings, of_device)
+    file_dirty(holding->file); /* it holds others up no longer */
     if (now < device->next_try)
         return; /* it was dialled before its time, for a reader */
     int64_t wait = RETRY_FIRST << (device->failures < 6 ? device->failures : 6);
