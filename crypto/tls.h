@@ -69,5 +69,11 @@ void tls_backlog(const struct stream *, int64_t own_ns, struct tls_backlog *);
 /* Until then (clock_now) somebody at the other end waits for some of what is written: no pause of the link's own making.
  * Nothing on a stream of another kind. */
 void tls_reader_near(struct stream *, int64_t until);
+/* Whether many streams of this process send through one line at the same time, with their owner seeing to it that little of them
+ * is under way. Nothing on a stream of another kind. */
+void tls_crowd(struct stream *, bool crowd);
+/* Whether what comes is bulk that nobody waits for: it need not be acknowledged packet by packet. Nothing on a stream of another
+ * kind. */
+void tls_comes_bulk(struct stream *, bool bulk);
 
 #endif

@@ -113,6 +113,8 @@ struct tls {
     uint64_t best;    /* bytes a second: the best that BBR has measured while it was looked at */
     unsigned flat;    /* looks since that has grown */
     bool held;        /* its pace is bounded by us */
+    bool bulk_comes;  /* tls_comes_bulk, and it is not near */
+    bool crowd;       /* it shares its line with many of this process: no BBR */
     int64_t reader_until; /* tls_reader_near */
     bool by_record;       /* the next record is made when the socket has room for it */
     bool roomless;        /* tls_room has said so: the write that follows gets the same answer */

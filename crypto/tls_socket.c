@@ -96,6 +96,26 @@ static size_t unsent(const struct tls *tls)
     return ioctl(tls->fd, SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? (size_t)bytes : 0;
 }
 
+void tls_comes_bulk(struct stream *stream, bool bulk)
+{
+    struct tls *tls = (struct tls *)(void *)stream;
+
+    if (stream->class != &tls_class)
+        return;
+    CHECK_OBJECT(tls, TLS_MAGIC);
+    tls->bulk_comes = bulk && !tls->near;
+}
+
+/* The kernel acknowledges the first sixteen packets after a pause one by one, which is most of what comes on a link that brings
+ * one block a second: in a swarm on slow lines that took 1.2 % of the uplinks. What is said here it forgets soon. */
+static void acknowledge_late(const struct tls *tls)
+{
+    int quick = 0;
+
+    if (tls->bulk_comes)
+        (void)setsockopt(tls->fd, IPPROTO_TCP, TCP_QUICKACK, &quick, sizeof quick);
+}
+
 void tls_backlog(const struct stream *stream, int64_t own_ns, struct tls_backlog *out)
 {
     const struct tls *tls = (const struct tls *)(const void *)stream;
@@ -354,6 +374,7 @@ static int bio_read(BIO *bio, char *to, size_t size, size_t *got)
     }
     tls->drained = (size_t)n < size;
     tls->received += (size_t)n;
+    acknowledge_late(tls);
     *got = (size_t)n;
     return 1;
 }

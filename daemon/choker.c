@@ -78,6 +78,11 @@ void choker_link_free(struct choker_link *link)
     free(link);
 }
 
+void choker_link_passes_on(struct choker_link *link, uint64_t rate)
+{
+    link->account->passes_on = rate;
+}
+
 void choker_list(struct choker_link *link, int64_t now)
 {
     struct choker *choker = link->choker;
@@ -119,6 +124,11 @@ void choker_set_begun(struct choker_link *link, bool begun)
         DL_DELETE2(choker->begun, link, begun_prev, begun_next);
         choker->begun_count--;
     }
+}
+
+uint32_t choker_begun(const struct choker *choker)
+{
+    return choker->begun_count;
 }
 
 /* --- contents ---------------------------------------------------------------------------------------------------------- */
@@ -248,6 +258,7 @@ void choker_mark_sent(struct choker_file *file, struct block_run run)
 {
     uint64_t end = run.first + run.count;
 
+    file->spent.sent += run.count;
     if (file->pieces == NULL)
         return;
     for (uint64_t at = run.first; at < end;) {
@@ -264,6 +275,8 @@ void choker_mark_sent(struct choker_file *file, struct block_run run)
             piece->blocks + blocks > UINT16_MAX ? UINT16_MAX : (uint16_t)(piece->blocks + blocks);
         at += blocks;
     }
+    if (file->unsent == 0 && file->spent.until_out == 0)
+        file->spent.until_out = file->spent.sent;
 }
 
 /* --- requests ---------------------------------------------------------------------------------------------------------- */
@@ -334,6 +347,13 @@ void choker_count(const struct choker *choker, struct choker_status *out)
         .slots = choker_slots(choker), .rate = (uint64_t)choker->rate, .repeats = choker->repeats};
     DL_FOREACH(choker->links, link)
         out->active += link->busy;
+}
+
+struct choker_spent choker_spent(const struct choker *choker, const void *key)
+{
+    const struct choker_file *file = file_of_key(choker, key);
+
+    return file == NULL ? (struct choker_spent){0} : file->spent;
 }
 
 uint32_t choker_unsent(const struct choker *choker, const void *key)

@@ -29,6 +29,12 @@
  * only advice: a fetcher that has the piece takes the next one, and who knows nothing of suggestions asks as before. This is
  * not super-seeding, which shows pieces one by one and idles until they are seen elsewhere.
  *
+ * Who is given what. What a swarm can do is the sum of its uplinks; a piece that only a slow one holds is late for everybody. So as
+ * long as a content that is complete here has pieces that have not gone out once, the accounts' turns are weighed by what each
+ * can pass on, as it says itself (choker_link_passes_on): that is how much of the new each would get if all uplinks were full
+ * all the time. Simulated with 16 fetchers on a quarter and seven quarters of 5 Mbit/s and 64 MiB, the last one took 1.12 of the
+ * bound before, and takes 1.03. Who says nothing counts as much as this uplink.
+ *
  * Rate limits of the daemon and of single contents are token buckets (bucket.h) and hold for all classes.
  *
  * Memory: bounded by what the links hold open and queued; 4 bytes a piece of each content that is open. */
@@ -63,6 +69,8 @@ struct choker_link *choker_link_new(struct choker *, void *owner, uint64_t accou
 /* Links of the same account, this one included. */
 unsigned choker_link_siblings(const struct choker_link *);
 void choker_link_free(struct choker_link *); /* NULL is fine */
+/* What the fetcher's own uplink carries, as it says, in bytes a second; 0: it is not known. */
+void choker_link_passes_on(struct choker_link *, uint64_t rate);
 
 /* The fetcher has opened a content under this number, unused by it. `key` names the content: equal for all links that open it
  * (any address that stays its own while open). `complete`: all of it is here, so its pieces may be suggested. */
@@ -94,6 +102,12 @@ void choker_sent(struct choker_link *, uint32_t bytes, int64_t now);
 /* So long is the queue in front of the own line, as far as it can be known: while it is short, nobody need wait for a slot. */
 void choker_line(struct choker *, int64_t queue_ns, int64_t now);
 
+/* Links to which bulk is on its way. */
+uint32_t choker_begun(const struct choker *);
+
+/* What the own uplink was seen to carry, bytes a second; 0: nothing is known yet. */
+uint64_t choker_line_rate(const struct choker *);
+
 /* Bytes a second, 0: unlimited. Of a content: as long as it is open; set it again when it is opened. */
 void choker_limit(struct choker *, uint64_t rate, int64_t now);
 void choker_limit_file(struct choker *, const void *key, uint64_t rate, int64_t now);
@@ -105,6 +119,12 @@ struct choker_status {
         repeats; /* blocks of pieces that had gone out before, while the content had pieces that had not */
 };
 void choker_count(const struct choker *, struct choker_status *);
+/* Blocks of a content that went out since it was opened; and of these, before each piece had gone out once: 0 as long as not all
+ * have. Both 0 if it is not open. */
+struct choker_spent {
+    uint64_t sent, until_out;
+};
+struct choker_spent choker_spent(const struct choker *, const void *key);
 /* How many pieces of a content have not gone out since it was opened; 0 if it is not open. */
 uint32_t choker_unsent(const struct choker *, const void *key);
 

@@ -25,8 +25,9 @@ struct choker_file {
     bool complete;
     struct sent_piece *pieces; /* NULL: there was no memory, nothing is known */
     uint32_t unsent;           /* pieces that have not gone out once */
-    uint32_t cursor, stride;   /* of the order in which pieces are offered */
-    bool offered_all;          /* nothing is left to offer until something is given back */
+    struct choker_spent spent;
+    uint32_t cursor, stride; /* of the order in which pieces are offered */
+    bool offered_all;        /* nothing is left to offer until something is given back */
     struct bucket bucket;
     uint64_t least_pass; /* the pass in which `least` was found */
     uint32_t least;      /* copies of the piece sent least, of those queued */
@@ -53,7 +54,8 @@ struct account {
     UT_hash_handle hh;
     uint64_t number;
     uint32_t links;
-    uint64_t served; /* bytes */
+    uint64_t served;    /* bytes, of those that it passes on badly a multiple */
+    uint64_t passes_on; /* what its uplink carries, bytes a second; 0: not known */
 };
 
 struct choker_link {

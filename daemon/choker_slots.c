@@ -68,6 +68,11 @@ static double line_rate(const struct choker *choker)
     return choker->best > 0 ? choker->best : choker->rate;
 }
 
+uint64_t choker_line_rate(const struct choker *choker)
+{
+    return (uint64_t)choker->best;
+}
+
 void choker_sent(struct choker_link *link, uint32_t bytes, int64_t now)
 {
     struct choker *choker = link->choker;

@@ -20,8 +20,28 @@
     16 /* links, in order of which a few looks at all of them are cheaper than one list */
 #define REFUSAL_LASTS                                                                              \
     (100 * NS_PER_MS) /* so late does the optimistic slot, or a link that stalls, come at most */
+/* What a fetcher says that it can pass on counts within these bounds, of what the own uplink carries: if that is less than
+ * theirs, each can pass on all of it; and who lies gains little. */
+#define PASSES_ON_MOST   2.0
+#define PASSES_ON_LEAST  (1 / 16.0)
 #define OPTIMISTIC_EVERY 16              /* pieces */
 #define OPTIMISTIC_WAIT  (10 * NS_PER_S) /* who waited less long is not helped out of turn */
+
+/* What so many bytes count for in the turns of accounts: choker.h, "Who is given what". */
+static uint64_t in_turns(const struct choker *choker, const struct account *account,
+                         const struct choker_file *file, uint64_t bytes)
+{
+    double share;
+
+    if (!file->complete || file->unsent == 0 || account->passes_on == 0 || choker->best == 0)
+        return bytes;
+    share = (double)account->passes_on / choker->best;
+    if (share > PASSES_ON_MOST)
+        share = PASSES_ON_MOST;
+    if (share < PASSES_ON_LEAST)
+        share = PASSES_ON_LEAST;
+    return (uint64_t)((double)bytes / share);
+}
 
 static void spend(struct choker *choker, struct choker_link *link, struct choker_file *file,
                   const struct block_run *run)
@@ -32,7 +52,7 @@ static void spend(struct choker *choker, struct choker_link *link, struct choker
     bucket_spend(&file->bucket, bytes);
     if (choker->virtual_time < link->account->served)
         choker->virtual_time = link->account->served;
-    link->account->served += bytes;
+    link->account->served += in_turns(choker, link->account, file, bytes);
 }
 
 /* Whether the content's own limit lets a block go; notes when, if not. */

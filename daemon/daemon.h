@@ -66,7 +66,9 @@ struct daemon {
     struct upload *upload;
     struct local *local;
     struct revocations *revocations; /* guards itself; NULL: nobody is revoked */
-    int64_t started;                 /* clock_now() */
+    uint64_t
+        line_up; /* bytes a second that the uplink was seen to carry, 0: not known; from upload to download (atomic) */
+    int64_t started; /* clock_now() */
 };
 
 #endif

@@ -35,6 +35,7 @@
 #include "proto/channel.h"
 
 #define TELL_EVERY_NS (600 * NS_PER_S) /* the same reason of the same device */
+#define LINE_NEWS     8                /* so much of it must have changed */
 #define OPEN_BACKGROUND                                                                            \
     256 /* files without a reader open at once: each is looked at when there is room */
 #define READER_NEAR                                                                                \
@@ -52,6 +53,18 @@ static void link_dirty(struct link *link)
         return;
     link->dirty = true;
     STAILQ_INSERT_TAIL(&link->download->dirty_links, link, of_dirty);
+}
+
+/* What our uplink carries, if that is news there; else 0. */
+static uint64_t line_news(struct link *link)
+{
+    uint64_t line = __atomic_load_n(&link->download->daemon->line_up, __ATOMIC_RELAXED);
+
+    if (line > link->told_line - link->told_line / LINE_NEWS &&
+        line < link->told_line + link->told_line / LINE_NEWS)
+        return 0;
+    link->told_line = line;
+    return line;
 }
 
 /* Sends the run that was gathered. */
@@ -76,6 +89,7 @@ static void run_send(struct link *link)
         request.block = run->first;
         request.count = run->count;
         request.urgency = (Peer__Urgency)run->class;
+        request.passes_on = line_news(link);
         link_say(link, PEER__PEER_TYPE__PEER_REQUEST, &request.base);
     }
     run->fetch = NULL;
@@ -182,11 +196,15 @@ static uint32_t fill_class(struct link *link, enum picker_class class, uint32_t 
     return asked;
 }
 
+bool link_reader_near(const struct link *link, int64_t now)
+{
+    return link->pipe.urgent > 0 || now - link->last_demand < READER_NEAR;
+}
+
 void link_fill(struct link *link, int64_t now)
 {
     struct download *download = link->download;
     uint32_t allowance, room;
-    bool reader;
 
     if (link->state != LINK_UP || link->choked || link->fetch_count == 0)
         return;
@@ -197,8 +215,7 @@ void link_fill(struct link *link, int64_t now)
     if (room == 0)
         return;
     fill_class(link, PICKER_PREFETCH, room, now);
-    reader = link->pipe.urgent > 0 || now - link->last_demand < READER_NEAR;
-    room = pipeline_room(&link->pipe, now, reader);
+    room = pipeline_room(&link->pipe, now, link_reader_near(link, now));
     allowance = download_allowance(download, now);
     fill_class(link, PICKER_BACKGROUND, room < allowance ? room : allowance, now);
 }

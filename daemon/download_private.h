@@ -201,6 +201,7 @@ struct link {
     int64_t pinged; /* 0: no ping under way */
     struct pipeline pipe;
     struct run run;
+    uint64_t told_line;      /* what our uplink carries, as was last said there */
     struct fetch *by_number; /* hash */
     TAILQ_HEAD(, fetch) fetches;
     uint32_t fetch_count, next_number;
@@ -367,6 +368,7 @@ void link_show_whole(struct link *);
 /* Shows a newer ticket for a file that is open. */
 void fetch_show_ticket(struct fetch *, const uint8_t ticket[TICKET_SIZE]);
 void link_fill(struct link *, int64_t now);
+bool link_reader_near(const struct link *, int64_t now);
 void link_flush(struct link *);
 void link_tick(struct link *, int64_t now);
 void link_ask_hashes(struct fetch *, Peer__Layer, uint64_t first, uint32_t count);

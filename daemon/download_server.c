@@ -5,6 +5,7 @@
  *
  * Each handler returns NULL, or a clause that says how the protocol was broken: then the link ends. Messages about a file that
  * was closed meanwhile are no fault. A block is taken only if it was asked for and has the size that it must have. */
+#include "crypto/tls.h"
 #include "daemon/download_private.h"
 
 #include "base/bitmap.h"
@@ -443,6 +444,8 @@ static const char *block_arrived(struct link *link, size_t size)
         buffer_free(download, buffer);
         return "a Block that was not asked for";
     }
+    tls_comes_bulk(channel_stream(link->channel),
+                   !buffer->urgent && !link_reader_near(link, clock_now()));
     buffer->block = link->in_block;
     buffer->size = (uint32_t)size;
     memcpy(buffer->device, link->device->id, DEVICE_ID_SIZE);

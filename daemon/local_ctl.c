@@ -276,6 +276,8 @@ static void add_file(struct local *l, const struct gather *g, struct status *s,
             continue;
         f->rate_out = g->up->files[k].rate;
         f->peers += g->up->files[k].links;
+        f->sent = g->up->files[k].sent;
+        f->sent_until_out = g->up->files[k].sent_until_out;
     }
     if (node->kind == NODE_FILE && !node->working) {
         struct rates limits = limits_of(l->daemon->limits, node->root);

@@ -26,6 +26,8 @@
 #include "proto/bans.h"
 
 #define TICK_NS     NS_PER_S
+#define CROWD       4 /* links with bulk on its way at the same time */
+#define CROWD_LASTS (5 * NS_PER_S)
 #define SOCKET_LOOK (10 * NS_PER_MS) /* how often it is looked what sockets have got rid of */
 /* How long the end waits for links to take their farewell. */
 #define STOP_PATIENCE_NS (NS_PER_S / 4)
@@ -94,9 +96,12 @@ void upload_pump(struct upload *u)
     if (u->delay_heard)
         choker_line(u->choker, u->own_delay, now);
     u->delay_heard = false;
+    __atomic_store_n(&u->daemon->line_up, choker_line_rate(u->choker), __ATOMIC_RELAXED);
     choker_limit(u->choker, __atomic_load_n(&u->daemon->settings.rate_up, __ATOMIC_RELAXED), now);
     while (choker_next(u->choker, now, &turn))
         serve_link_start(turn.owner, turn.run, turn.urgency == URGENT_DEMAND);
+    if (choker_begun(u->choker) >= CROWD)
+        u->crowd_until = now + CROWD_LASTS;
     wake = choker_wake(u->choker);
     if (wake > now + SOCKET_LOOK && wake != INT64_MAX && u->socket_waits)
         wake = now + SOCKET_LOOK;
@@ -292,15 +297,25 @@ struct file_sum {
     UT_hash_handle hh;
 };
 
-static void add_file(void *arg, const uint8_t *root, uint64_t rate)
-{
-    struct file_sum **sums = arg, *sum;
+struct file_sums {
+    const struct choker *choker;
+    struct file_sum *table;
+};
 
-    HASH_FIND(hh, *sums, root, HASH_SIZE, sum);
+static void add_file(void *arg, const struct content *content, uint64_t rate)
+{
+    struct file_sums *sums = arg;
+    struct file_sum *sum;
+
+    HASH_FIND(hh, sums->table, content_root(content), HASH_SIZE, sum);
     if (sum == NULL) {
+        struct choker_spent spent = choker_spent(sums->choker, content);
+
         sum = xcalloc(1, sizeof *sum);
-        memcpy(sum->status.root, root, HASH_SIZE);
-        HASH_ADD(hh, *sums, status.root, HASH_SIZE, sum);
+        memcpy(sum->status.root, content_root(content), HASH_SIZE);
+        sum->status.sent = spent.sent * BLOCK_SIZE;
+        sum->status.sent_until_out = spent.until_out * BLOCK_SIZE;
+        HASH_ADD(hh, sums->table, status.root, HASH_SIZE, sum);
     }
     sum->status.rate += rate;
     sum->status.links++;
@@ -311,7 +326,8 @@ static void deliver_ask_status(struct mail *raw, void *owner)
     struct upload *u = owner;
     struct upload_mail *mail = (struct upload_mail *)raw;
     struct upload_status *status = xcalloc(1, sizeof *status);
-    struct file_sum *sums = NULL, *sum, *next;
+    struct file_sums sums = {.choker = u->choker};
+    struct file_sum *sum, *next;
 
     status->cookie = mail->cookie;
     status->rate = u->rate;
@@ -322,10 +338,10 @@ static void deliver_ask_status(struct mail *raw, void *owner)
         serve_link_status(link, &status->links[status->link_count++]);
         serve_link_files(link, add_file, &sums);
     }
-    status->files = xcalloc(HASH_COUNT(sums) + 1, sizeof *status->files);
-    HASH_ITER(hh, sums, sum, next) {
+    status->files = xcalloc(HASH_COUNT(sums.table) + 1, sizeof *status->files);
+    HASH_ITER(hh, sums.table, sum, next) {
         status->files[status->file_count++] = sum->status;
-        HASH_DEL(sums, sum);
+        HASH_DEL(sums.table, sum);
         free(sum);
     }
     local_upload_status(u->daemon->local, status);

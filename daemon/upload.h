@@ -41,6 +41,7 @@ void upload_dial_back(struct upload *, const uint8_t device[16], char **addresse
 struct upload_file_status {
     uint8_t root[32];
     uint64_t rate;
+    uint64_t sent, sent_until_out; /* bytes: choker_spent */
     uint32_t links;
 };
 struct upload_status {

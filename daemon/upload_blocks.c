@@ -201,6 +201,8 @@ uint32_t serve_link_pending(void *arg)
     if (u->pumped_at - link->asked_at >= ASK_EVERY) {
         link->asked_at = u->pumped_at;
         link->asked_out = out;
+        tls_crowd(channel_stream(link->channel),
+                  u->pumped_at < u->crowd_until && u->pumped_at >= link->reader_until);
         tls_backlog(channel_stream(link->channel), u->own_delay, &backlog);
         link->in_socket = backlog.waiting;
         if (backlog.acked - link->acked >= DELAY_BYTES) {
@@ -277,8 +279,10 @@ const char *serve_blocks(struct served *f, struct block_run wanted, enum urgency
     if (wanted.first >= content_geometry(f->content)->blocks ||
         wanted.count > content_geometry(f->content)->blocks - wanted.first)
         return "a Request behind the end of the file";
-    if (urgency != URGENT_BACKGROUND)
-        tls_reader_near(channel_stream(link->channel), now + READER_NEAR);
+    if (urgency != URGENT_BACKGROUND) {
+        link->reader_until = now + READER_NEAR;
+        tls_reader_near(channel_stream(link->channel), link->reader_until);
+    }
     /* What is not here is refused at once; runs of what is go into the queue. */
     while (at < end) {
         uint64_t have = bitmap_next_set(present, at, end);
@@ -312,6 +316,8 @@ const char *serve_on_request(struct serve_link *link, const uint8_t *bytes, size
     }
     struct served *f = serve_file_of(link, m->file);
     struct block_run run = {m->file, m->block, m->count};
+    if (m->passes_on > 0)
+        choker_link_passes_on(link->choke, m->passes_on);
     if (f == NULL)
         serve_reject(link, run, PEER__REASON__REASON_NO_FILE, false);
     else if (f->content == NULL)

@@ -98,6 +98,7 @@ struct upload {
     int64_t refill_at;
     bool pumping;
     int64_t pumped_at;
+    int64_t crowd_until;                       /* many are sent to at once, or were lately */
     int64_t own_delay, delay_now, delay_since; /* the line's own queue: upload_blocks.c */
     bool delay_heard;                          /* own_delay is to be told to the choker */
     bool socket_waits;    /* the choker was told of bytes in sockets, whose leaving is no event */
@@ -164,7 +165,7 @@ const struct remote *serve_link_remote(const struct serve_link *);
 void serve_link_status(const struct serve_link *, struct link_status *);
 /* Calls `each` for every open file. */
 void serve_link_files(const struct serve_link *,
-                      void (*each)(void *arg, const uint8_t *root, uint64_t rate), void *arg);
+                      void (*each)(void *arg, const struct content *, uint64_t rate), void *arg);
 struct serve_link *serve_link_next(const struct serve_link *);
 
 #endif

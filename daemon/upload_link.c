@@ -368,12 +368,12 @@ void serve_link_status(const struct serve_link *link, struct link_status *status
 }
 
 void serve_link_files(const struct serve_link *link,
-                      void (*each)(void *arg, const uint8_t *root, uint64_t rate), void *arg)
+                      void (*each)(void *arg, const struct content *, uint64_t rate), void *arg)
 {
     struct served *f, *next;
 
     HASH_ITER(hh, link->files, f, next) {
         if (f->content != NULL)
-            each(arg, content_root(f->content), f->rate);
+            each(arg, f->content, f->rate);
     }
 }

@@ -84,7 +84,8 @@ struct serve_link {
     /* What the socket held when it was last asked, when that was, and what had gone out then. */
     int64_t asked_at;
     uint64_t asked_out;
-    uint64_t acked; /* when its round trip was last looked at */
+    int64_t reader_until; /* it is not sent to as one of a crowd */
+    uint64_t acked;       /* when its round trip was last looked at */
     size_t in_socket;
     bool leaving;
     bool held_back;   /* its messages wait until it has read its answers */

@@ -5,7 +5,8 @@ usage: bench_swarm.py [--leechers N] [--mib N] [--up MBIT] [--down MBIT] [--dela
        (P2P_BIN=build/release/bin, as root)
 
 Prints when the last and the middle leecher had all, over the fluid bound max(F/u_seed, F/d_min, N F/(u_seed + sum u)), and
-how many copies of the file the seed's uplink carried; what each leecher received, of the file, headers included, and what of
+how many copies of the file the seed's uplink carried, and how many it had given (blocks only) when each of its pieces had gone
+out once; what each leecher received, of the file, headers included, and what of
 it came in vain. Then what decides whether the figures mean anything: how many packets the
 emulated queues dropped, how late the emulator was at worst, how busy this machine's processors were (near 1 the figures are
 the machine's) and how much of that the peers and the emulator took.
@@ -84,7 +85,7 @@ class Watch:
             for i, up in enumerate(self.ups)))
         self.before, self.looked = hosts, now
 
-    def report(self, what, size, times, bound, vain=None):
+    def report(self, what, size, times, bound, vain=None, out=None):
         stats = self.lab.stats()
         hosts, spent = stats["hosts"], [b - a for a, b in zip(self.busy, self.spent())]
         n, took = len(self.ups) - 1, time.monotonic() - self.began
@@ -93,7 +94,8 @@ class Watch:
         dropped = [sum(host[way]["dropped"] for host in hosts) for way in ("up", "down")]
         times = sorted(times)
         print(f"{what}: bound {bound:.1f} s, last {times[-1] / bound:.3f}, median {times[len(times) // 2] / bound:.3f}, "
-              f"the seed sent {hosts[1]['up']['bytes'] / size:.3f} copies (headers included); each received {received:.3f}"
+              f"the seed sent {hosts[1]['up']['bytes'] / size:.3f} copies (headers included)"
+              + (f", {out / size:.3f} until all was out" if out else "") + f"; each received {received:.3f}"
               + (f", {vain:.3f} in vain" if vain is not None else "") +
               f"; of {packets} packets {dropped[0]} dropped in uplinks' queues, {dropped[1]} in downlinks'; emulator late by "
               f"{stats['late_us'] / 1000:.1f} ms at worst; processors {spent[0] / spent[1]:.2f}, peers "
@@ -168,6 +170,7 @@ class Swarm(SwarmTest):
         bound = self.bound(size, len(leechers))
         leaving = {"phase": 0, "who": range(3, len(leechers), 4)} if options.churn else None
         watch, took = Watch(lab, self.ups, [m.daemon.process.pid for m in [seed] + leechers]), {}
+        out, asked = 0, watch.began
         running = {i: self.get(m) for i, m in enumerate(leechers)}
         while running:
             for i in list(running):
@@ -176,12 +179,15 @@ class Swarm(SwarmTest):
                     took[i] = time.monotonic() - watch.began
             time.sleep(0.02)
             watch.look()
+            if not out and time.monotonic() > asked + 1:
+                asked = time.monotonic()
+                out = int(json.loads(seed.ctl("status", "/file", "--json").stdout)["files"][0].get("sent_until_out", 0))
             if leaving:
                 self.churn(leechers, bound, leaving, running, time.monotonic() - watch.began)
         if leaving:
             print("those who came back:", ", ".join(f"{took.pop(i) / bound:.3f}" for i in leaving["who"] if i in took))
         vain = sum(int(json.loads(m.ctl("status", "--json").stdout).get("wasted_in", 0)) for m in leechers)
-        watch.report(self.what(), size, took.values(), bound, vain / size / len(leechers))
+        watch.report(self.what(), size, took.values(), bound, vain / size / len(leechers), out)
 
 
 class Torrents(Swarm):

@@ -451,6 +451,7 @@ static void to_server(struct link *link, const struct message *message)
         choker_cancel(link->choke, run);
         return;
     }
+    choker_link_passes_on(link->choke, choker_line_rate(link->fetcher->choker));
     if (!bitmap_all(server->present, run.first, run.count) ||
         !choker_request(link->choke, run, (enum urgency)message->class, server->swarm->now))
         sim_mail(link, false,

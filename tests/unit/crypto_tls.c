@@ -1427,6 +1427,42 @@ static void a_link_between_daemons_that_idled_begins_with_its_whole_window(void 
     pair_free(&p);
 }
 
+static void act_crowd(void *arg)
+{
+    struct end *end = arg;
+
+    ((struct tls *)(void *)end->stream)->near = false;
+    tls_crowd(end->stream, true);
+}
+
+static void act_no_crowd(void *arg)
+{
+    tls_crowd(((struct end *)arg)->stream, false);
+}
+
+static void a_link_that_is_one_of_many_leaves_its_pace_to_its_owner(void **state)
+{
+    struct pair p =
+        pair_new(context_of(TLS_PEER, anna, anna_key), context_of(TLS_PEER, bert, bert_key));
+
+    p.client->to_send = p.server->to_send = 1000;
+    pair_start(&p);
+    expect_transfer(&p);
+    if (!control_is(p.server, "bbr")) { /* this machine has none, or does not allow it */
+        pair_free(&p);
+        skip();
+    }
+    on_loop(loop_b, act_crowd, p.server);
+    assert_true(control_is(p.server, "cubic"));
+    p.client->to_send = p.server->to_send = 100000;
+    on_loop(loop_b, act_pump, p.server);
+    on_loop(loop_a, act_pump, p.client);
+    expect_transfer(&p);
+    on_loop(loop_b, act_no_crowd, p.server);
+    assert_true(control_is(p.server, "bbr"));
+    pair_free(&p);
+}
+
 /* As a link that is far away and sends as fast as it can. */
 static void measure(struct end *end, unsigned looks, bool reader)
 {
@@ -1519,6 +1555,7 @@ int main(void)
         cmocka_unit_test(a_stream_moves_to_another_loop_with_all_its_bytes),
         cmocka_unit_test(settings_that_do_not_fit_make_no_context),
         cmocka_unit_test(a_link_between_daemons_that_idled_begins_with_its_whole_window),
+        cmocka_unit_test(a_link_that_is_one_of_many_leaves_its_pace_to_its_owner),
         cmocka_unit_test(a_busy_link_is_paced_by_what_the_path_carries_unless_a_reader_waits),
     };
     return cmocka_run_group_tests_name("tls", tests, set_up, tear_down);

@@ -220,6 +220,80 @@ static void suggestions_are_of_different_pieces_and_follow_the_requests(void **s
     assert_int_equal(choker_unsent(choker, &content), 0);
 }
 
+/* Blocks that fetcher 0 and fetcher 1 are given while the content goes out for the first time. */
+static void share_first(uint64_t passes_on, uint64_t passes_on_other, uint32_t given[2])
+{
+    struct choker_turn turn;
+
+    join(0, 1, &content, true);
+    join(1, 2, &content, true);
+    for (unsigned i = 0; i < 192; i++) { /* 1 MiB a second */
+        now += NS_PER_S / 64;
+        choker_sent(fetchers[0].link, BLOCK_SIZE, now);
+    }
+    choker_link_passes_on(fetchers[0].link, passes_on);
+    choker_link_passes_on(fetchers[1].link, passes_on_other);
+    ask(0, 0, 512, URGENT_BACKGROUND);
+    ask(1, 512, 512, URGENT_BACKGROUND);
+    given[0] = given[1] = 0;
+    for (unsigned i = 0; i < 400 && next(&turn) >= 0; i++) {
+        struct fetcher *f = turn.owner;
+
+        given[f - fetchers] += turn.run.count;
+        choker_sent(f->link, turn.run.count * BLOCK_SIZE, now);
+        f->pending = 0;
+        now += turn.run.count * (NS_PER_S / 64);
+        if (given[0] + given[1] >= 480)
+            break;
+    }
+}
+
+static void who_passes_on_more_is_given_more_of_what_is_new(void **state)
+{
+    uint32_t given[2];
+
+    (void)state;
+    share_first(1750000, 250000, given);
+    assert_in_range(given[0], 3 * given[1], 9 * given[1]);
+}
+
+static void who_says_nothing_of_what_it_passes_on_is_given_as_much_as_others(void **state)
+{
+    uint32_t given[2];
+
+    (void)state;
+    share_first(0, 1 << 20, given);
+    assert_in_range(given[0], given[1] - given[1] / 4, given[1] + given[1] / 4);
+}
+
+static void a_boast_of_what_is_passed_on_gains_twice_as_much_at_most(void **state)
+{
+    uint32_t given[2];
+
+    (void)state;
+    share_first(UINT64_MAX, 1 << 20, given);
+    assert_in_range(given[0], given[1], 5 * given[1] / 2);
+}
+
+static void what_was_spent_until_each_piece_was_out_is_counted(void **state)
+{
+    struct choker_turn turn;
+
+    (void)state;
+    join(0, 1, &content, true);
+    ask(0, 0, 16, URGENT_BACKGROUND);
+    for (unsigned i = 0; i < 2; i++) {
+        ask(0, 0, 1024, URGENT_BACKGROUND);
+        while (next(&turn) >= 0)
+            fetchers[0].pending = 0;
+        if (i == 0)
+            assert_int_equal(choker_spent(choker, &content).until_out, 1024);
+    }
+    assert_int_equal(choker_spent(choker, &content).sent, 2048);
+    assert_int_equal(choker_spent(choker, &content).until_out, 1024);
+    assert_int_equal(choker_spent(choker, &other_content).sent, 0);
+}
+
 static void few_are_served_at_a_time_and_each_gets_whole_pieces(void **state)
 {
     struct choker_status status;
@@ -415,6 +489,10 @@ int main(void)
         TEST(whoever_is_alone_is_served_in_order_and_is_told_nothing),
         TEST(no_piece_goes_out_twice_while_one_that_has_not_is_asked_for),
         TEST(suggestions_are_of_different_pieces_and_follow_the_requests),
+        TEST(who_passes_on_more_is_given_more_of_what_is_new),
+        TEST(who_says_nothing_of_what_it_passes_on_is_given_as_much_as_others),
+        TEST(a_boast_of_what_is_passed_on_gains_twice_as_much_at_most),
+        TEST(what_was_spent_until_each_piece_was_out_is_counted),
         TEST(few_are_served_at_a_time_and_each_gets_whole_pieces),
         TEST(little_stands_in_front_of_a_slow_line),
         TEST(a_line_without_a_queue_gives_to_more_than_its_slots),
