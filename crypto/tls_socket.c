@@ -264,8 +264,9 @@ int tls_socket_send(struct tls *tls)
 static bool make_room(struct tls *tls, size_t size)
 {
     size_t wanted = tls_outbox_held(tls) + size, larger = tls->out_room;
+    size_t most = tls->context->outbox_max + TLS_OUTBOX_SPARE;
 
-    if (wanted > tls->context->outbox_max + TLS_OUTBOX_SPARE)
+    if (wanted > most)
         return false;
     if (tls->out_tail + size > tls->out_room && tls->out_head > 0) {
         memmove(tls->out, tls->out + tls->out_head, tls_outbox_held(tls));
@@ -276,7 +277,7 @@ static bool make_room(struct tls *tls, size_t size)
         if (larger == 0)
             larger = OUTBOX_FIRST;
         while (larger < wanted)
-            larger *= 2;
+            larger = larger < most / 2 ? larger * 2 : most;
         tls->out = xrealloc(tls->out, larger);
         tls->out_room = larger;
     }

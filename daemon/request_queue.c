@@ -20,6 +20,8 @@ struct run {
     struct block_run r;
 };
 
+_Static_assert(sizeof(struct run) + 16 <= LIMIT_MEMORY_RUN, "what malloc takes for it");
+
 struct list {
     struct run *first, **last; /* where the next run is hung */
     struct run *tail;          /* the last one; means nothing while `first` is NULL */

@@ -63,7 +63,10 @@ void upload_buffer_put(struct upload_buffer *buffer)
 {
     struct upload *u = buffer->upload;
 
-    if (u->spare_blocks + (1u << buffer->size) > UPLOAD_SPARE_BLOCKS) {
+    /* What is kept for later and what is in use share one pool. */
+    size_t used = u->queued.lent + u->reading + (size_t)u->spare_blocks * BLOCK_SIZE;
+
+    if (u->spare_blocks + (1u << buffer->size) > UPLOAD_SPARE_BLOCKS || used > LIMIT_BLOCKS_POOL) {
         free(buffer);
         return;
     }

@@ -361,13 +361,25 @@ static void open_next(struct serve_link *link)
     }
 }
 
+/* A link has its part of what its account may have open; beyond that it is looked what the account's others have. */
+static bool has_too_many_files(const struct serve_link *link)
+{
+    size_t own = HASH_COUNT(link->files), all = 0;
+
+    if (own < LIMIT_OPEN_FILES_ACCOUNT / LIMIT_PEER_LINKS_ACCOUNT)
+        return false;
+    for (const struct serve_link *l = link->upload->links; l != NULL; l = l->next)
+        all += strcmp(l->remote.account, link->remote.account) == 0 ? HASH_COUNT(l->files) : 0;
+    return own >= LIMIT_OPEN_FILES || all >= LIMIT_OPEN_FILES_ACCOUNT;
+}
+
 static const char *open_file(struct serve_link *link, const Peer__Open *m)
 {
     if (m->root.len != HASH_SIZE || m->size == 0 || m->size > FILE_SIZE_MAX)
         return "a malformed Open";
     if (serve_file_of(link, m->file) != NULL)
         return "an Open of a number that is in use";
-    if (HASH_COUNT(link->files) >= LIMIT_OPEN_FILES) {
+    if (has_too_many_files(link)) {
         serve_reject(link, (struct block_run){.file = m->file}, PEER__REASON__REASON_BUSY, false);
         return NULL;
     }

@@ -183,8 +183,8 @@ static size_t answers_most(const struct serve_link *link)
 {
     const struct upload *u = link->upload;
 
-    return channel_share(u->queued.memory, LIMIT_ANSWERS_POOL, u->link_count, LIMIT_ANSWERS_SHARE,
-                         LIMIT_ANSWERS_AHEAD);
+    return channel_share(u->queued.memory, LIMIT_PEER_ANSWERS_POOL, u->link_count,
+                         LIMIT_ANSWERS_SHARE, LIMIT_ANSWERS_AHEAD);
 }
 
 static void hold_back(struct serve_link *link, bool held)

@@ -55,6 +55,7 @@ struct served {
     uint64_t sent, rate_sent, rate;
     UT_hash_handle hh;
 };
+_Static_assert(sizeof(struct served) + 64 <= LIMIT_MEMORY_FILE, "with its place in the table");
 
 /* A content of which more may come, and those who have it open. */
 struct watched {

@@ -100,10 +100,13 @@
 #define LIMIT_ANSWERS_POOL                                                                         \
     (16u << 20) /* of all links of one thread: above half of it each has its share, ... */
 #define LIMIT_ANSWERS_SHARE (32u << 10) /* ... this at the least */
+#define LIMIT_PEER_ANSWERS_POOL                                                                    \
+    (8u << 20) /* the pool of the links that a daemon serves: they have that of blocks besides */
 
 /* --- the peer protocol -------------------------------------------------------------------------------- */
-#define LIMIT_OPEN_FILES     4096 /* files open on one link */
-#define LIMIT_REQUEST_BLOCKS 1024 /* blocks in one Request: 16 MiB */
+#define LIMIT_OPEN_FILES         4096  /* files open on one link ... */
+#define LIMIT_OPEN_FILES_ACCOUNT 16384 /* ... and on all links of one account: 6 MiB */
+#define LIMIT_REQUEST_BLOCKS     1024  /* blocks in one Request: 16 MiB */
 #define LIMIT_QUEUED_BLOCKS                                                                        \
     4096 /* blocks asked for and not yet served on one link: 64 MiB, the product
                                                 of 1 Gbit/s and half a second */
@@ -264,5 +267,33 @@
     (30 * NS_PER_S) /* p2pctl waits for an answer out of p2pd's own memory no longer */
 #define LIMIT_CTL_TRACKER_NS                                                                       \
     (150 * NS_PER_S) /* nor for one of the tracker: what LIMIT_LOGIN_NS allows, and dialling */
+
+/* --- what one account and all strangers may hold of a daemon's memory at once -----------------------------------------------
+ *
+ * The most that LIMIT_PEER_LINKS_ACCOUNT links that ask for all that they may, and read nothing, make a serving p2pd hold beside
+ * what it has anyhow, with as many handshakes as there may be:
+ *
+ *   blocks read and not sent, and buffers kept for more     16 MiB   LIMIT_BLOCKS_POOL
+ *   answers and heads of blocks                              8 MiB   LIMIT_PEER_ANSWERS_POOL
+ *   blocks asked for, one run each                           6 MiB   LIMIT_QUEUED_BLOCKS of 48 bytes a link
+ *   open files                                               6 MiB   LIMIT_OPEN_FILES_ACCOUNT
+ *   TLS: state, record buffers, outbox                       8 MiB   256 KiB a link
+ *   a message that has come in parts                         2 MiB   LIMIT_STRANGER_FRAME a link
+ *   unpacking one message                                    1 MiB   LIMIT_ARENA_FACTOR, one at a time
+ *   handshakes under way                                     6 MiB   LIMIT_HALF_OPEN of 96 KiB
+ *
+ * More accounts that do so share the two pools; each brings its queues, its files and its TLS. */
+#define LIMIT_MEMORY_RUN     48u
+#define LIMIT_MEMORY_FILE    400u
+#define LIMIT_MEMORY_TLS     (256u << 10)
+#define LIMIT_MEMORY_SHAKING (96u << 10)
+#define LIMIT_MEMORY_ACCOUNT                                                                       \
+    (LIMIT_BLOCKS_POOL + LIMIT_PEER_ANSWERS_POOL + LIMIT_OPEN_FILES_ACCOUNT * LIMIT_MEMORY_FILE +  \
+     LIMIT_PEER_LINKS_ACCOUNT *                                                                    \
+         (LIMIT_QUEUED_BLOCKS * LIMIT_MEMORY_RUN + LIMIT_MEMORY_TLS + LIMIT_STRANGER_FRAME) +      \
+     LIMIT_ARENA_FLOOR + LIMIT_ARENA_FACTOR * LIMIT_STRANGER_FRAME +                               \
+     LIMIT_HALF_OPEN * LIMIT_MEMORY_SHAKING)
+_Static_assert(LIMIT_MEMORY_ACCOUNT < 60u << 20,
+               "under attack a process grows by less than 64 MiB");
 
 #endif

@@ -853,6 +853,40 @@ static void too_many_open_files_are_refused(void **state)
     wire_free(&w);
 }
 
+/* All links of an account share what it may have open; what each of many would get, a new one gets all the same. */
+static void an_accounts_links_share_what_may_be_open(void **state)
+{
+    struct wire w[LIMIT_PEER_LINKS_DEVICE], other;
+    const uint32_t part = LIMIT_OPEN_FILES_ACCOUNT / LIMIT_PEER_LINKS_ACCOUNT;
+    struct certificate *second = swarm_device(ca, ca_key, bert_key, "anna", SWARM_DAY_S);
+
+    (void)state;
+    _Static_assert(LIMIT_PEER_LINKS_DEVICE * LIMIT_OPEN_FILES >= LIMIT_OPEN_FILES_ACCOUNT, "fills");
+    for (unsigned l = 0; l < LIMIT_PEER_LINKS_DEVICE; l++) {
+        fetcher(&w[l]);
+        for (uint32_t i = 0; i < LIMIT_OPEN_FILES; i++) {
+            send_open(&w[l], i, small.root, small.g.size);
+            assert_int_equal(wire_next(&w[l]), OPENED);
+        }
+    }
+    struct certificate *first = anna;
+    anna = second; /* tickets are for it */
+    wire_init(&other, second, bert_key, NULL);
+    assert_true(wire_shake(&other, wire_tcp(upload_port(upload), 64 << 10), false));
+    send_hello(&other, PEER__ROLE__ROLE_FETCHER);
+    expect_hello(&other);
+    for (uint32_t i = 0; i < part + 3; i++) {
+        send_open(&other, i, small.root, small.g.size);
+        assert_int_equal(wire_next(&other), i < part ? OPENED : REJECT);
+    }
+    anna = first;
+    assert_int_equal(refusal_here(&other).reason, PEER__REASON__REASON_BUSY);
+    wire_free(&other);
+    for (unsigned l = 0; l < LIMIT_PEER_LINKS_DEVICE; l++)
+        wire_free(&w[l]);
+    certificate_free(second);
+}
+
 /* --- order --- */
 
 static void demanded_blocks_overtake_the_rest(void **state)
@@ -1573,6 +1607,7 @@ int main(void)
                                         set_up_closed, tear_down),
         TEST(files_opened_and_closed_at_once_do_not_pile_up),
         TEST(too_many_open_files_are_refused),
+        TEST(an_accounts_links_share_what_may_be_open),
         TEST(demanded_blocks_overtake_the_rest),
         TEST(a_demand_does_not_wait_behind_hashes_that_are_not_read),
         TEST(cancelled_blocks_do_not_come),
