@@ -9,7 +9,10 @@
  * deliver it soonest; when it is late it is asked for a second time elsewhere, and the loser is
  * cancelled. prefetch    windows in front of readers, nearest first. background  with
  * picker_want_all: started pieces first, then the rarest, random among equals; the last blocks are
- * asked for twice when that is sooner. Otherwise no block is asked for twice.
+ * asked for twice when that is sooner. Otherwise no block is asked for twice. A source that owes
+ * something and has been silent for seconds is asked for nothing more in the background, and what it
+ * owes is asked of others, one after the other, until it comes: who takes requests and never answers
+ * holds nothing up for good.
  *
  * Memory: what is present is the caller's bitmap, which is only read. A picker that wants nothing
  * holds nothing else; state of blocks exists for pieces with something under way; with

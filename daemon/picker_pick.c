@@ -16,6 +16,7 @@
     32 /* second requests in the background under way at once: what they may waste */
 #define SECOND_GRACE                                                                               \
     (100 * NS_PER_MS) /* so much longer than usual a source that was asked back keeps silent */
+#define SILENT       (3 * NS_PER_S)
 #define TAKE_EVERY   (20 * NS_PER_MS) /* how often such a source looks what it could take over … */
 #define TAKE_FASTER  2                /* … that it would bring so many times sooner */
 #define TAKE_QUIET   (250 * NS_PER_MS) /* … from one that has been silent for so long */
@@ -398,6 +399,17 @@ static uint32_t fill_rarest(struct picker_source *source, uint32_t most, int64_t
     return asked;
 }
 
+/* All who were asked owe the block for too long: a source that takes requests and never answers must not hold it for good, nor may
+ * two of them. */
+static bool all_late(const struct request *request, const struct picker_source *source, int64_t now)
+{
+    for (; request != NULL; request = request->next) {
+        if (request->source == source || now < request->late)
+            return false;
+    }
+    return true;
+}
+
 /* Whether asking `source` as well is likely to bring the block sooner than those who were asked. */
 static bool worth_a_second(const struct piece *piece, uint32_t index,
                            const struct picker_source *source, bool last, int64_t mine, int64_t now)
@@ -405,10 +417,12 @@ static bool worth_a_second(const struct piece *piece, uint32_t index,
     const struct request *request = piece->requests[index];
     int64_t left;
 
-    if (request == NULL || request->next != NULL || request->source == source)
+    if (request == NULL)
         return false;
-    if (now >= request->late)
+    if (all_late(request, source, now))
         return true;
+    if (request->next != NULL || request->source == source)
+        return false;
     /* Before a block is asked for twice it is asked back. */
     if (!last || !request->withdrawn ||
         now - request->withdrawn_at < 2 * pipeline_delay(request->source->pipe) + SECOND_GRACE)
@@ -425,6 +439,18 @@ static bool all_is_asked(const struct picker *picker)
     return picker->want_all && rarity_listed(picker->rarity) == 0 && TAILQ_EMPTY(&picker->open);
 }
 
+/* Of a block that two owe for too long, the one that was asked first is asked no more. */
+static void drop_oldest(struct picker *picker, struct piece *piece, uint32_t index)
+{
+    struct request *request = piece->requests[index];
+
+    if (request->next == NULL)
+        return;
+    while (request->next != NULL)
+        request = request->next;
+    picker_drop(picker, request, true);
+}
+
 /* The same for the blocks of one piece; returns how many. */
 static uint32_t second_of_piece(struct picker_source *source, struct piece *piece, bool last,
                                 uint32_t most, int64_t now)
@@ -434,7 +460,10 @@ static uint32_t second_of_piece(struct picker_source *source, struct piece *piec
     uint32_t asked = 0;
 
     for (uint32_t i = 0; i < piece->count && asked < most; i++) {
-        if (worth_a_second(piece, i, source, last, mine, now)) {
+        if ((picker->seconds < SECONDS_MOST ||
+             (piece->requests[i] != NULL && piece->requests[i]->next != NULL)) &&
+            worth_a_second(piece, i, source, last, mine, now)) {
+            drop_oldest(picker, piece, i);
             picker_ask(picker, source, piece, i, PICKER_BACKGROUND, now);
             asked++;
             mine = last ? pipeline_expect(source->pipe, now, false) : 0;
@@ -459,10 +488,8 @@ static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t
     struct piece *piece;
     uint32_t asked = 0;
 
-    if (now < source->second_after || picker->source_count < 2 || picker->seconds >= SECONDS_MOST)
+    if (now < source->second_after || picker->source_count < 2)
         return 0;
-    if (most > SECONDS_MOST - picker->seconds)
-        most = SECONDS_MOST - picker->seconds;
     source->second_after = now + (last ? SECOND_LAST : SECOND_EVERY);
     TAILQ_FOREACH(piece, &picker->full, entry) {
         if (piece->asked == 0 || (now < piece->late && !(last && piece->withdrawn)) ||
@@ -563,6 +590,12 @@ static void take_over(struct picker_source *source, uint32_t most, int64_t now)
     }
 }
 
+/* It owes something and has sent nothing for so long that it may never: in the background others are asked. */
+static bool is_silent(const struct picker_source *source, int64_t now)
+{
+    return source->pipe->in_flight > 0 && now - source->pipe->last_heard > SILENT;
+}
+
 uint32_t picker_fill(struct picker_source *source, enum picker_class class, uint32_t most,
                      int64_t now)
 {
@@ -573,7 +606,7 @@ uint32_t picker_fill(struct picker_source *source, enum picker_class class, uint
         return 0;
     if (class == PICKER_PREFETCH)
         return fill_prefetch(source, most, now);
-    if (!picker->want_all || !source->told)
+    if (!picker->want_all || !source->told || is_silent(source, now))
         return 0;
     asked = fill_second(source, most, now);
     if (asked < most && source->dry != picker->version) {

@@ -49,6 +49,8 @@
     (400 *                                                                                         \
      NS_PER_MS) /* a reader must have its block within a second, another peer's answer included */
 #define PATIENCE_BACKGROUND (5 * NS_PER_S)
+#define PATIENCE_LONGEST                                                                           \
+    (20 * NS_PER_S) /* of the background: who never answers seems ever slower */
 
 static int64_t min_time(int64_t a, int64_t b)
 {
@@ -297,5 +299,5 @@ int64_t pipeline_patience(const struct pipeline *pipe, int64_t now, bool urgent)
     patience = max_time(2 * expect, expect + 4 * min_time(pipe->spread, expect));
     if (urgent)
         return min_time(max_time(patience, PATIENCE_LEAST), PATIENCE_MOST);
-    return max_time(patience, PATIENCE_BACKGROUND);
+    return min_time(max_time(patience, PATIENCE_BACKGROUND), PATIENCE_LONGEST);
 }

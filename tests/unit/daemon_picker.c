@@ -438,6 +438,31 @@ static void duplicates_are_bounded(void **state)
     table_free(table);
 }
 
+/* Two take a request and never answer; the third has room for it later. */
+static void a_block_that_two_owe_for_ever_is_asked_of_a_third_in_the_background(void **state)
+{
+    struct table *table = table_new(BLOCK_SIZE, 3);
+    struct peer *peers[3];
+    unsigned asked = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < 3; i++)
+        peers[i] = join(table, i, NULL, 1e7, 10 * NS_PER_MS);
+    picker_want_all(table->picker, true);
+    for (unsigned i = 0; i < 2; i++) {
+        picker_fill(peers[i]->source, PICKER_BACKGROUND, 1, table->now);
+        assert_true(asks(peers[i], 0));
+        table->now += 30 * NS_PER_S;
+    }
+    picker_fill(peers[2]->source, PICKER_BACKGROUND, 1, table->now);
+    assert_true(asks(peers[2], 0));
+    for (unsigned i = 0; i < 3; i++)
+        asked += peers[i]->count;
+    assert_int_equal(asked, 2); /* the first is not waited for any more */
+    assert_int_equal(deliver(peers[2], 0), PICKER_TAKE);
+    table_free(table);
+}
+
 static void one_source_is_never_asked_twice(void **state)
 {
     struct table *table = table_new(16 * MIB, 10);
@@ -905,6 +930,7 @@ int main(void)
         cmocka_unit_test(earlier_deadlines_are_served_first),
         cmocka_unit_test(a_late_block_is_asked_of_another_and_the_loser_is_cancelled),
         cmocka_unit_test(duplicates_are_bounded),
+        cmocka_unit_test(a_block_that_two_owe_for_ever_is_asked_of_a_third_in_the_background),
         cmocka_unit_test(one_source_is_never_asked_twice),
         cmocka_unit_test(a_vanished_sources_blocks_are_asked_elsewhere_at_once),
         cmocka_unit_test(a_rejected_block_goes_elsewhere_or_waits),
