@@ -47,8 +47,8 @@ struct device;
 /* --- blocks under way to the store ------------------------------------------------------------------------------- */
 #define PUT_BLOCKS    16 /* of one job: 256 KiB stay in a processor's cache */
 #define PUT_JOBS_BUSY 4  /* under way: two for each of two processors, so none is idle meanwhile */
-#define BUFFERS_AGAIN 3072 /* below, they are again */
-#define BUFFERS_SPARE 512  /* kept for reuse when nothing happens */
+#define BUFFERS_AGAIN (LIMIT_BLOCKS_HELD / 4 * 3) /* below, they are again */
+#define BUFFERS_SPARE 512                         /* kept for reuse when nothing happens */
 
 struct buffer {
     struct buffer *next;

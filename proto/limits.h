@@ -126,7 +126,7 @@
 #define LIMIT_HASHES_AHEAD                                                                         \
     (2u << 20) /* answers with hashes that wait for a fetcher who does not read */
 #define LIMIT_BLOCKS_HELD                                                                          \
-    4096 /* blocks on their way to the store: 64 MiB; above, links are not read */
+    2048 /* blocks on their way to the store: 32 MiB; above, links are not read */
 #define LIMIT_BLOCKS_UNPROVEN                                                                      \
     1024 /* of which may wait for their hashes: a server may send those late, or never */
 #define LIMIT_DEVICES_KNOWN                                                                        \
@@ -293,6 +293,8 @@
          (LIMIT_QUEUED_BLOCKS * LIMIT_MEMORY_RUN + LIMIT_MEMORY_TLS + LIMIT_STRANGER_FRAME) +      \
      LIMIT_ARENA_FLOOR + LIMIT_ARENA_FACTOR * LIMIT_STRANGER_FRAME +                               \
      LIMIT_HALF_OPEN * LIMIT_MEMORY_SHAKING)
+_Static_assert(LIMIT_BLOCKS_HELD * 16384u <= 32u << 20,
+               "what a fetcher holds when its disk is late");
 _Static_assert(LIMIT_MEMORY_ACCOUNT < 60u << 20,
                "under attack a process grows by less than 64 MiB");
 

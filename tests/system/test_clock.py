@@ -1,6 +1,7 @@
 """Clocks that jump by a day, and certificates that end while links are up: programs run with libfaketime's clock, which is
 changed under them. Time limits go by the monotonic clock, which is left alone."""
 import glob
+import json
 import os
 import unittest
 
@@ -93,6 +94,33 @@ class Clock(SwarmTest):
         wait_for("the reason", lambda: "expired" in self.ann.ctl("status").stdout)
         self.ann.ctl("login", self.the_tracker.url(), "ann")
         self.one_more("after a log in")
+
+    def test_a_link_does_not_outlive_its_certificate_when_nobody_renews_it(self):
+        self.swarm()
+        film = pattern(48 << 20, 98)
+        self.ann.write("film", film)
+        self.ben.await_file("film", len(film))
+        self.ann.ctl("limit", "--up", "2M")  # it is not whole before the day is over
+        with open(self.ben.path("film"), "rb", buffering=0) as stream:
+            self.assert_same_bytes(film[:1 << 20], stream.read(1 << 20), "its beginning")
+
+            def served():
+                peers = json.loads(self.ann.ctl("peers", "--json").stdout)["peers"]
+                return [p for p in peers if p["account"] == "ben" and p["state"] == "connected"]
+            self.assertTrue(served())
+            self.the_tracker.kill()
+            self.set_clocks(DAY + 600, "ann")  # and five minutes in which clocks may be apart
+            wait_for("the link to end", lambda: not served(), 10)
+            self.assertFalse(served(), "who shows a certificate that has ended is served again")
+            self.set_clocks(DAY + 600)
+            self.the_tracker.start()
+            for member in (self.ann, self.ben):
+                member.ctl("login", self.the_tracker.url(), member.name)
+            self.ann.ctl("limit", "--up", "unlimited")
+            rest = b""
+            while more := stream.read(1 << 20):
+                rest += more
+            self.assert_same_bytes(film[1 << 20:], rest, "its rest, after log ins")
 
     def test_one_members_clock_that_is_wrong_is_said_and_mended(self):
         self.swarm()
