@@ -347,6 +347,14 @@ bool ingest_key(const struct ingest *ingest, uint8_t key[FILE_CIPHER_KEY])
     return ingest->cipher != NULL;
 }
 
+uint64_t ingest_inode(const struct ingest *ingest)
+{
+    struct stat status;
+
+    CHECK_OBJECT(ingest, INGEST_MAGIC);
+    return fstat(ingest->fd, &status) < 0 ? 0 : (uint64_t)status.st_ino;
+}
+
 int64_t ingest_size(const struct ingest *ingest)
 {
     struct stat status;

@@ -37,6 +37,8 @@ uint64_t ingest_number(const struct ingest *);
 int ingest_dup(const struct ingest *);
 /* The key that goes with it; false if the file is not encrypted. */
 bool ingest_key(const struct ingest *, uint8_t key[FILE_CIPHER_KEY]);
+/* Of the file, in its own file system; 0: not known. */
+uint64_t ingest_inode(const struct ingest *);
 /* How many bytes it has now; -errno. */
 int64_t ingest_size(const struct ingest *);
 /* p2pfs wrote there, or cut the file there (the range that was cut off counts as written). Cheap; no I/O; any thread, also

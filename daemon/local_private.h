@@ -200,6 +200,12 @@ struct local {
     bool recovered;            /* working files of the last run have been looked after */
     struct numbers unreadable; /* inos: see write_is_unreadable */
     struct deferred *waiting_recovery, **waiting_recovery_end;
+    struct {
+        struct ingest *ingest; /* NULL: none */
+        uint64_t inode;
+        bool making;
+        int64_t until;
+    } spare;               /* local_spare.c */
     struct sealed *sealed; /* not committed yet */
     bool syncing;          /* a worker makes a commit durable */
     bool sync_lost;        /* that has failed: what is committed may not be in the log */
@@ -346,6 +352,12 @@ void sealed_answer(struct local *, struct reply, uint64_t ino, bool seal, struct
 /* At the end of a round: begins to make durable what waits for it. */
 void sealed_sync(struct local *);
 void sealed_forget(struct local *);
+
+/* --- local_spare.c --- */
+/* An empty working file that is ready, and its inode's number; NULL: none is. */
+struct ingest *spare_take(struct local *, uint64_t *inode);
+/* Once a second. With INT64_MAX, at the end: nothing is left of it. */
+void spare_tick(struct local *, int64_t now);
 
 /* --- local_recover.c --- */
 void write_recover(struct local *);

@@ -200,17 +200,6 @@ bool write_take_on(struct working *w, struct mount *m)
     return w->mount == m;
 }
 
-/* The working file on the disk. [worker] */
-static int measure(const struct ingest *ingest, struct stat *status)
-{
-    int fd = ingest_dup(ingest);
-    int error = fd < 0 ? fd : fstat(fd, status) < 0 ? -errno : 0;
-
-    if (fd >= 0)
-        close(fd);
-    return error;
-}
-
 /* --- making ----------------------------------------------------------------------------------- */
 
 struct make_task {
@@ -233,9 +222,7 @@ static void make_work(struct task *task)
     if (make->keep > 0 && (make->from == NULL || !content_complete(make->from)))
         return;
     make->ingest = ingest_new(store, make->from, make->keep, &make->error);
-    struct stat status;
-    if (make->ingest != NULL && measure(make->ingest, &status) == 0)
-        make->inode = (uint64_t)status.st_ino;
+    make->inode = make->ingest == NULL ? 0 : ingest_inode(make->ingest);
 }
 
 static void fetch_old(struct local *l, struct working *w, struct content *from)
@@ -245,6 +232,26 @@ static void fetch_old(struct local *l, struct working *w, struct content *from)
     w->fetch = fetch_add(l, content_root(from), content_geometry(from)->size);
     w->fetched = content_present_blocks(from);
     w->deadline = clock_now() + FETCH_IDLE_NS;
+}
+
+/* w->ingest is there. */
+static void made(struct local *l, struct working *w, uint64_t inode)
+{
+    w->number = ingest_number(w->ingest);
+    w->inode = inode;
+    put_row(l, w);
+    int error = catalogue_commit(l->catalogue, false);
+    if (error != 0) { /* W1: a p2pd that is killed would not find it again */
+        local_error(l, w->reply, error, "state.db cannot be written");
+        give_up(l, w, error);
+        return;
+    }
+    w->phase = WORKING_READY;
+    struct client *cl = local_client(l, w->reply.client);
+    if (cl != NULL && cl->mount != NULL)
+        io_opened(l, cl->mount, w->ino, NULL);
+    write_send_working(l, w->reply, w);
+    local_resume(l, take_queue(w));
 }
 
 static void make_done(struct local *l, struct task *task)
@@ -269,28 +276,21 @@ static void make_done(struct local *l, struct task *task)
         free(make);
         return;
     }
-    w->number = ingest_number(w->ingest);
-    w->inode = make->inode;
+    uint64_t inode = make->inode;
     free(make);
-    put_row(l, w);
-    int error = catalogue_commit(l->catalogue, false);
-    if (error != 0) { /* W1: a p2pd that is killed would not find it again */
-        local_error(l, w->reply, error, "state.db cannot be written");
-        give_up(l, w, error);
-        return;
-    }
-    w->phase = WORKING_READY;
-    struct client *cl = local_client(l, w->reply.client);
-    if (cl != NULL && cl->mount != NULL)
-        io_opened(l, cl->mount, w->ino, NULL);
-    write_send_working(l, w->reply, w);
-    local_resume(l, take_queue(w));
+    made(l, w, inode);
 }
 
-/* The working file is made by a worker, from what is in `w` and the node. */
+/* The working file is made by a worker, from what is in `w` and the node, if there is not one ready. */
 static void make_file(struct local *l, struct working *w)
 {
     const struct node *node = catalogue_node(l->catalogue, w->ino);
+    uint64_t inode;
+
+    if (w->from == NULL && w->keep == 0 && (w->ingest = spare_take(l, &inode)) != NULL) {
+        made(l, w, inode);
+        return;
+    }
     struct make_task *make = xcalloc(1, sizeof *make);
 
     make->ino = w->ino;
@@ -765,6 +765,7 @@ void write_tick(struct local *l, int64_t now)
 {
     struct working *w, *next;
 
+    spare_tick(l, now);
     HASH_ITER(hh, l->workings, w, next) {
         if (w->phase == WORKING_FETCHING && content_present_blocks(w->from) != w->fetched) {
             w->fetched = content_present_blocks(w->from);
@@ -786,6 +787,7 @@ void write_free(struct local *l)
 {
     struct working *w, *next;
 
+    spare_tick(l, INT64_MAX);
     HASH_ITER(hh, l->workings, w, next) {
         if (w->ingest != NULL)
             ingest_free(w->ingest);

@@ -202,12 +202,11 @@ static void start_setattr(struct request *r)
         f->set_mtime = true;
         CHECK(pthread_mutex_unlock(&f->lock) == 0);
         r->flags &= ~FUSE_SET_ATTR_MTIME;
-        if ((r->flags & FUSE_SET_ATTR_MODE) == 0) {
-            request_finish(r, 0);
-            return;
-        }
     }
-    send_rest(r);
+    if (is_being_written(f) && (r->flags & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_MTIME)) == 0)
+        request_finish(r, 0); /* its attributes are known here (file_correct) */
+    else
+        send_rest(r);
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,

@@ -54,6 +54,27 @@ class Crash(SwarmTest):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             self.assert_same_bytes(data, file.read())
 
+    def test_a_working_file_that_lies_ready_goes_when_no_more_are_made_and_with_a_kill(self):
+        ann, = self.members("ann")
+        incoming = os.path.join(ann.home, "store/incoming")
+
+        def make(names):
+            for name in names:
+                ann.write(name, name.encode())
+        make(f"a{i}" for i in range(10))
+        wait_for("the last one to go", lambda: os.listdir(incoming) == [], 10)
+        for attempt in range(20):
+            make(f"b{attempt}.{i}" for i in range(10))
+            ann.daemon.kill()
+            left = os.listdir(incoming)
+            ann.start_daemon()
+            wait_for("what was left to go", lambda: os.listdir(incoming) == [], 10)
+            if left:
+                break
+        self.assertTrue(left, "none ever lay ready")
+        self.assertEqual(b"a9", ann.read("a9"))
+        self.assertEqual(f"b{attempt}.9".encode(), ann.read(f"b{attempt}.9"))
+
     def test_connected_peers_go_on_without_the_tracker_and_a_restart_loses_nothing(self):
         tracker = self.tracker()
         ann = self.member(tracker, "ann", config=f"[limit]\nup = {SIZE // 6}\n")
