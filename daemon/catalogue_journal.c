@@ -546,6 +546,36 @@ static void infer_other(struct catalogue *c, const struct op *op, const struct e
     tree_dirty(c, other);
 }
 
+/* What an operation of ours that has left would make of `e`. */
+static bool is_made_by(const struct catalogue *c, const struct op *op, const struct entry *e,
+                       const Tracker__Entry *r)
+{
+    const struct entry *directory = tree_find(c, BY_INO, op->parent);
+    const Tracker__Op *m = op->message;
+
+    if (directory == NULL || directory->node.id != r->parent || strcmp(m->name, r->name) != 0 ||
+        e->node.kind != (enum node_kind)r->kind || strcmp(e->node.owner, r->owner) != 0)
+        return false;
+    if (m->kind == TRACKER__OP_KIND__OP_PUBLISH)
+        return m->size == r->size && m->root.len == r->root.len &&
+               memcmp(m->root.data, r->root.data, r->root.len) == 0;
+    return m->kind != TRACKER__OP_KIND__OP_SYMLINK || strcmp(m->target, r->target) == 0;
+}
+
+struct entry *journal_made(struct catalogue *c, const Tracker__Entry *r)
+{
+    for (size_t i = c->ops_first; i < c->ops_end && i < c->ops_first + 2 * WINDOW; i++) {
+        const struct op *op = c->ops[i];
+        if (op == NULL || (!op->sent && !op->again) ||
+            (!makes(op->message) && op->message->kind != TRACKER__OP_KIND__OP_RENAME))
+            continue;
+        struct entry *e = tree_find(c, BY_INO, op->ino);
+        if (e != NULL && e->node.id == 0 && is_made_by(c, op, e, r))
+            return e;
+    }
+    return NULL;
+}
+
 /* Everything up to c->seq has been heard: what is older and not known here is gone since. */
 static bool is_past(const struct catalogue *c, const Tracker__Entry *r)
 {

@@ -195,6 +195,9 @@ void tree_conflict_name(const struct catalogue *, const struct entry *directory,
                         char out[NAME_BYTES_MAX + 1]);
 
 /* --- catalogue_journal.c --- */
+/* An entry that the tracker names for the first time, and that is one of ours whose answer is still to come; or NULL. Ours may
+ * be gone here meanwhile, or have moved on: it must not come back under the name that it had. */
+struct entry *journal_made(struct catalogue *, const Tracker__Entry *);
 /* Something of ours now happens to the entry: keeps R aside. */
 void journal_touch(struct catalogue *, struct entry *);
 /* Appends; fills in op->message's number. Takes the struct over; `message` is copied. */

@@ -371,6 +371,8 @@ static struct entry *new_entry(struct catalogue *c, const Tracker__Entry *r)
 {
     struct entry *e = c->resyncing ? same_place(c, r) : NULL;
 
+    if (e == NULL)
+        e = journal_made(c, r);
     if (e == NULL) {
         e = tree_new(c, 0, (enum node_kind)r->kind, r->name);
         e->node.mtime = INT64_MIN; /* see set_attributes */

@@ -1797,6 +1797,57 @@ static void two_replicas_and_the_tracker_agree_after_any_walk(void **state)
     fprintf(stderr, "\n");
 }
 
+static void assert_no_conflicts(struct side *s)
+{
+    for (uint64_t ino = 16; ino < s->catalogue->next_ino; ino++) {
+        const struct entry *e = tree_find(s->catalogue, BY_INO, ino);
+        if (e != NULL && tree_is_linked(s->catalogue, e))
+            assert_null(strstr(e->node.name, "(conflict "));
+    }
+}
+
+/* Who is alone with the tracker, and never loses what was committed, is in nobody's way. */
+static void one_member_alone_has_no_conflicts(void **state)
+{
+    const char *from = getenv("P2P_TEST_SEED"), *count = getenv("P2P_TEST_WALKS");
+    uint64_t first = from == NULL ? 1 : strtoull(from, NULL, 10);
+    uint64_t walks = count == NULL ? 100 : strtoull(count, NULL, 10);
+    for (uint64_t seed = first; seed < first + walks; seed++) {
+        assert_int_equal(set_up_two(NULL), 0);
+        fprintf(stderr, "\rwalk alone %lu ", (unsigned long)seed);
+        dice_state = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+        for (int i = 0; i < 600; i++) {
+            switch (dice(40)) {
+            case 0:
+                ann.online ? disconnect_side(&ann) : connect_side(&ann);
+                break;
+            case 1:
+                (void)catalogue_commit(ann.catalogue, false);
+                break;
+            default:
+                switch (dice(5)) {
+                case 0:
+                case 1:
+                    random_change(&ann);
+                    break;
+                case 2:
+                    (void)send_one(&ann);
+                    break;
+                case 3:
+                    (void)hear_result(&ann);
+                    break;
+                default:
+                    (void)hear_push(&ann);
+                    break;
+                }
+            }
+            assert_no_conflicts(&ann);
+        }
+        tear_down_two(NULL);
+    }
+    fprintf(stderr, "\n");
+}
+
 /* --- size and time ---------------------------------------------------------------------------------------- */
 
 static void a_hundred_thousand_entries(void **state)
@@ -2045,6 +2096,7 @@ int main(void)
         ONE(what_is_no_longer_dropped_is_written_by_a_commit_that_says_so),
         ONE(pins_working_files_and_dropped_contents_are_remembered),
         ONE(extended_attributes_are_of_the_entry_and_outlive_a_restart),
+        ONE(one_member_alone_has_no_conflicts),
         ONE(two_replicas_and_the_tracker_agree_after_any_walk),
         ONE(a_hundred_thousand_entries),
     };
