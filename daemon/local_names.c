@@ -56,9 +56,8 @@ void names_fill(struct local *l, Local__Attr *a, const struct node *node)
     if (directory != NULL && node->kind != NODE_SYMLINK && !catalogue_may_write(directory))
         a->mode &= ~0222u; /* as it is for this member */
     /* A directory's: its name, its ".", and the ".." of each in it. */
-    a->nlink = node->kind == NODE_DIRECTORY ? 2 + catalogue_folders(node)
-               : node->parent != NULL       ? 1
-                                            : 0;
+    if (node->parent != NULL || node->ino == INO_ROOT)
+        a->nlink = node->kind == NODE_DIRECTORY ? 2 + catalogue_folders(node) : 1;
     a->owner = message_text(node->owner);
     a->parent = node->parent == NULL ? 0 : node->parent->ino;
     a->name = message_text(node->name);

@@ -209,6 +209,13 @@ class Times(SwarmTest):
             self.assertEqual((0, 5), (os.fstat(file.fileno()).st_nlink, os.fstat(file.fileno()).st_size))
             file.seek(0)
             self.assertEqual(b"12345", file.read())
+        os.mkdir(ann.path("d"))
+        os.mkdir(ann.path("e"))
+        for remove in (lambda: os.rename(ann.path("e"), ann.path("d")), lambda: os.rmdir(ann.path("d"))):
+            directory = os.open(ann.path("d"), os.O_RDONLY)
+            remove()
+            self.assertEqual(0, os.fstat(directory).st_nlink)
+            os.close(directory)
 
 
 class Holes(SwarmTest):
