@@ -17,6 +17,7 @@
 #include "fs/file.h"
 #include "fs/fs.h"
 #include "fs/invalidate.h"
+#include "fs/listings.h"
 #include "fs/ops.h"
 #include "fs/request.h"
 #include "fs/times.h"
@@ -342,6 +343,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     fs.disk = workers_new("disk", 1);
     fs.invalidator = invalidator_new(&fs);
     fs.client = client_new(&fs);
+    fs.listings = listings_new();
     fs.client->channel =
         channel_new(client_loop(fs.client), mock_init(&mock), &client_channel_events, fs.client);
     channel_trust(fs.client->channel);
@@ -358,6 +360,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     loop_start(client_loop(fs.client));
     client_stop(fs.client);
     invalidator_free(fs.invalidator);
+    listings_free(fs.listings);
     files_free(fs.files);
     times_free(fs.times);
     device_free(fs.device);
