@@ -87,6 +87,8 @@ class Cache(SwarmTest):
         ann.write("f", data)
         ann.write("g", data[:MIB])
         ben.await_file("g", MIB)
+        wait_for("ann's copies to be known", lambda: all(f["complete"] == 1 for f in json.loads(
+            ben.ctl("health", "--json", "/f", "/g").stdout)["files"]))
         streaming = os.open(ben.path("f"), os.O_RDONLY)
         self.addCleanup(os.close, streaming)
         self.assert_same_bytes(data, os.pread(streaming, len(data), 0))

@@ -290,6 +290,15 @@ static void act_pump(void *arg)
     pump(arg);
 }
 
+static void act_send_deaf(void *arg)
+{
+    struct end *end = arg;
+    end->deaf = end->reader = true;
+    end->to_send = 64 << 20;
+    tls_reader_near(end->stream, INT64_MAX);
+    pump(end);
+}
+
 static struct end *end_new(struct loop *loop, struct tls_context *context, bool server)
 {
     struct end *end = xcalloc(1, sizeof *end);
@@ -964,11 +973,7 @@ static void a_full_socket_that_is_reset_is_noticed_though_nobody_reads(void **st
     raw_new(&raw, anna, anna_key);
     struct end *server = raw_dial(&raw, context_with(TLS_PEER, bert, bert_key, 16384));
     WAIT_FOR(server->ready);
-    server->deaf = true;
-    server->reader = true;
-    server->to_send = 64 << 20;
-    tls_reader_near(server->stream, INT64_MAX); /* nothing happens on its loop meanwhile */
-    on_loop(loop_b, act_pump, server);
+    on_loop(loop_b, act_send_deaf, server);
     uint64_t before;
     do { /* until buffers are full */
         before = server->sent;
