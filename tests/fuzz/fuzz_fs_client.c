@@ -38,6 +38,7 @@ struct fuse_req {
     struct fs *fs;
     struct fuse_ctx ctx;
     unsigned answers;
+    bool opens_dir; /* an open that is answered later may see other requests in between */
 };
 
 static struct fuse_req requests[REQUESTS];
@@ -91,11 +92,9 @@ static int opened(fuse_req_t req, const struct fuse_file_info *fi, struct fuse_f
     return 0;
 }
 
-static bool is_dir_request;
-
 int fuse_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
 {
-    return is_dir_request ? opened(req, fi, dirs, &dir_count)
+    return req->opens_dir ? opened(req, fi, dirs, &dir_count)
                           : opened(req, fi, handles, &handle_count);
 }
 
@@ -188,7 +187,7 @@ static void operate(struct fs *fs, const struct fuse_lowlevel_ops *ops, unsigned
         (which == 17 && d == NULL))
         return;
     req = new_request(fs);
-    is_dir_request = which == 11;
+    req->opens_dir = which == 11;
     switch (which) {
     case 0:
         ops->lookup(req, 1, "a");
