@@ -28,6 +28,7 @@
 #include "fs/fs.h"
 #include "fs/invalidate.h"
 #include "fs/listings.h"
+#include "fs/mount_guard.h"
 #include "fs/mountinfo.h"
 #include "fs/ops.h"
 #include "fs/probe.h"
@@ -38,7 +39,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/mount.h>
+#include <sys/pidfd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -47,10 +50,11 @@
 
 #define MAX_BACKGROUND                                                                             \
     2048 /* reads and writes that the kernel has under way: one parked read of each of 2,000 */
-#define CONGESTION      1536
-#define DISK_THREADS    2
-#define REQUEST_TIMEOUT "/proc/sys/fs/fuse/max_request_timeout"
-#define LOG_NAME        "p2pfs.log"
+#define CONGESTION        1536
+#define DISK_THREADS      2
+#define REQUEST_TIMEOUT   "/proc/sys/fs/fuse/max_request_timeout"
+#define LOG_NAME          "p2pfs.log"
+#define MOUNT_PATIENCE_MS 5000 /* how long what is mounted already may take to say that it lives */
 
 /* Set by main thread before the loop runs; the write end of the pipe on which the parent waits. */
 static int live_fd = -1;
@@ -155,17 +159,53 @@ static bool is_empty(const char *path)
     return empty;
 }
 
+enum mount_state { MOUNT_LIVES, MOUNT_SILENT, MOUNT_DEAD };
+
+/* Asks what is mounted there, in a child: who asks a mount that does not answer waits for as long as it is there. */
+static enum mount_state ask_mount(const char *path)
+{
+    struct pollfd ended = {.events = POLLIN};
+    struct statvfs space;
+    pid_t pid = fork();
+    int status = 0, ready;
+
+    if (pid < 0)
+        return MOUNT_SILENT;
+    if (pid ==
+        0) /* not stat: the kernel may have the root's attributes, and answers with nobody left to ask */
+        _exit(statvfs(path, &space) != 0 && (errno == ENOTCONN || errno == ECONNABORTED)
+                  ? MOUNT_DEAD
+                  : MOUNT_LIVES);
+    ended.fd = pidfd_open(pid, 0);
+    do
+        ready = poll(&ended, 1, MOUNT_PATIENCE_MS);
+    while (ready < 0 && errno == EINTR);
+    if (ended.fd >= 0)
+        close(ended.fd);
+    if (ready == 0)
+        kill(pid, SIGKILL);
+    if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+        return MOUNT_SILENT;
+    return (enum mount_state)WEXITSTATUS(status);
+}
+
 static bool check_mountpoint(const char *path, bool nonempty)
 {
     struct mountinfo info;
-    struct statvfs space;
     struct stat st;
 
     while (mountinfo_find(path, &info)) {
-        /* Not stat: the kernel may have the root's attributes, and answers with nobody left to ask. */
-        if (statvfs(path, &space) == 0 || (errno != ENOTCONN && errno != ECONNABORTED)) {
+        switch (ask_mount(path)) {
+        case MOUNT_LIVES:
             log_error("%s: already mounted", path);
             return false;
+        case MOUNT_SILENT:
+            log_error("%s: already mounted, and does not answer: its p2pfs or p2pd is stopped (if "
+                      "they are gone: echo 1 > /sys/fs/fuse/connections/%u/abort)",
+                      path, info.minor_number);
+            return false;
+        case MOUNT_DEAD:
+            break;
         }
         if (!clean_up(path)) {
             log_error(
@@ -470,8 +510,10 @@ static int run(struct fs *fs, const struct options *options)
         fuse_session_destroy(fs->session);
         return 1;
     }
-    if (mountinfo_find(fs->mountpoint, &info))
+    if (mountinfo_find(fs->mountpoint, &info)) {
         fs->mount_id = info.id;
+        mount_guard_start(&info);
+    }
     raise_limits();
     serve(fs);
     fuse_remove_signal_handlers(fs->session);

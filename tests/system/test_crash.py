@@ -2,10 +2,13 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
-from harness import SwarmTest, main, pattern, wait_for, SANITIZER
+from harness import BIN, SwarmTest, main, pattern, wait_for, SANITIZER
 
 SIZE = (16 if SANITIZER else 48) << 20
 
@@ -99,6 +102,52 @@ class Crash(SwarmTest):
         cleo = self.member(tracker, "cleo")
         cleo.await_file("film", SIZE)
         self.assertEqual(b"other", cleo.read("other"))
+
+
+class DeadMount(SwarmTest):
+    LOOK = "import os, sys; print('now', flush=True); os.stat(sys.argv[1])"
+
+    def uninterruptible(self, pid):
+        """Names of the threads of `pid` that wait in the kernel and take no signal."""
+        names = []
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/stat") as stat:
+                before, after = stat.read().rsplit(")", 1)
+                if after.split()[0] == "D":
+                    names.append(before.split("(", 1)[1])
+        return names
+
+    def test_a_p2pfs_that_is_killed_while_the_kernel_holds_one_of_its_threads_leaves_no_mount_that_hangs(self):
+        tracker = self.tracker()
+        ann = self.member(tracker, "ann")
+        ben = self.member(tracker, "ben")
+        os.mkdir(ann.path("d"))
+        ann.write("d/first", b"1")
+        ben.await_file("d/first", 1)
+        self.addCleanup(ben.daemon.process.send_signal, signal.SIGCONT)
+        # What p2pd says of a new entry lies before p2pfs, and so does a lookup that p2pd will not answer.
+        ben.fs.process.send_signal(signal.SIGSTOP)
+        ann.write("d/second", b"2")
+        wait_for("ben's p2pd to know of it", lambda: "second" in ben.ctl("ls", "/d").stdout)
+        looking = subprocess.Popen([sys.executable, "-c", self.LOOK, ben.path("d", "nowhere")], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL)
+        self.addCleanup(looking.communicate)
+        self.addCleanup(looking.kill)
+        self.assertEqual(b"now\n", looking.stdout.readline())
+        wait_for("the lookup", lambda: self.state(looking.pid) == "S")
+        ben.daemon.process.send_signal(signal.SIGSTOP)
+        ben.fs.process.send_signal(signal.SIGCONT)
+        wait_for("the notification to wait for the directory's lock",
+                 lambda: "invalidate" in self.uninterruptible(ben.fs.process.pid))
+        ben.fs.kill(signal.SIGKILL)
+        self.assertNotEqual(0, looking.wait(10))
+        ben.daemon.process.send_signal(signal.SIGCONT)
+        self.run(f"{BIN}/p2pfs", ben.mount, env=ben.env)
+        self.assertEqual(b"2", ben.read("d/second"))
+
+    def state(self, pid):
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0]
 
 
 class Rot(SwarmTest):

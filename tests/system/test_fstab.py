@@ -65,6 +65,9 @@ class Fstab(SwarmTest):
         os.unlink(os.path.join(ann.mount, "in the way"))
         ann.start_mount()
         self.assertIn("already mounted", self.failing(ann, ann.mount))
+        ann.fs.process.send_signal(signal.SIGSTOP)
+        self.addCleanup(ann.fs.process.send_signal, signal.SIGCONT)
+        self.assertIn("does not answer", self.failing(ann, ann.mount))
 
     def test_what_a_crash_left_behind_is_cleaned_at_the_next_start(self):
         tracker = self.tracker()
