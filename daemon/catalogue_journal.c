@@ -812,6 +812,8 @@ void journal_settle(struct catalogue *c, struct entry *e)
         return;
     }
     p->held = NULL;
+    if (r->gone)
+        remote_bury(c, r);
     if (ours && e->node.kind != NODE_DIRECTORY)
         fork_beside(c, e, lost == LOST_LATER);
     remote_show(c, e, r);

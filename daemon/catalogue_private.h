@@ -96,6 +96,13 @@ struct vector {
     size_t count, room;
 };
 
+/* An entry that an answer said is gone, before all that was pushed about it in its life has come. */
+#define BURIED_MAX                                                                                 \
+    1024 /* more than there are answers on their way (WINDOW), with room to be behind */
+struct buried {
+    uint64_t id, seq;
+};
+
 struct dropped;
 
 struct catalogue {
@@ -132,6 +139,8 @@ struct catalogue {
     bool resyncing;  /* between from_scratch and live */
     bool heard;      /* the tracker has said on this connection which data base it has */
     unsigned bad;    /* bad entries in this series */
+    struct buried buried[BURIED_MAX]; /* a ring; the oldest is overwritten */
+    size_t buried_first, buried_count;
     char account[ACCOUNT_BYTES_MAX + 1];
     char *swarm;
     int64_t now; /* of the call under way */
@@ -223,6 +232,8 @@ Tracker__Entry *remote_of(const struct entry *); /* as the tracker would say it 
 /* The entry's record; ours on top stays. `E` is judged here. */
 void remote_absorb(struct catalogue *, const Tracker__Entry *e);
 bool remote_is_sound(struct catalogue *, const Tracker__Entry *e);
+/* An answer says that the entry is gone: what is pushed later and is older does not bring it back. */
+void remote_bury(struct catalogue *, const Tracker__Entry *gone);
 /* Makes the entry what R says, as far as ours lets it. */
 void remote_show(struct catalogue *, struct entry *, const Tracker__Entry *e);
 /* Out of sight, with R kept. */

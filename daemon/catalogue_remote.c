@@ -391,11 +391,42 @@ static bool is_old_news(const struct catalogue *c, const struct entry *e, const 
     return r->seq <= e->seq && (!c->resyncing || e->series == c->series);
 }
 
+void remote_bury(struct catalogue *c, const Tracker__Entry *gone)
+{
+    if (gone->seq <= c->seq)
+        return;
+    if (c->buried_count == BURIED_MAX) {
+        c->buried_first = (c->buried_first + 1) % BURIED_MAX;
+        c->buried_count--;
+    }
+    c->buried[(c->buried_first + c->buried_count++) % BURIED_MAX] =
+        (struct buried){gone->id, gone->seq};
+}
+
+static bool is_buried(const struct catalogue *c, const Tracker__Entry *r)
+{
+    for (size_t i = 0; i < c->buried_count; i++) {
+        const struct buried *b = &c->buried[(c->buried_first + i) % BURIED_MAX];
+        if (b->id == r->id && r->seq <= b->seq)
+            return true;
+    }
+    return false;
+}
+
+/* All that was pushed up to c->seq has come. */
+static void forget_buried(struct catalogue *c)
+{
+    while (c->buried_count > 0 && c->buried[c->buried_first].seq <= c->seq) {
+        c->buried_first = (c->buried_first + 1) % BURIED_MAX;
+        c->buried_count--;
+    }
+}
+
 void remote_absorb(struct catalogue *c, const Tracker__Entry *r)
 {
     struct entry *e = tree_find(c, BY_ID, r->id);
 
-    if (e == c->root || (e == NULL && r->gone))
+    if (e == c->root || (e == NULL && (r->gone || is_buried(c, r))))
         return;
     if (e == NULL) {
         if (c->tables[BY_INO].count > LIMIT_ENTRIES + (LIMIT_ENTRIES >> 2)) {
@@ -525,6 +556,7 @@ static void begin_series(struct catalogue *c, const Tracker__Changes *changes)
 
     c->series++;
     c->seq = 0;
+    c->buried_count = 0;
     c->resyncing = true;
     c->bad = 0;
     if (!same && c->generation_known) {
@@ -663,6 +695,7 @@ void catalogue_changes(struct catalogue *c, const Tracker__Changes *changes, int
     if (changes->live && (!was_live || c->bad > 0))
         report_strays(c);
     c->seq = changes->seq;
+    forget_buried(c);
     c->meta_dirty = true;
 }
 
