@@ -159,7 +159,7 @@ static void stop_writing(struct catalogue *c, struct entry *e)
     e->node.working = false;
     if (e->pending != NULL) {
         e->pending->has_base = false;
-        e->pending->place = 0;
+        e->pending->place = e->pending->covers = 0;
         tree_trim_pending(e);
     }
     tree_dirty(c, e);
@@ -179,8 +179,10 @@ static void come_back(struct catalogue *c, struct entry *e)
         tree_conflict_name(c, d, name, name);
         log_info("another version of '%s' was published: ours is kept as '%s'", e->node.name, name);
     }
-    if (e->pending != NULL)
+    if (e->pending != NULL) {
         e->pending->has_base = false;
+        e->pending->covers = 0;
+    }
     e->flags &= (uint8_t) ~(FLAG_REPLACED | FLAG_HIDDEN);
     tree_link(c, e, d, name, 0);
 }
@@ -280,6 +282,32 @@ static void journal_remove(struct catalogue *c, struct entry *e)
     tree_unlink(c, e);
 }
 
+/* The published file whose place a private one took, if it is still out of sight; the private one covers it no more. */
+static struct entry *take_covered(struct catalogue *c, struct entry *e)
+{
+    struct pending *p = e->pending;
+
+    if (p == NULL || p->covers == 0)
+        return NULL;
+    struct entry *covered = tree_find(c, BY_INO, p->covers);
+    p->covers = 0;
+    p->has_base = false;
+    tree_trim_pending(e);
+    bool there = covered != NULL && !tree_is_linked(c, covered) &&
+                 covered->node.kind == NODE_FILE &&
+                 (covered->node.id != 0 || covered->node.unconfirmed > 0);
+    return there ? covered : NULL;
+}
+
+/* The private one leaves its place: what it replaced there is gone. */
+static void remove_covered(struct catalogue *c, struct entry *e)
+{
+    struct entry *covered = take_covered(c, e);
+
+    if (covered != NULL && covered->node.unconfirmed <= UNCONFIRMED_MAX)
+        journal_remove(c, covered);
+}
+
 /* A private entry goes; one that is open lives on without a name. */
 static void remove_private(struct catalogue *c, struct entry *e)
 {
@@ -307,6 +335,7 @@ int catalogue_remove(struct catalogue *c, uint64_t parent, const char *name, boo
         remove_private(c, e);
         remote_retry_hidden(c);
     } else if (is_private(e)) {
+        remove_covered(c, e);
         remove_private(c, e);
         remote_retry_hidden(c);
     } else {
@@ -354,15 +383,14 @@ static int judge_rename(struct catalogue *c, const struct rename *r, const struc
 static void move_private(struct catalogue *c, struct entry *e, struct entry *d, const char *name,
                          struct entry *there)
 {
-    if (there != NULL && is_private(there)) {
-        remove_private(c, there);
-    } else if (there != NULL && there->node.kind != NODE_FILE) {
+    if (there != NULL && there->node.kind != NODE_FILE) {
         journal_remove(c, there); /* a publication replaces only files */
     } else if (there != NULL) {
         struct pending *p = tree_pending(e);
         p->has_base = true;
         memcpy(p->base, there->node.root, HASH_SIZE);
-        if (there->node.unconfirmed > 0) {
+        p->covers = there->node.ino;
+        if (there->node.unconfirmed > 0 || (there->flags & FLAG_HIDDEN) != 0) {
             there->flags |= FLAG_REMOVED;
             tree_unlink(c, there);
         } else {
@@ -394,29 +422,24 @@ static void move_known(struct catalogue *c, const struct rename *r, struct entry
                        struct entry *d, struct entry *there)
 {
     Tracker__Op op = TRACKER__OP__INIT;
-    struct entry *victim = there;
 
-    if (there != NULL && is_private(there)) {
-        remove_private(c, there);
-        victim = NULL;
-    }
     op.kind = TRACKER__OP_KIND__OP_RENAME;
     op.id = e->node.id;
     op.name = message_text(r->to_name);
-    op.no_replace = r->no_replace || victim == NULL;
+    op.no_replace = r->no_replace || there == NULL;
     op.exchange = r->exchange;
-    if (victim != NULL && victim->node.kind == NODE_FILE && !r->exchange) {
-        op.based_on.data = victim->node.root;
+    if (there != NULL && there->node.kind == NODE_FILE && !r->exchange) {
+        op.based_on.data = there->node.root;
         op.based_on.len = HASH_SIZE;
     }
-    journal_add(c, &op, e, victim, d);
+    journal_add(c, &op, e, there, d);
     if (r->exchange) {
         exchange(c, e, there);
         return;
     }
-    if (victim != NULL) {
-        victim->flags |= FLAG_REMOVED;
-        tree_unlink(c, victim);
+    if (there != NULL) {
+        there->flags |= FLAG_REMOVED;
+        tree_unlink(c, there);
     }
     tree_unlink(c, e);
     tree_link(c, e, d, r->to_name, 0);
@@ -450,17 +473,23 @@ int catalogue_rename(struct catalogue *c, const struct rename *r)
         journal_take_back(c, there);
         remove_private(c, there);
         there = NULL;
+    } else if (there != NULL && is_private(there)) {
+        struct entry *covered = take_covered(c, there);
+        remove_private(c, there);
+        there = covered;
     }
     if (here) {
-        bool over = there != NULL && there->node.kind == NODE_FILE && !is_private(there);
+        bool over = there != NULL && there->node.kind == NODE_FILE;
         journal_take_back(c, e);
         move_private(c, e, d, name, there);
         if (over)
             journal_over(c, e, there);
         (void)journal_make(c, e, false);
         e->pending->has_base = false;
+        e->pending->covers = 0;
         tree_changed(c, e);
     } else if (is_private(e)) {
+        remove_covered(c, e);
         move_private(c, e, d, name, there);
     } else {
         move_known(c, &copy, e, d, there);

@@ -49,7 +49,10 @@ struct pending {
     uint64_t last_content; /* the last operation that gives it a content or makes it */
     uint64_t place;        /* of an unlinked one: ino of the directory it was in */
     uint64_t over; /* within a call: the `other` of the publication to come, which counts it */
-    uint8_t lost;  /* enum lost */
+    /* Of a working file: the published one whose place it took, which goes if ours leaves that place by a change of ours, as it
+     * has been replaced. In memory only: after a restart it comes back. */
+    uint64_t covers;
+    uint8_t lost; /* enum lost */
     uint8_t retries;
     bool has_base;
     uint8_t base[HASH_SIZE]; /* what the version being written is made from */

@@ -150,7 +150,7 @@ void remote_discard(struct catalogue *c, struct entry *e)
     drop_held(e);
     struct pending *p = e->pending;
     if (p != NULL && (e->flags & FLAG_WRITING) == 0) {
-        p->place = 0;
+        p->place = p->covers = 0;
         p->has_base = false;
         tree_trim_pending(e);
     }

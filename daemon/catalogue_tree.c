@@ -583,7 +583,8 @@ void tree_trim_pending(struct entry *e)
 {
     struct pending *p = e->pending;
 
-    if (p == NULL || p->held != NULL || e->node.unconfirmed > 0 || p->has_base || p->place != 0)
+    if (p == NULL || p->held != NULL || e->node.unconfirmed > 0 || p->has_base || p->place != 0 ||
+        p->covers != 0)
         return;
     free(p);
     e->pending = NULL;

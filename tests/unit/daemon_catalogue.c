@@ -705,6 +705,82 @@ static void giving_up_a_file_that_took_a_name_brings_the_old_one_back(void **sta
     side_end(&ann);
 }
 
+static void assert_no_conflicts(struct side *s)
+{
+    for (uint64_t ino = 16; ino < s->catalogue->next_ino; ino++) {
+        const struct entry *e = tree_find(s->catalogue, BY_INO, ino);
+        if (e != NULL && tree_is_linked(s->catalogue, e))
+            assert_null(strstr(e->node.name, "(conflict "));
+    }
+}
+
+/* Renamed over a file, and gone from there before it was closed: that file was replaced all the same. */
+static void what_a_file_being_written_replaced_is_gone_when_it_leaves(void **state)
+{
+    struct side ann;
+    uint64_t ino;
+    uint8_t root[HASH_SIZE];
+    side_begin(&ann, &tracker, 1, "ann");
+    sides[0] = &ann;
+    connect_side(&ann);
+    make_file(&ann, INO_ROOT, "text", 1);
+    run(&ann);
+    assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "tmp", 0644, NOW, &ino), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "tmp", INO_ROOT, "text"), 0);
+    assert_int_equal(catalogue_remove(ann.catalogue, INO_ROOT, "text", false), 0);
+    assert_null(at(&ann, "/text"));
+    run(&ann);
+    assert_null(at(&ann, "/text"));
+    assert_same(&ann);
+
+    make_file(&ann, INO_ROOT, "text", 2);
+    run(&ann);
+    assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "tmp", 0644, NOW, &ino), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "tmp", INO_ROOT, "text"), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "text", INO_ROOT, "other"), 0);
+    assert_null(at(&ann, "/text"));
+    make_root(root, 3);
+    assert_int_equal(catalogue_publish(ann.catalogue, ino, root, 3, NOW, NOW), 0);
+    run(&ann);
+    assert_null(at(&ann, "/text"));
+    assert_true(has_content(&ann, "/other", 3));
+    assert_same(&ann);
+    side_end(&ann);
+}
+
+static void what_takes_the_place_of_a_file_being_written_replaces_what_that_replaced(void **state)
+{
+    struct side ann;
+    uint64_t ino, second;
+    uint8_t root[HASH_SIZE];
+    side_begin(&ann, &tracker, 1, "ann");
+    sides[0] = &ann;
+    connect_side(&ann);
+    make_file(&ann, INO_ROOT, "text", 1);
+    run(&ann);
+    assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "tmp", 0644, NOW, &ino), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "tmp", INO_ROOT, "text"), 0);
+    assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "tmp", 0644, NOW, &second), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "tmp", INO_ROOT, "text"), 0);
+    make_root(root, 4);
+    assert_int_equal(catalogue_publish(ann.catalogue, second, root, 4, NOW, NOW), 0);
+    run(&ann);
+    assert_true(has_content(&ann, "/text", 4));
+    assert_no_conflicts(&ann);
+    assert_same(&ann);
+
+    make_file(&ann, INO_ROOT, "known", 5);
+    run(&ann);
+    assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "tmp", 0644, NOW, &ino), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "tmp", INO_ROOT, "text"), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "known", INO_ROOT, "text"), 0);
+    run(&ann);
+    assert_true(has_content(&ann, "/text", 5));
+    assert_no_conflicts(&ann);
+    assert_same(&ann);
+    side_end(&ann);
+}
+
 static void a_file_removed_while_it_is_written_is_published_nowhere(void **state)
 {
     struct side ann;
@@ -1797,15 +1873,6 @@ static void two_replicas_and_the_tracker_agree_after_any_walk(void **state)
     fprintf(stderr, "\n");
 }
 
-static void assert_no_conflicts(struct side *s)
-{
-    for (uint64_t ino = 16; ino < s->catalogue->next_ino; ino++) {
-        const struct entry *e = tree_find(s->catalogue, BY_INO, ino);
-        if (e != NULL && tree_is_linked(s->catalogue, e))
-            assert_null(strstr(e->node.name, "(conflict "));
-    }
-}
-
 /* Who is alone with the tracker, and never loses what was committed, is in nobody's way. */
 static void one_member_alone_has_no_conflicts(void **state)
 {
@@ -2064,6 +2131,8 @@ int main(void)
         ONE(a_file_being_written_is_nobody_elses_business),
         ONE(an_editor_replaces_a_file_by_renaming_over_it_before_or_after_closing),
         ONE(giving_up_a_file_that_took_a_name_brings_the_old_one_back),
+        ONE(what_a_file_being_written_replaced_is_gone_when_it_leaves),
+        ONE(what_takes_the_place_of_a_file_being_written_replaces_what_that_replaced),
         ONE(a_file_removed_while_it_is_written_is_published_nowhere),
         TWO(what_one_makes_the_other_sees),
         TWO(another_members_version_gets_a_new_ino_and_who_has_the_old_one_open_keeps_it),
