@@ -40,7 +40,7 @@ struct picker *picker_new(const struct geometry *geometry, const uint8_t *presen
     picker->arg = arg;
     picker->seed = seed;
     picker->version = 1;
-    picker->next_late = INT64_MAX;
+    picker->next_late = picker->full_late = INT64_MAX;
     TAILQ_INIT(&picker->sources);
     TAILQ_INIT(&picker->open);
     TAILQ_INIT(&picker->full);
@@ -178,6 +178,13 @@ static void piece_forget(struct picker *picker, struct piece *piece)
     free(piece);
 }
 
+void picker_note_late(struct picker *picker, const struct piece *piece)
+{
+    if (piece->asked > 0 && piece->late < picker->full_late)
+        picker->full_late = piece->late;
+    picker->full_withdrawn |= piece->withdrawn;
+}
+
 void picker_settle(struct picker *picker, struct piece *piece)
 {
     bool open = piece->absent > 0;
@@ -196,6 +203,7 @@ void picker_settle(struct picker *picker, struct piece *piece)
         picker->open_count++;
     } else {
         TAILQ_INSERT_TAIL(&picker->full, piece, entry);
+        picker_note_late(picker, piece);
     }
 }
 
@@ -254,6 +262,7 @@ void picker_ask(struct picker *picker, struct picker_source *source, struct piec
         piece->withdrawn = false;
     if (piece->asked == 0 || request->late < piece->late)
         piece->late = request->late;
+    picker_note_late(picker, piece);
     pipeline_asked(source->pipe, now, urgent, &request->stamp);
     request->second = piece->requests[index] != NULL;
     if (request->second) {

@@ -109,6 +109,7 @@ static void raise_requests(struct picker *picker, struct piece *piece, uint32_t 
             request->late = late;
         if (request->late < piece->late)
             piece->late = request->late;
+        picker_note_late(picker, piece);
         if (request->late < picker->next_late)
             picker->next_late = request->late;
         if (!worth_raising(request, now))
@@ -484,21 +485,31 @@ static uint32_t second_of_piece(struct picker_source *source, struct piece *piec
 static uint32_t fill_second(struct picker_source *source, uint32_t most, int64_t now)
 {
     struct picker *picker = source->picker;
-    bool last = all_is_asked(picker);
+    bool last = all_is_asked(picker), withdrawn = false;
+    int64_t late = INT64_MAX;
     struct piece *piece;
     uint32_t asked = 0;
 
     if (now < source->second_after || picker->source_count < 2)
         return 0;
     source->second_after = now + (last ? SECOND_LAST : SECOND_EVERY);
+    if (now < picker->full_late && !(last && picker->full_withdrawn))
+        return 0;
     TAILQ_FOREACH(piece, &picker->full, entry) {
-        if (piece->asked == 0 || (now < piece->late && !(last && piece->withdrawn)) ||
-            !picker_source_has(source, piece->number))
+        if (piece->asked == 0)
             continue;
-        asked += second_of_piece(source, piece, last, most - asked, now);
-        if (asked >= most)
-            break;
+        if ((now >= piece->late || (last && piece->withdrawn)) &&
+            picker_source_has(source, piece->number)) {
+            asked += second_of_piece(source, piece, last, most - asked, now);
+            if (asked >= most)
+                return asked;
+        }
+        if (piece->late < late)
+            late = piece->late;
+        withdrawn |= piece->withdrawn;
     }
+    picker->full_late = late;
+    picker->full_withdrawn = withdrawn;
     return asked;
 }
 
@@ -579,7 +590,7 @@ static void take_over(struct picker_source *source, uint32_t most, int64_t now)
                 if (request == NULL || request->source == source ||
                     !worth_taking(request, last, mine, now))
                     continue;
-                request->withdrawn = piece->withdrawn = true;
+                request->withdrawn = piece->withdrawn = picker->full_withdrawn = true;
                 request->withdrawn_at = now;
                 request->taker = source;
                 source->taking++;

@@ -90,9 +90,11 @@ struct picker {
     struct request *spare_requests; /* free list, linked by next */
     struct request_chunk *chunks;
 
-    uint64_t version;   /* grows when something may have become askable */
-    int64_t next_late;  /* the earliest late demand that another source could answer */
-    uint64_t late_seen; /* the version at which late ones were looked for */
+    uint64_t version;    /* grows when something may have become askable */
+    int64_t next_late;   /* the earliest late demand that another source could answer */
+    uint64_t late_seen;  /* the version at which late ones were looked for */
+    int64_t full_late;   /* no request of a piece in `full` is late before */
+    bool full_withdrawn; /* of pieces in `full` some may have been asked back */
     uint32_t in_flight;
     uint32_t seconds; /* second requests under way */
     uint64_t asked, duplicates, spare;
@@ -103,6 +105,8 @@ struct piece *picker_piece(const struct picker *, uint32_t number);
 struct piece *picker_activate(struct picker *, uint32_t number);
 /* Puts it into the right list, or forgets it. The piece may be gone afterwards. */
 void picker_settle(struct picker *, struct piece *);
+/* Its `late` may have become earlier, or it came into `full`. */
+void picker_note_late(struct picker *, const struct piece *);
 /* The state of a block, brought up to date with the bitmap. */
 enum block_state picker_block(struct picker *, struct piece *, uint32_t index);
 void picker_ask(struct picker *, struct picker_source *, struct piece *, uint32_t index,
