@@ -21,9 +21,8 @@
 #include "proto/message.h"
 #include "proto/peer.pb-c.h"
 
-#define HAVE_AT_ONCE 1024 /* pieces, or parts, in one message */
-#define PIECE_PARTS_MOST                                                                           \
-    16 /* 256 KiB, the smallest piece, has 4; larger ones are cut where there are few */
+#define HAVE_AT_ONCE     1024 /* pieces, or parts, in one message */
+#define PIECE_PARTS_MOST 16   /* those of the smallest piece, 256 KiB; larger ones are not cut */
 
 static void serve_watch(struct served *f)
 {

@@ -490,15 +490,15 @@ static void of_an_incomplete_file_it_tells_what_is_there_and_what_comes(void **s
     assert_int_equal(help_put(content, &part, 32, 16), 0);
     assert_int_equal(help_put(content, &part, 240, 16), 0);
     uint32_t told = 0;
-    while (told < 8) { /* parts, four of which make a piece */
+    while (told < 32) { /* parts, sixteen of which make a piece */
         assert_int_equal(wire_next(&w), HAVE);
         Peer__Have *have = wire_message(&w, &peer__have__descriptor);
         assert_false(have->complete);
         for (size_t i = 0; i < have->n_pieces; i++)
             assert_true(have->pieces[i] == 2 || have->pieces[i] == 15);
         for (size_t i = 0; i < have->n_parts; i++)
-            assert_true(have->parts[i] / 4 == 2 || have->parts[i] / 4 == 15);
-        told += (uint32_t)(4 * have->n_pieces + have->n_parts);
+            assert_true(have->parts[i] / 16 == 2 || have->parts[i] / 16 == 15);
+        told += (uint32_t)(16 * have->n_pieces + have->n_parts);
         peer__have__free_unpacked(have, NULL);
     }
     for (uint32_t piece = 0; piece < 16; piece++)
@@ -535,16 +535,16 @@ static void parts_of_a_piece_are_told_of_before_it_is_whole(void **state)
 
     (void)state;
     help_set_hashes(content, &part);
-    assert_int_equal(help_put(content, &part, 20, 7), 0); /* part 5, and three blocks */
+    assert_int_equal(help_put(content, &part, 20, 7), 0);
     fetcher(&w);
     open_file(&w, 1, &part, false);
     assert_int_equal(w.payload[0], 0);
-    expect_parts(&w, 5, 5);
+    expect_parts(&w, 20, 26);
     request(&w, 1, 20, 2, BACKGROUND);
     expect_block(&w, &part, 20);
     expect_block(&w, &part, 21);
     assert_int_equal(help_put(content, &part, 27, 1), 0);
-    expect_parts(&w, 6, 6);
+    expect_parts(&w, 27, 27);
     wire_free(&w);
     content_release(content);
     help_unmake(&part);
