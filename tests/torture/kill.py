@@ -2,7 +2,9 @@
 """kill -9 of daemon, mount process and tracker in turn, at random moments, while files are written at one member and read
 at another; a checker that knows every acknowledged byte.
 
-    tests/torture/kill.py [--rounds 1000] [--seed 1]
+    tests/torture/kill.py [--rounds 1000] [--seed 1] [--stalls]
+
+With --stalls processes also stand still for moments, so that what usually comes first comes second.
 
 What close() and fsync(), of a directory for unlink() and rename(), said is done must be there after the kill. What was under way may be there
 whole or not at all. What another member reads must be some version that was written, whole. The same seed chooses the same
@@ -15,6 +17,8 @@ import json
 import os
 import random
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +32,21 @@ NAMES = 6       # of each writer
 WRITERS = 3
 LOAD = 0.6      # seconds of load in a round
 PATIENCE = 200  # seconds for a program to be of use again
+# A process of its own: the interpreter may stand still itself while p2pfs does.
+STALL = """
+import os, random, signal, sys, time
+load, r, pids = float(sys.argv[1]), random.Random(sys.argv[2]), [int(pid) for pid in sys.argv[3:]]
+until = time.monotonic() + load
+while time.monotonic() < until and pids:
+    pid = r.choice(pids)
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(r.random() ** 2 * load / 3)
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pids.remove(pid)
+    time.sleep(r.random() * load / 10)
+"""
 
 
 class Name:
@@ -174,6 +193,7 @@ class Writer:
 class Torture(SwarmTest):
     rounds, seed = 12, 1
     victims = VICTIMS
+    stalls = False
     writer = Writer
     report = False
 
@@ -351,6 +371,10 @@ class Torture(SwarmTest):
             for key, name in writer.names.items():
                 wait_for(f"{key} to be the same at ben", lambda: self.look(self.ben, key) == name.known, PATIENCE)
 
+    def running_pids(self):
+        found = [self.the_tracker.process.pid, self.ann.fs.process.pid, self.ben.fs.process.pid]
+        return found + [pid for pid in map(self.pid, (self.ann, self.ben)) if pid is not None]
+
     def after_kill(self, victim):
         self.revive(victim)
 
@@ -359,6 +383,11 @@ class Torture(SwarmTest):
         until = time.monotonic() + LOAD
         threads = [threading.Thread(target=w.run, args=(self.ann.mount, until)) for w in self.writers]
         threads.append(threading.Thread(target=self.read_at, args=(self.ben, until)))
+        if self.stalls:
+            stalling = subprocess.Popen([sys.executable, "-c", STALL, str(LOAD), str(self.random.random()),
+                                         *map(str, self.running_pids())])
+            self.addCleanup(stalling.wait)
+            threads.append(threading.Thread(target=stalling.wait))
         for thread in threads:
             thread.start()
         time.sleep(self.random.random() * LOAD)
@@ -394,7 +423,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--victims", default=",".join(VICTIMS), help="of " + ", ".join(VICTIMS))
+    parser.add_argument("--stalls", action="store_true", help="processes also stand still for moments")
     options = parser.parse_args()
+    Torture.stalls = options.stalls
     Torture.victims = options.victims.split(",")
     Torture.rounds, Torture.seed, Torture.report = options.rounds, options.seed, True
     unittest.main(module="__main__", argv=sys.argv[:1])
