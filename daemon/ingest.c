@@ -215,6 +215,22 @@ static int copy_bytes(const struct file_cipher *cipher, int from, const struct i
     return result;
 }
 
+int ingest_copy_out(const struct ingest *ingest, int to)
+{
+    int64_t size = ingest_size(ingest);
+    uint8_t *buffer = size < 0 ? NULL : malloc(COPY_STEP);
+    int result = size < 0 ? (int)size : buffer == NULL ? -ENOMEM : 0;
+
+    for (uint64_t at = 0; result == 0 && at < (uint64_t)size; at += COPY_STEP) {
+        size_t step = (uint64_t)size - at < COPY_STEP ? (size_t)((uint64_t)size - at) : COPY_STEP;
+        result = file_cipher_pread_all(ingest->cipher, ingest->fd, buffer, step, at);
+        if (result == 0)
+            result = file_pwrite_all(to, buffer, step, at);
+    }
+    free(buffer);
+    return result;
+}
+
 /* Hashes of the first `blocks` blocks of `from`, as many as can be had. They are those of the bytes as they should
  * be: should the disk have damaged some, that is found out when the new content is read. */
 static int copy_leaves(struct ingest *ingest, struct content *from, uint64_t blocks)

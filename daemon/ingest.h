@@ -64,6 +64,8 @@ void ingest_numbers_from(struct store *, uint64_t number);
 bool ingest_is_held(const struct ingest *);
 /* [worker] Gives it up and deletes the file. NULL is fine. */
 void ingest_drop(struct ingest *);
+/* [worker] Its bytes as they are, into the empty file `to`; not synced. -errno. */
+int ingest_copy_out(const struct ingest *, int to);
 /* Closes and frees; the files stay, for ingest_reopen. Not while a worker has it. */
 void ingest_free(struct ingest *);
 /* [worker] Makes the working file survive a restart without p2pfs holding it; p2pfs has synced the data. */

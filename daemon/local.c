@@ -194,6 +194,7 @@ static const struct request_kind {
     {TYPE(GET), WHO_CTL, &local__get__descriptor, fetch_get},
     {TYPE(UNPIN), WHO_CTL, &local__paths__descriptor, fetch_unpin},
     {TYPE(CHECK), WHO_CTL, &local__check__descriptor, ctl_check},
+    {TYPE(COPY_KEPT), WHO_CTL, &local__copy_kept__descriptor, ctl_copy_kept},
     {TYPE(EVICT), WHO_CTL, &local__paths__descriptor, ctl_evict},
     {TYPE(LS), WHO_CTL, &local__ls__descriptor, ctl_ls},
     {TYPE(LIMIT), WHO_CTL, &local__limit__descriptor, limit_handle},
@@ -721,6 +722,7 @@ void local_free(struct local *l)
     free(l->changed);
     free(l->newly_pinned.items);
     free(l->unreadable.items);
+    free(l->kept);
     free(l->trouble);
     free(l->swarm_name);
     free(l->url);

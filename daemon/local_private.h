@@ -162,6 +162,11 @@ struct numbers {
     size_t count, room;
 };
 
+/* store/incoming/NUMBER.kept that nobody knows the name of. */
+struct kept {
+    uint64_t number, size;
+};
+
 struct root_item {
     uint8_t root[HASH_SIZE];
     UT_hash_handle hh;
@@ -197,7 +202,9 @@ struct local {
     struct want *wants, *wants_by_reply;
     uint64_t next_want;
     struct working *workings;
-    bool recovered;            /* working files of the last run have been looked after */
+    bool recovered;    /* working files of the last run have been looked after */
+    struct kept *kept; /* local_kept.c: working files of earlier runs without a name */
+    size_t kept_count;
     struct numbers unreadable; /* inos: see write_is_unreadable */
     struct deferred *waiting_recovery, **waiting_recovery_end;
     struct {
@@ -292,8 +299,14 @@ extern handler fetch_get, fetch_unpin;
 extern handler limit_handle;
 extern handler ctl_evict; /* evict.c */
 extern handler ctl_check; /* scrub.c */
+extern handler ctl_copy_kept;
 extern handler access_keys;
 extern handler access_grant, access_show, access_group, access_groups;
+
+/* --- local_kept.c --- */
+/* Fills in answer->kept; kept_free takes it away again. */
+void kept_list(const struct local *, Local__Checked *answer);
+void kept_free(Local__Checked *answer);
 
 /* --- local_mail.c --- */
 void local_stir(void *local); /* tells the mounts of contents that grew; a timer's */

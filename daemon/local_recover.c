@@ -44,14 +44,21 @@ struct recover_task {
     struct task task;
     struct recover_one *items;
     size_t count;
+    struct kept *kept;
+    size_t kept_count;
     uint64_t next;     /* number that no row has, nor any before it */
     bool not_searched; /* not all folders of the store could be read */
 };
 
 static void found_orphan(void *arg, uint64_t number, uint64_t size)
 {
+    struct recover_task *recover = arg;
+
+    recover->kept = xrealloc(recover->kept, (recover->kept_count + 1) * sizeof *recover->kept);
+    recover->kept[recover->kept_count++] = (struct kept){number, size};
     log_warning("store/incoming/%" PRIu64 ".kept (%" PRIu64
-                " bytes) was being written, but nobody knows its name",
+                " bytes) was being written, but nobody knows its name; "
+                "'p2pctl check --recover DIR' copies it out",
                 number, size);
 }
 
@@ -150,7 +157,7 @@ static void recover_work(struct task *task)
         one->unreadable |= recover->not_searched && one->ingest == NULL && !one->stored;
         look_after(one);
     }
-    ingest_recover(store, found_orphan, NULL); /* the rest has no row */
+    ingest_recover(store, found_orphan, recover); /* the rest has no row */
 }
 
 static void recover_row(struct local *l, const struct recover_one *one)
@@ -221,6 +228,8 @@ static void recover_done(struct local *l, struct task *task)
     for (size_t i = 0; i < recover->count; i++)
         recover_row(l, &recover->items[i]);
     abandon_strays(l);
+    l->kept = recover->kept;
+    l->kept_count = recover->kept_count;
     free(recover->items);
     free(recover);
     l->recovered = true;

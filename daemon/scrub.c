@@ -37,6 +37,7 @@ struct check {
     uint8_t (*roots)[HASH_SIZE];
     size_t count, room, at;
     Local__Checked answer;
+    bool all; /* no paths were named */
 };
 
 struct scrub {
@@ -175,6 +176,7 @@ static void check_free(struct check *check)
         free(check->answer.damaged[i]);
     }
     free(check->answer.damaged);
+    kept_free(&check->answer);
     free(check->roots);
     free(check);
 }
@@ -190,6 +192,8 @@ static bool next_of_checks(struct scrub *s)
         if (s->reading)
             return true;
         s->checks = check->next;
+        if (check->all)
+            kept_list(s->local, &check->answer);
         local_send(s->local, check->reply, TYPE(CHECKED), &check->answer.base);
         check_free(check);
     }
@@ -248,6 +252,7 @@ void ctl_check(struct local *l, struct client *cl, struct reply reply, const voi
             return;
     check = xcalloc(1, sizeof *check);
     check->reply = reply;
+    check->all = m->n_paths == 0;
     local__checked__init(&check->answer);
     for (size_t i = 0; i < m->n_paths; i++)
         add_tree(l, check, ctl_resolve(l, reply, m->paths[i]));

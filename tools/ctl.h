@@ -48,6 +48,7 @@ struct ctl {
     uint64_t up, down; /* bytes a second, 0: unlimited; if up_given, down_given */
     bool up_given, down_given;
     bool admin, json, watch, tracker, details, repair, pause, resume, help, version;
+    const char *recover; /* a folder */
     const char *passphrase_file;
     const char *new_passphrase_file;
     bool remove;

@@ -207,6 +207,12 @@ static const char *take_repair(struct ctl *ctl, const char *value)
     return NULL;
 }
 
+static const char *take_recover(struct ctl *ctl, const char *value)
+{
+    ctl->recover = value;
+    return *value == '\0' ? "is empty" : NULL;
+}
+
 static const char *take_pause(struct ctl *ctl, const char *value)
 {
     ctl->pause = true;
@@ -265,6 +271,8 @@ static const struct row {
      "'unlimited'"},
     {"down", 0, "RATE", OPTION_RATES, take_down, "the same for what is fetched"},
     {"repair", 0, NULL, OPTION_CHECK, take_repair, "fetch what is damaged from other members"},
+    {"recover", 0, "DIR", OPTION_CHECK, take_recover,
+     "copy files whose name was lost into that folder"},
     {"pause", 0, NULL, OPTION_CHECK, take_pause, "only: the check in the background pauses"},
     {"resume", 0, NULL, OPTION_CHECK, take_resume, "only: it goes on"},
     {"json", 0, NULL, OPTION_JSON, take_json, "print JSON"},

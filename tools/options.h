@@ -31,7 +31,7 @@ enum {
     OPTION_COUNT = 1 << 19,
     OPTION_LOGOUT_OTHERS = 1 << 20,
     OPTION_RATES = 1 << 21,
-    OPTION_CHECK = 1 << 22, /* --repair, --pause, --resume */
+    OPTION_CHECK = 1 << 22, /* --repair, --recover, --pause, --resume */
 };
 
 /* Fills *ctl from the command line; options and arguments may be mixed, "--" ends the options. False

@@ -16,7 +16,7 @@ _p2pctl_options() {
     status) echo "--watch --json" ;;
     limit) echo "--up --down --json" ;;
     ls) echo "--long --json" ;;
-    check) echo "--repair --pause --resume --json" ;;
+    check) echo "--repair --recover --pause --resume --json" ;;
     logout | devices | user | grant | revoke | access | group | keys | start | stop | peers | health | get | pin | unpin | evict | watch) echo "--json" ;;
     esac
 }

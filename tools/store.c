@@ -1,7 +1,11 @@
 /* What is kept here: evict, check. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -75,9 +79,14 @@ static void print_checked(const struct ctl *ctl, const Local__Checked *c, bool r
             json_array_append_new(damaged, json_pack("{s:s, s:s, s:I}", "path", c->damaged[i]->path,
                                                      "root", c->damaged[i]->root, "blocks",
                                                      (json_int_t)c->damaged[i]->blocks));
-        json_print(json_pack("{s:I, s:I, s:I, s:b, s:o}", "files", (json_int_t)c->files, "bytes",
-                             (json_int_t)c->bytes, "failed", (json_int_t)c->failed, "repaired",
-                             repaired, "damaged", damaged),
+        json_t *kept = json_array();
+        for (size_t i = 0; i < c->n_kept; i++)
+            json_array_append_new(kept,
+                                  json_pack("{s:I, s:I}", "number", (json_int_t)c->kept[i]->number,
+                                            "bytes", (json_int_t)c->kept[i]->size));
+        json_print(json_pack("{s:I, s:I, s:I, s:b, s:o, s:o}", "files", (json_int_t)c->files,
+                             "bytes", (json_int_t)c->bytes, "failed", (json_int_t)c->failed,
+                             "repaired", repaired, "damaged", damaged, "kept", kept),
                    true);
         return;
     }
@@ -95,6 +104,55 @@ static void print_checked(const struct ctl *ctl, const Local__Checked *c, bool r
     if (c->failed > 0)
         printf(", %" PRIu32 " could not be read", c->failed);
     puts(".");
+    for (size_t i = 0; i < c->n_kept; i++)
+        printf("kept-%" PRIu64 ": %s, was being written; its name is lost%s\n", c->kept[i]->number,
+               bytes_format(bytes, c->kept[i]->size),
+               ctl->recover != NULL ? "" : " (--recover DIR copies it out)");
+}
+
+/* The folder that is to take what is recovered, from "/" on, malloc'ed; NULL: the reason has been said. */
+static char *recovery_folder(const char *name)
+{
+    if (mkdir(name, 0700) < 0 && errno != EEXIST) {
+        log_error("%s cannot be made: %s", name, strerror(errno));
+        return NULL;
+    }
+    char *path = realpath(name, NULL);
+    struct stat status;
+    if (path == NULL || stat(path, &status) < 0 || !S_ISDIR(status.st_mode))
+        log_error("%s is no folder that can be used", name);
+    else if (getxattr(path, "user.p2p.path", NULL, 0) >= 0)
+        log_error("%s lies in the swarm; name a folder outside the mount", name);
+    else
+        return path;
+    free(path);
+    return NULL;
+}
+
+/* Files without a name, copied into `folder`. True if all are there. */
+static bool recover_kept(struct client *client, const char *folder, uint64_t number)
+{
+    Local__CopyKept message = LOCAL__COPY_KEPT__INIT;
+    const struct client_request request = {
+        .type = LOCAL__LOCAL_TYPE__LOCAL_COPY_KEPT,
+        .message = &message.base,
+        .answer_type = LOCAL__LOCAL_TYPE__LOCAL_DONE,
+        .answer = &local__done__descriptor,
+        .timeout_ns = EVICT_NS,
+    };
+    struct stat status;
+
+    message.number = number;
+    message.path = xasprintf("%s/kept-%" PRIu64, folder, number);
+    bool there = lstat(message.path, &status) == 0, good = false;
+    if (there)
+        log_error("%s is there already and is left alone", message.path);
+    else
+        good = ctl_ask(client, &request) != NULL;
+    if (!good && !there)
+        log_error("kept-%" PRIu64 " is not copied", number);
+    free(message.path);
+    return good;
 }
 
 /* Fetches what was damaged and still has a name. True if there is nothing left to mend. */
@@ -144,9 +202,13 @@ int store_check(const struct ctl *ctl)
     };
     int status = CTL_FAILED;
 
-    if (ctl->pause + ctl->resume > 0 &&
-        (ctl->pause + ctl->resume > 1 || ctl->repair || ctl->argument_count > 0)) {
+    if (ctl->pause + ctl->resume > 0 && (ctl->pause + ctl->resume > 1 || ctl->repair ||
+                                         ctl->recover != NULL || ctl->argument_count > 0)) {
         log_error("--pause and --resume stand alone; see p2pctl check --help");
+        return CTL_WRONG_USAGE;
+    }
+    if (ctl->recover != NULL && ctl->argument_count > 0) {
+        log_error("--recover takes no path of the swarm: the files have none");
         return CTL_WRONG_USAGE;
     }
     struct client *client = ctl_open(ctl, false);
@@ -157,7 +219,8 @@ int store_check(const struct ctl *ctl)
         client_free(client);
         return status;
     }
-    char **paths = ctl_paths(ctl);
+    char *folder = ctl->recover != NULL ? recovery_folder(ctl->recover) : NULL;
+    char **paths = ctl->recover == NULL || folder != NULL ? ctl_paths(ctl) : NULL;
     const Local__Checked *checked = NULL;
     if (paths != NULL) {
         message.paths = paths;
@@ -169,7 +232,17 @@ int store_check(const struct ctl *ctl)
         print_checked(ctl, checked, repaired);
         if (checked->failed == 0 && (checked->n_damaged == 0 || repaired))
             status = CTL_DONE;
+        size_t count = folder != NULL ? checked->n_kept : 0;
+        uint64_t *numbers =
+            xcalloc(count + 1, sizeof *numbers); /* the answer lasts until the next */
+        for (size_t i = 0; i < count; i++)
+            numbers[i] = checked->kept[i]->number;
+        for (size_t i = 0; i < count; i++)
+            if (!recover_kept(client, folder, numbers[i]))
+                status = CTL_FAILED;
+        free(numbers);
     }
+    free(folder);
     ctl_free_paths(ctl, paths);
     client_free(client);
     return status;

@@ -135,7 +135,9 @@ static const struct verb verbs[] = {
     {"check", store_check, "[PATH...]", 0, UINT_MAX, OPTION_CHECK | OPTION_JSON,
      "read what is kept here and compare it with its hashes",
      "Without PATH: all of it. Damaged blocks are given up, and with --repair fetched again. The\n"
-     "same goes on in the background, slowly; 'p2pctl status' says how far it is.\n" PATHS},
+     "same goes on in the background, slowly; 'p2pctl status' says how far it is. Files that were\n"
+     "being written when p2pd lost its data base are named, too; --recover copies them "
+     "out.\n" PATHS},
     {"ls", list_entries, "[PATH]", 0, 1, OPTION_LONG | OPTION_JSON, "list a directory", PATHS},
     {"watch", watch_changes, "[PATH]", 0, 1, OPTION_JSON,
      "print what changes in the swarm, as it happens",

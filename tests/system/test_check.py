@@ -1,4 +1,5 @@
 """p2pctl check and --repair."""
+import contextlib
 import json
 import os
 
@@ -45,6 +46,57 @@ class Check(SwarmTest):
         self.assertIn("check      paused", ben.ctl("check", "--pause").stdout + ben.ctl("status").stdout)
         ben.ctl("check", "--resume")
         self.assertEqual(2, ben.ctl("check", "--pause", "--repair", check=False).returncode)
+
+    def test_what_was_written_and_lost_its_name_is_copied_out(self):
+        ann, = self.members("ann")
+        parts = [pattern(3 * MIB + 17, 2), b"short"]
+        for number, data in enumerate(parts):
+            fd = os.open(ann.path(f"lost{number}"), os.O_WRONLY | os.O_CREAT)
+            self.addCleanup(self.close, fd)
+            os.write(fd, data)
+            os.fsync(fd)
+        ann.daemon.kill()
+        ann.fs.kill()
+        for name in os.listdir(ann.home):
+            if name.startswith("state.db"):
+                os.unlink(os.path.join(ann.home, name))
+        ann.start_daemon()
+        listed = wait_for("the files to be listed", lambda: json.loads(ann.ctl("check", "--json").stdout)["kept"])
+        self.assertEqual([len(p) for p in parts], sorted((k["bytes"] for k in listed), reverse=True))
+        named = {f"kept-{k['number']}": k["bytes"] for k in listed}
+        said = ann.ctl("check").stdout
+        for name in named:
+            self.assertRegex(said, rf"(?m)^{name}: .*its name is lost \(--recover DIR copies it out\)$")
+        folder = os.path.join(self.directory, "saved")
+        ann.ctl("check", "--recover", folder)
+        self.assertEqual(set(named), set(os.listdir(folder)))
+        for name in named:
+            self.assertEqual(0o600, os.stat(os.path.join(folder, name)).st_mode & 0o777)
+        found = {self.contents(os.path.join(folder, name)) for name in named}
+        self.assertEqual(set(parts), found)
+        # What is there is left alone, what is not is copied.
+        first, second = named
+        with open(os.path.join(folder, first), "w") as file:
+            file.write("mine")
+        os.unlink(os.path.join(folder, second))
+        done = ann.ctl("check", "--recover", folder, check=False)
+        self.assertEqual((1, f"p2pctl: {folder}/{first} is there already and is left alone\n"), (done.returncode, done.stderr))
+        self.assertEqual(b"mine", self.contents(os.path.join(folder, first)))
+        self.assertEqual(named[second], os.path.getsize(os.path.join(folder, second)))
+        for wrong, status in ((["--recover", os.path.join(folder, first)], 1), (["--recover", folder, "/"], 2),
+                              (["--recover", "/proc/none"], 1), (["--recover", ""], 2), (["--recover", folder, "--pause"], 2)):
+            done = ann.ctl("check", *wrong, check=False)
+            self.assertEqual((status, 1), (done.returncode, len(done.stderr.splitlines())), done.stderr)
+
+    @staticmethod
+    def close(fd):
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+    @staticmethod
+    def contents(path):
+        with open(path, "rb") as file:
+            return file.read()
 
     def synced(self, member):
         for folder, _, names in os.walk(os.path.join(member.home, "store")):
