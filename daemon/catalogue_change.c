@@ -187,6 +187,18 @@ static void come_back(struct catalogue *c, struct entry *e)
     tree_link(c, e, d, name, 0);
 }
 
+/* The published file whose place a private one took, if it is still out of sight. */
+static struct entry *find_covered(const struct catalogue *c, const struct entry *e)
+{
+    const struct pending *p = e->pending;
+    struct entry *covered = p == NULL || p->covers == 0 ? NULL : tree_find(c, BY_INO, p->covers);
+    bool there = covered != NULL && !tree_is_linked(c, covered) &&
+                 covered->node.kind == NODE_FILE &&
+                 (covered->node.id != 0 || covered->node.unconfirmed > 0);
+
+    return there ? covered : NULL;
+}
+
 bool catalogue_is_crowded(const struct catalogue *c, uint64_t ino)
 {
     const struct entry *e = tree_find(c, BY_INO, ino);
@@ -226,6 +238,9 @@ int catalogue_publish(struct catalogue *c, uint64_t ino, const uint8_t root[HASH
     e->node.mtime = mtime;
     tree_set_owner(c, e, c->account);
     tree_set_content(c, e, root, size);
+    struct entry *covered = find_covered(c, e);
+    if (covered != NULL && covered->node.unconfirmed <= UNCONFIRMED_MAX)
+        journal_over(c, e, covered);
     (void)journal_make(c, e, false);
     stop_writing(c, e);
     tree_changed(c, e);
@@ -282,21 +297,17 @@ static void journal_remove(struct catalogue *c, struct entry *e)
     tree_unlink(c, e);
 }
 
-/* The published file whose place a private one took, if it is still out of sight; the private one covers it no more. */
+/* That, for good: the private one covers nothing any more. */
 static struct entry *take_covered(struct catalogue *c, struct entry *e)
 {
-    struct pending *p = e->pending;
+    struct entry *covered = find_covered(c, e);
 
-    if (p == NULL || p->covers == 0)
-        return NULL;
-    struct entry *covered = tree_find(c, BY_INO, p->covers);
-    p->covers = 0;
-    p->has_base = false;
-    tree_trim_pending(e);
-    bool there = covered != NULL && !tree_is_linked(c, covered) &&
-                 covered->node.kind == NODE_FILE &&
-                 (covered->node.id != 0 || covered->node.unconfirmed > 0);
-    return there ? covered : NULL;
+    if (e->pending != NULL && e->pending->covers != 0) {
+        e->pending->covers = 0;
+        e->pending->has_base = false;
+        tree_trim_pending(e);
+    }
+    return covered;
 }
 
 /* The private one leaves its place: what it replaced there is gone. */

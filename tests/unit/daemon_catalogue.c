@@ -745,6 +745,21 @@ static void what_a_file_being_written_replaced_is_gone_when_it_leaves(void **sta
     assert_null(at(&ann, "/text"));
     assert_true(has_content(&ann, "/other", 3));
     assert_same(&ann);
+
+    /* Removed once more before the tracker has answered its publication: the one below does not come back. */
+    make_file(&ann, INO_ROOT, "below", 6);
+    run(&ann);
+    assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "tmp", 0644, NOW, &ino), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "tmp", INO_ROOT, "below"), 0);
+    make_root(root, 7);
+    assert_int_equal(catalogue_publish(ann.catalogue, ino, root, 7, NOW, NOW), 0);
+    assert_true(send_one(&ann));
+    assert_int_equal(catalogue_remove(ann.catalogue, INO_ROOT, "below", false), 0);
+    make_file(&ann, INO_ROOT, "another", 8); /* what is hidden is tried again */
+    assert_null(at(&ann, "/below"));
+    run(&ann);
+    assert_null(at(&ann, "/below"));
+    assert_same(&ann);
     side_end(&ann);
 }
 
