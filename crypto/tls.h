@@ -46,6 +46,9 @@ void tls_context_free(struct tls_context *);
  * stream owns from now on. `ready` or `failed` follows. */
 struct stream *tls_connect(struct loop *, struct workers *handshakes, struct tls_context *, int fd);
 struct stream *tls_accept(struct loop *, struct workers *handshakes, struct tls_context *, int fd);
+/* Whether the other end of a connection will send nothing more, or there is none. A client that is gone before its handshake
+ * began is not answered, whatever it has sent: no RSA for who does not wait for it. */
+bool tls_is_gone(int fd);
 
 /* After `ready`: who is at the other end. False if no certificate was shown. */
 bool tls_peer(const struct stream *, struct certificate_subject *out);

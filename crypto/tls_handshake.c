@@ -15,6 +15,7 @@
 #include <event2/event.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -22,6 +23,13 @@
 #include "base/mem.h"
 #include "crypto/internal.h"
 #include "crypto/tls_internal.h"
+
+bool tls_is_gone(int fd)
+{
+    struct pollfd at = {.fd = fd, .events = POLLRDHUP};
+
+    return poll(&at, 1, 0) == 1;
+}
 
 /* --- on a worker ---- */
 
@@ -38,6 +46,12 @@ static void note_peer_ca(struct tls *tls)
 
 static enum tls_step step(struct tls *tls)
 {
+    /* Our answer to a ClientHello is what costs: who does not wait for it, as in a flood, gets none. */
+    if (tls->server && SSL_get_state(tls->ssl) == TLS_ST_BEFORE && tls_is_gone(tls->fd)) {
+        snprintf(tls->step_why, sizeof tls->step_why,
+                 "the peer closed the connection during the handshake");
+        return TLS_STEP_FAILED;
+    }
     ERR_clear_error();
     int result = SSL_do_handshake(tls->ssl);
     if (result == 1) {

@@ -264,7 +264,7 @@ static void on_ready(void *arg)
     }
     g->good = true;
     if (!g->dialled)
-        knocks_give_back(g->upload->knocks, g->key, subject.device, clock_now());
+        knocks_give_back(g->upload->knocks, g->key, subject.account, clock_now());
     memcpy(g->remote.account, subject.account, sizeof g->remote.account);
     memcpy(g->remote.device, subject.device, sizeof g->remote.device);
     g->remote.valid_until = subject.not_after;

@@ -1,4 +1,4 @@
-/* Budgets of handshakes, one for each source and each device, and one for all suspects.
+/* Budgets of handshakes, one for each source and each account, and one for all suspects.
  *
  * Owns the tables. A bucket is kept as the time at which it will be full again: `full_at` <= now is
  * a full one, which need not be remembered. When a table is full those go; if there are none, the
@@ -11,21 +11,25 @@
 #include <uthash.h>
 
 #include "base/mem.h"
+#include "base/name.h"
 #include "proto/limits.h"
 
 /* The emptiest that a bucket becomes: fines stop here, so that nobody is shut out for longer than
  * twice the time that a bucket takes to fill. */
 #define LONGEST (2 * LIMIT_KNOCKS * LIMIT_KNOCK_NS)
 
+/* A source's key with zeros behind it, or an account's name. */
+#define KEY_SIZE ACCOUNT_BYTES_MAX
+
 struct record {
-    uint8_t key[SOURCE_KEY_SIZE];
+    uint8_t key[KEY_SIZE];
     int64_t full_at;
     int64_t suspect_until, trusted_until;
     UT_hash_handle hh;
 };
 
 struct knocks {
-    struct record *sources, *devices;
+    struct record *sources, *accounts;
     int64_t suspects_full_at; /* the bucket that all of them share */
 };
 
@@ -54,7 +58,7 @@ void knocks_free(struct knocks *k)
     if (k == NULL)
         return;
     drop_all(&k->sources);
-    drop_all(&k->devices);
+    drop_all(&k->accounts);
     free(k);
 }
 
@@ -83,16 +87,15 @@ static void make_room(struct record **table, int64_t now)
         drop(table, first);
 }
 
-static struct record *find(struct record *table, const uint8_t key[SOURCE_KEY_SIZE])
+static struct record *find(struct record *table, const uint8_t key[KEY_SIZE])
 {
     struct record *r;
 
-    HASH_FIND(hh, table, key, SOURCE_KEY_SIZE, r);
+    HASH_FIND(hh, table, key, KEY_SIZE, r);
     return r;
 }
 
-static struct record *find_or_make(struct record **table, const uint8_t key[SOURCE_KEY_SIZE],
-                                   int64_t now)
+static struct record *find_or_make(struct record **table, const uint8_t key[KEY_SIZE], int64_t now)
 {
     struct record *r = find(*table, key);
 
@@ -100,12 +103,29 @@ static struct record *find_or_make(struct record **table, const uint8_t key[SOUR
         if (HASH_COUNT(*table) >= LIMIT_KNOCK_SOURCES)
             make_room(table, now);
         r = xcalloc(1, sizeof *r);
-        memcpy(r->key, key, SOURCE_KEY_SIZE);
+        memcpy(r->key, key, KEY_SIZE);
         r->full_at = now;
-        HASH_ADD(hh, *table, key, SOURCE_KEY_SIZE, r);
+        HASH_ADD(hh, *table, key, KEY_SIZE, r);
     }
     r->full_at = later(r->full_at, now);
     return r;
+}
+
+static struct record *find_source(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE])
+{
+    uint8_t key[KEY_SIZE] = {0};
+
+    memcpy(key, source, SOURCE_KEY_SIZE);
+    return find(k->sources, key);
+}
+
+static struct record *find_or_make_source(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE],
+                                          int64_t now)
+{
+    uint8_t key[KEY_SIZE] = {0};
+
+    memcpy(key, source, SOURCE_KEY_SIZE);
+    return find_or_make(&k->sources, key, now);
 }
 
 /* In how long there will be one more in a bucket of LIMIT_KNOCKS that gets one each `each`; 0: there is. */
@@ -116,7 +136,7 @@ static int64_t wait_for(int64_t full_at, int64_t each, int64_t now)
 
 int64_t knocks_take(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int64_t now)
 {
-    struct record *r = find_or_make(&k->sources, source, now);
+    struct record *r = find_or_make_source(k, source, now);
     bool suspect = r->suspect_until > now;
     int64_t wait = wait_for(r->full_at, LIMIT_KNOCK_NS, now);
 
@@ -130,10 +150,13 @@ int64_t knocks_take(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int
     return 0;
 }
 
-/* Whether the device has come no more often than a source may. */
-static bool device_takes(struct knocks *k, const uint8_t device[SOURCE_KEY_SIZE], int64_t now)
+/* Whether the account's devices have come no more often than a source may. */
+static bool account_takes(struct knocks *k, const char *account, int64_t now)
 {
-    struct record *r = find_or_make(&k->devices, device, now);
+    uint8_t key[KEY_SIZE] = {0};
+
+    memcpy(key, account, strnlen(account, sizeof key));
+    struct record *r = find_or_make(&k->accounts, key, now);
 
     if (wait_for(r->full_at, LIMIT_KNOCK_NS, now) > 0)
         return false;
@@ -141,12 +164,12 @@ static bool device_takes(struct knocks *k, const uint8_t device[SOURCE_KEY_SIZE]
     return true;
 }
 
-void knocks_give_back(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE],
-                      const uint8_t device[SOURCE_KEY_SIZE], int64_t now)
+void knocks_give_back(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], const char *account,
+                      int64_t now)
 {
-    struct record *r = find(k->sources, source);
+    struct record *r = find_source(k, source);
 
-    if (!device_takes(k, device, now) || r == NULL)
+    if (!account_takes(k, account, now) || r == NULL)
         return;
     r->full_at -= LIMIT_KNOCK_NS;
     r->suspect_until = 0;
@@ -155,7 +178,7 @@ void knocks_give_back(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE],
 
 void knocks_fine(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int64_t now)
 {
-    struct record *r = find_or_make(&k->sources, source, now);
+    struct record *r = find_or_make_source(k, source, now);
 
     r->full_at += LIMIT_KNOCK_FINE * LIMIT_KNOCK_NS;
     if (r->full_at > now + LONGEST)

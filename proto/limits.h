@@ -54,11 +54,11 @@
 #define LIMIT_KNOCK_NS          (NS_PER_S / 16) /* and one more each: 4 % of a core */
 #define LIMIT_KNOCK_FINE        3 /* handshakes that one without a good end costs besides */
 #define LIMIT_KNOCK_SOURCES                                                                        \
-    4096 /* addresses of which this is remembered: 110 bytes each; and devices */
+    4096 /* addresses of which this is remembered: 160 bytes each; and accounts */
 #define LIMIT_KNOCK_SUSPECT_NS (60 * NS_PER_S) /* after such a one its source shares a budget ... */
 #define LIMIT_KNOCK_TRUST_NS   (3600 * NS_PER_S) /* where a member came from, others may live, too */
 #define LIMIT_KNOCK_SUSPECTS_NS                                                                    \
-    (NS_PER_S / 32)                     /* ... with all such sources: 8 % of a core for them */
+    (NS_PER_S / 16)                     /* ... with all such sources: 4 % of a core for them */
 #define LIMIT_PEER_LINKS            512 /* links that one daemon serves, and as many that it fetches on */
 #define LIMIT_PEER_LINKS_DEVICE     4 /* of which from one device, so a stuck one can be replaced */
 #define LIMIT_PEER_LINKS_ACCOUNT    32    /* of which from the devices of one account */

@@ -189,11 +189,16 @@ static void on_knock(void *arg)
         waiting_start(server);
 }
 
-/* Whoever waited so long has given up at the other end. */
+/* Who waited so long has given up at the other end; who went away already is not begun with. */
 static void waiting_sweep(struct server *server, int64_t now)
 {
     while (server->waiting != NULL && now - server->waiting->since > LIMIT_HANDSHAKE_NS)
         waiting_refuse(server, &server->waiting, "refused: too many connections from there");
+    for (struct waiting **at = &server->waiting; *at != NULL;)
+        if (tls_is_gone((*at)->fd))
+            waiting_refuse(server, at, "gone before its turn");
+        else
+            at = &(*at)->next;
     if (server->waiting != NULL)
         waiting_start(server);
 }
@@ -211,10 +216,9 @@ static bool waiting_make_room(struct server *server, const struct source *source
     return true;
 }
 
-void server_knock_good(struct server *server, const struct source *source,
-                       const uint8_t device[DEVICE_ID_SIZE])
+void server_knock_good(struct server *server, const struct source *source, const char *account)
 {
-    knocks_give_back(server->knocks, source->key, device, clock_now());
+    knocks_give_back(server->knocks, source->key, account, clock_now());
 }
 
 void server_knock_bad(struct server *server, const struct source *source)

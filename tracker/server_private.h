@@ -217,8 +217,7 @@ void server_link_ended(struct server *, struct source *);
 struct account_links *server_account_begins(struct server *, const char *name);
 void server_account_ends(struct server *, struct account_links *);
 /* The handshake that has ended was a member's; it, or what came behind it, was nobody's. */
-void server_knock_good(struct server *, const struct source *,
-                       const uint8_t device[DEVICE_ID_SIZE]);
+void server_knock_good(struct server *, const struct source *, const char *account);
 void server_knock_bad(struct server *, const struct source *);
 /* Logs "FROM: what", but not more than a few in a second. */
 void server_log_refusal(struct server *, const char *from, const char *format, ...)

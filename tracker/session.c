@@ -408,7 +408,7 @@ static void become_member(struct session *s, const struct certificate_subject *s
         s->void_why = "too many devices of this account are connected";
         return;
     }
-    server_knock_good(server, s->source, subject->device);
+    server_knock_good(server, s->source, subject->account);
     memcpy(s->account, subject->account, sizeof s->account);
     memcpy(s->device, subject->device, sizeof s->device);
     s->peer = peer;

@@ -2,14 +2,16 @@
 """A member written from the schema files and man/p2p-protocol.7 joins a swarm and then misbehaves in every way it can think of
 against tracker and peers, while two honest members stream from each other.
 
-    tests/torture/abuse.py [--minutes 10] [--nice 19] [--pin] [--only KIND,...]
+    tests/torture/abuse.py [--minutes 10] [--nice 0] [--first] [--pin] [--only KIND,...]
 
-Three attackers (processes of one member with several devices, and of strangers from many addresses) take turns with a decoy
+Three attackers (processes of one member with several devices, and of strangers from many addresses) take turns with decoys
 (loops that take the same processor time and do nothing else, as attackers here live on the machine of those they attack) and
-with quiet. Rates of the honest stream under attack and beside the decoy are compared; --nice 0 gives the attackers the same
-claim to the processors as everybody else. --pin gives them the last processor, and all others to the attacked; then the
-comparison is with quiet. What each process of the honest ones, and each of their busier threads, took of a processor in each
-kind of window is printed. --only leaves but these kinds of misbehaving, to see what each of them costs.
+with quiet. Rates of the honest stream under attack and beside the decoys are compared. Attackers, and decoys, are in one
+control group and all others in another one of the same weight, so that neither depends on how a kernel weighs sessions; where
+such groups cannot be made, --nice is all there is. --first puts both groups before whatever else runs on the machine. --pin
+gives the attackers the last processor, and all others to the attacked; then the comparison is with quiet. What each process of
+the honest ones, and each of their busier threads, took of a processor in each kind of window is printed. --only leaves but these
+kinds of misbehaving, to see what each of them costs. Under a sanitizer rates mean nothing and are not judged; all else is.
 
 Held: the stream keeps 80 % of its rate; each process stays within 64 MiB of the memory it began with; nothing crashes; every
 breach of the protocol ends its link, what is merely too much is refused, and the device that goes on is banned, by daemon and
@@ -50,6 +52,61 @@ WINDOW = 12.0           # seconds of attack, then a third of it of decoy
 ENTRIES = 20000         # that the attacker puts into one directory
 PROCESSORS = sorted(os.sched_getaffinity(0))
 CROWD = 6               # devices that do nothing but not read and make things up
+
+
+# --- who gets how much of the processors ---------------------------------------------------------------------------------
+
+class Groups:
+    """Two control groups of the same weight, "honest" (this process, and who it starts) and "attackers"; `join` is for a child."""
+
+    def __init__(self, weight):
+        top, file, weights = "/sys/fs/cgroup/cpu", "cpu.shares", (1024, weight * 1024)
+        if not os.path.isdir(top):  # version 2
+            top, file, weights = "/sys/fs/cgroup", "cpu.weight", (100, min(weight * 100, 10000))
+        self.top, self.both = top, os.path.join(top, f"p2p-abuse-{os.getpid()}")
+        try:
+            if file == "cpu.weight":
+                self.write(os.path.join(top, "cgroup.subtree_control"), "+cpu")
+            os.mkdir(self.both)
+            self.write(os.path.join(self.both, file), weights[1])
+            if file == "cpu.weight":
+                self.write(os.path.join(self.both, "cgroup.subtree_control"), "+cpu")
+            for name in ("honest", "attackers"):
+                os.mkdir(os.path.join(self.both, name))
+                self.write(os.path.join(self.both, name, file), weights[0])
+            self.join("honest")
+        except OSError as error:
+            print(f"    no control groups: {error}", flush=True)
+            self.end()
+            self.both = None
+
+    @staticmethod
+    def write(path, value):
+        with open(path, "w", encoding="ascii") as out:
+            out.write(str(value))
+
+    def join(self, name):
+        if self.both:
+            self.write(os.path.join(self.both, name, "cgroup.procs"), os.getpid())
+
+    def end(self):
+        if not self.both or not os.path.isdir(self.both):
+            return
+        with contextlib.suppress(OSError):
+            self.write(os.path.join(self.top, "cgroup.procs"), os.getpid())
+        for path in (os.path.join(self.both, "honest"), os.path.join(self.both, "attackers"), self.both):
+            with contextlib.suppress(OSError):  # somebody is still ending
+                wait_for("nobody in the group", lambda path=path: self.gone(path))
+
+    @staticmethod
+    def gone(path):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        return True
 
 
 # --- joining, as the manual page has it -------------------------------------------------------------------------------
@@ -521,7 +578,14 @@ def resident(pid):
 class Abuse(SwarmTest):
     seconds = 14
     judged = False  # rates of so short a run say little
-    nice, pin, only = 19, False, ""
+    nice, pin, only, weight, groups = 0, False, "", 0, None
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.weight:
+            cls.groups = Groups(cls.weight)
+            cls.addClassCleanup(cls.groups.end)
 
     # --- the honest ones ---
 
@@ -568,6 +632,8 @@ class Abuse(SwarmTest):
     def beside(self, *arguments, **options):
         """A process of this file's that lives on the same machine."""
         def settle():
+            if self.groups:
+                self.groups.join("attackers")
             os.nice(self.nice)
             if self.pin:
                 os.sched_setaffinity(0, {PROCESSORS[-1]})
@@ -737,13 +803,15 @@ def main():
         decoy()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--minutes", type=float, default=10)
-    options.add_argument("--nice", type=int, default=19, help="of the attackers; 0: they take what they get")
+    options.add_argument("--nice", type=int, default=0, help="of the attackers")
+    options.add_argument("--first", action="store_true", help="before whatever else runs on this machine")
     options.add_argument("--pin", action="store_true", help="attackers on the last processor, all others on the rest")
     options.add_argument("--only", default="", metavar="KIND,...",
                          help="of " + ", ".join(name for names in Attacker.ROLES.values() for name in dict.fromkeys(names)))
     chosen = options.parse_args()
     Abuse.only = chosen.only
     Abuse.seconds, Abuse.judged, Abuse.nice, Abuse.pin = chosen.minutes * 60, True, chosen.nice, chosen.pin
+    Abuse.weight = 64 if chosen.first else 1
     if Abuse.pin:
         os.sched_setaffinity(0, set(PROCESSORS[:-1]))
     unittest.main(module="__main__", argv=sys.argv[:1], verbosity=2)

@@ -885,6 +885,34 @@ static void a_peer_that_goes_during_the_handshake_is_noticed(void **state)
     end_free(server);
 }
 
+/* A flood's connection: a whole ClientHello, and the end behind it. */
+static void a_client_that_is_gone_before_the_answer_costs_no_signature(void **state)
+{
+    int sockets[2];
+    uint8_t bytes[16384];
+    struct raw raw;
+    BIO *out = BIO_new(BIO_s_mem());
+
+    raw_new(&raw, NULL, NULL);
+    raw.ssl = SSL_new(raw.context);
+    SSL_set_bio(raw.ssl, BIO_new(BIO_s_mem()), out);
+    assert_int_equal(SSL_connect(raw.ssl), -1);
+    int size = BIO_read(out, bytes, sizeof bytes);
+    socket_pair(sockets);
+    set_blocking(sockets[0]);
+    assert_int_equal(write(sockets[0], bytes, (size_t)size), size);
+    assert_int_equal(shutdown(sockets[0], SHUT_WR), 0);
+    assert_true(tls_is_gone(sockets[1]));
+    struct end *server = end_new(loop_b, context_of(TLS_PEER, anna, anna_key), true);
+    end_start(server, sockets[1]);
+    WAIT_FOR(server->failed);
+    assert_string_equal(server->why, "the peer closed the connection during the handshake");
+    end_free(server);
+    assert_int_equal(read(sockets[0], bytes, sizeof bytes), 0); /* not a byte of an answer */
+    close(sockets[0]);
+    raw_free(&raw);
+}
+
 static void an_orderly_end_is_told_from_a_cut(void **state)
 {
     for (int cut = 0; cut < 2; cut++) {
@@ -1541,6 +1569,7 @@ int main(void)
         cmocka_unit_test(a_silent_stranger_times_out),
         cmocka_unit_test(a_closed_port_is_told_as_such),
         cmocka_unit_test(a_peer_that_goes_during_the_handshake_is_noticed),
+        cmocka_unit_test(a_client_that_is_gone_before_the_answer_costs_no_signature),
         cmocka_unit_test(an_orderly_end_is_told_from_a_cut),
         cmocka_unit_test(a_flipped_bit_on_the_way_ends_the_stream),
         cmocka_unit_test(writing_to_a_peer_that_is_gone_fails_without_a_signal),

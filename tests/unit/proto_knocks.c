@@ -44,9 +44,11 @@ static void members_cost_nothing_and_nobodies_more(void **state)
     int64_t now = NS_PER_S;
 
     for (unsigned i = 0; i < 10 * LIMIT_KNOCKS; i++) {
-        uint8_t device[SOURCE_KEY_SIZE] = {7, (uint8_t)i, (uint8_t)(i >> 8)};
+        char account[16];
+
+        snprintf(account, sizeof account, "member %u", i);
         assert_int_equal(knocks_take(k, here, now), 0);
-        knocks_give_back(k, here, device, now);
+        knocks_give_back(k, here, account, now);
     }
     assert_int_equal(knocks_sources(k), 1);
     unsigned begun = 0;
@@ -60,25 +62,23 @@ static void members_cost_nothing_and_nobodies_more(void **state)
         knocks_fine(k, here, now);
     now += LIMIT_KNOCK_SUSPECT_NS;
     empty(k, here, now);
-    static const uint8_t device[SOURCE_KEY_SIZE] = {7};
-    knocks_give_back(k, there, device, now); /* of nobody */
+    knocks_give_back(k, there, "anna", now); /* of nobody */
     knocks_free(k);
 }
 
-static void a_device_that_comes_back_all_the_time_pays_for_it(void **state)
+static void an_account_that_comes_back_all_the_time_pays_for_it(void **state)
 {
     struct knocks *k = knocks_new();
-    static const uint8_t device[SOURCE_KEY_SIZE] = {7}, other[SOURCE_KEY_SIZE] = {8};
     int64_t now = NS_PER_S;
     unsigned begun = 0;
 
     while (begun < 10 * LIMIT_KNOCKS && knocks_take(k, here, now) == 0) {
-        knocks_give_back(k, here, device, now);
+        knocks_give_back(k, here, "anna", now);
         begun++;
     }
     assert_int_equal(begun, 2 * LIMIT_KNOCKS); /* its own, and then its source's */
     assert_int_equal(knocks_take(k, there, now), 0);
-    knocks_give_back(k, there, other, now);
+    knocks_give_back(k, there, "bert", now);
     now += LIMIT_KNOCK_NS;
     assert_int_equal(knocks_take(k, here, now), 0);
     assert_true(knocks_take(k, here, now) > 0);
@@ -88,7 +88,6 @@ static void a_device_that_comes_back_all_the_time_pays_for_it(void **state)
 static void many_suspects_get_no_more_than_a_few(void **state)
 {
     struct knocks *k = knocks_new();
-    static const uint8_t device[SOURCE_KEY_SIZE] = {7};
     int64_t now = NS_PER_S;
     uint8_t source[SOURCE_KEY_SIZE] = {9}, other[SOURCE_KEY_SIZE] = {9};
     unsigned begun = 0;
@@ -108,7 +107,7 @@ static void many_suspects_get_no_more_than_a_few(void **state)
     now += LIMIT_KNOCK_SUSPECTS_NS;
     assert_int_equal(knocks_take(k, source, now), 0);
     assert_true(knocks_take(k, source, now) > 0);
-    knocks_give_back(k, source, device, now); /* a member's was among them */
+    knocks_give_back(k, source, "anna", now); /* a member's was among them */
     knocks_fine(k, source, now);
     assert_int_equal(knocks_take(k, source, now), 0);
     assert_true(knocks_take(k, other, now) > 0);
@@ -138,7 +137,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_bucket_runs_dry_and_fills_up_again),
         cmocka_unit_test(members_cost_nothing_and_nobodies_more),
-        cmocka_unit_test(a_device_that_comes_back_all_the_time_pays_for_it),
+        cmocka_unit_test(an_account_that_comes_back_all_the_time_pays_for_it),
         cmocka_unit_test(many_suspects_get_no_more_than_a_few),
         cmocka_unit_test(memory_is_bounded_and_those_in_debt_stay),
     };
