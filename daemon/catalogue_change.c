@@ -64,6 +64,8 @@ static struct entry *make(struct catalogue *c, uint64_t parent, const char *name
     if (d == NULL)
         return NULL;
     *error = name_fault(name);
+    if (*error == 0 && clock_now() < c->quota_until)
+        *error = -EDQUOT;
     if (*error == 0 && tree_child(c, d, name) != NULL)
         *error = -EEXIST;
     if (*error == 0)

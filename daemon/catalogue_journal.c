@@ -406,6 +406,8 @@ static int error_of(Tracker__OpStatus status)
         return -ENAMETOOLONG;
     case TRACKER__OP_STATUS__OP_FULL:
         return -ENOSPC;
+    case TRACKER__OP_STATUS__OP_QUOTA:
+        return -EDQUOT;
     default:
         return -EIO;
     }
@@ -611,6 +613,8 @@ static void accepted(struct catalogue *c, const struct op *op, struct entry *e, 
 
 static const char *status_text(Tracker__OpStatus status)
 {
+    if (status == TRACKER__OP_STATUS__OP_QUOTA)
+        return "this account has as many files, directories and links as it may";
     return strerror(-error_of(status));
 }
 
@@ -673,6 +677,8 @@ static void refused(struct catalogue *c, const struct op *op, struct entry *e,
     if (op->message->op < p->last_content)
         return; /* a later content counts */
     p->lost = (uint8_t)lost_by(status);
+    if (status == TRACKER__OP_STATUS__OP_QUOTA)
+        c->quota_until = clock_now() + QUOTA_AGAIN_NS;
     if (p->lost == LOST_LATER)
         log_warning("the tracker does not take '%s' now: %s", e->node.name, status_text(status));
 }
@@ -692,6 +698,8 @@ static void one_result(struct catalogue *c, const Tracker__Result *result)
     if (r != NULL && (!remote_is_sound(c, r) ||
                       (status == OK && !r->gone && r->kind != (Tracker__Kind)e->node.kind)))
         r = NULL;
+    if (status == OK && (makes(op->message) || op->message->kind == TRACKER__OP_KIND__OP_REMOVE))
+        c->quota_until = 0;
     uint64_t number = op->message->op, other_ino = op->other;
     bool replaces = makes(op->message);
 

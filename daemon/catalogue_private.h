@@ -108,6 +108,9 @@ struct buried {
 
 struct dropped;
 
+/* The tracker is asked again so much later whether this account may have one more entry. */
+#define QUOTA_AGAIN_NS (5 * NS_PER_S)
+
 struct catalogue {
     const struct catalogue_events *events;
     void *arg;
@@ -119,6 +122,7 @@ struct catalogue {
     struct entry *root;
     struct interned *owners[256];
     uint64_t entries;      /* linked ones */
+    int64_t quota_until;   /* (clock_now) nothing new is made: this account has as many as it may */
     struct vector hidden;  /* inos; may name ones that are hidden no more */
     struct vector dirty;   /* inos whose rows are out of date */
     struct vector op_rows; /* numbers of operations whose rows must go */

@@ -18,7 +18,6 @@
 #include "base/bitmap.h"
 #include "base/check.h"
 #include "base/mem.h"
-#include "base/secrecy.h"
 #include "fs/crew.h"
 
 #include <errno.h>
@@ -125,7 +124,6 @@ struct content *content_working(int fd)
 void content_set_key(struct content *content, const uint8_t key[FILE_CIPHER_KEY])
 {
     CHECK_OBJECT(content, CONTENT_MAGIC);
-    secrecy_begin(); /* this process holds a key from now on */
     content->cipher = file_cipher_of_key(key);
     CHECK(pthread_rwlock_init(&content->turn, NULL) == 0);
 }

@@ -1,5 +1,6 @@
 /* p2pfs: mounts the swarm as a directory. This file: arguments in, exit status out. */
 #include "base/log.h"
+#include "base/secrecy.h"
 #include "fs/mount.h"
 
 #include <stdio.h>
@@ -11,6 +12,7 @@ int main(int argc, char **argv)
     int status;
 
     log_init("p2pfs", LOG_LEVEL_INFO, false);
+    secrecy_begin(); /* contents pass through it, and the keys of an encrypted store */
     if (!options_parse(&options, argc, argv, fault)) {
         log_error("%s (p2pfs --help)", fault);
         status = 2;

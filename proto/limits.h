@@ -206,6 +206,8 @@
 #define LIMIT_OPS     256        /* catalogue operations in one message */
 #define LIMIT_CHANGES 512        /* catalogue entries in one message */
 #define LIMIT_ENTRIES (4u << 20) /* entries in one swarm's catalogue */
+#define LIMIT_ENTRIES_ACCOUNT                                                                      \
+    (1u << 20) /* of which one account's, unless the tracker's settings or an admin say otherwise */
 #define LIMIT_DIRECTORY                                                                            \
     (1u << 18) /* of which in one directory: 80 MiB of a daemon's memory, and of `ls`s */
 #define LIMIT_PASSWORD     1024  /* bytes; longer ones only cost time */

@@ -76,7 +76,7 @@ _p2pctl() {
         return
     fi
     case $verb:$previous in
-    user:user) mapfile -t COMPREPLY < <(compgen -W "list show disable enable delete admin totp-off transfer" -- "$current") ;;
+    user:user) mapfile -t COMPREPLY < <(compgen -W "list show disable enable delete admin totp-off quota transfer" -- "$current") ;;
     email:email) mapfile -t COMPREPLY < <(compgen -W "set send verify" -- "$current") ;;
     totp:totp) mapfile -t COMPREPLY < <(compgen -W "enable confirm disable recovery" -- "$current") ;;
     devices:devices) mapfile -t COMPREPLY < <(compgen -W "remove" -- "$current") ;;

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/name.h"
+#include "base/number.h"
 #include "proto/limits.h"
 #include "proto/local.pb-c.h"
 #include "proto/message.h"
@@ -153,6 +154,7 @@ static void print_user(const Tracker__Account *user)
         printf("%-14son, %" PRIu32 " recovery codes left\n", "second factor", user->recovery_codes);
     else
         printf("%-14soff\n", "second factor");
+    printf("%-14s%" PRIu64 " of %" PRIu64 "\n", "entries", user->entries, user->quota);
     printf("%-14s%s\n", "created", when);
     if (user->n_devices > 0)
         putchar('\n');
@@ -224,6 +226,22 @@ static int user_admin(struct client *client, const struct ctl *ctl)
         on ? "The account is an admin's now." : "The account is not an admin's any more.");
 }
 
+static int user_quota(struct client *client, const struct ctl *ctl)
+{
+    Tracker__UserChange message = TRACKER__USER_CHANGE__INIT;
+
+    message.name = ctl->arguments[1];
+    message.act = TRACKER__USER_ACT__USER_QUOTA;
+    if (strcmp(ctl->arguments[2], "default") != 0 &&
+        !number_parse(ctl->arguments[2], 1, LIMIT_ENTRIES, &message.quota)) {
+        log_error("'%s' is neither a number from 1 to %u nor 'default'", ctl->arguments[2],
+                  LIMIT_ENTRIES);
+        return CTL_WRONG_USAGE;
+    }
+    return ctl_finish(ctl, call_done(client, ctl, TYPE(USER_CHANGE), &message.base),
+                      "The account may have so many files, directories and links.");
+}
+
 static int user_transfer(struct client *client, const struct ctl *ctl)
 {
     Tracker__Transfer message = TRACKER__TRANSFER__INIT;
@@ -255,6 +273,7 @@ static const struct user_verb {
     {"delete", 1, "delete NAME", user_delete},
     {"admin", 2, "admin NAME on|off", user_admin},
     {"totp-off", 1, "totp-off NAME", user_totp_off},
+    {"quota", 2, "quota NAME N|default", user_quota},
     {"transfer", 2, "transfer FROM TO", user_transfer},
 };
 #define USER_VERBS (sizeof user_verbs / sizeof *user_verbs)
@@ -267,8 +286,8 @@ int user_verb(const struct ctl *ctl)
         if (strcmp(user_verbs[i].name, ctl->arguments[0]) == 0)
             verb = &user_verbs[i];
     if (verb == NULL) {
-        log_error("'user' knows list, show, disable, enable, delete, admin, totp-off and transfer, "
-                  "but not '%s'",
+        log_error("'user' knows list, show, disable, enable, delete, admin, totp-off, quota and "
+                  "transfer, but not '%s'",
                   ctl->arguments[0]);
         return CTL_WRONG_USAGE;
     }

@@ -94,6 +94,7 @@ static const struct act {
     [TRACKER__USER_ACT__USER_ADMIN_ON] = {"admin-on", false, false, false},
     [TRACKER__USER_ACT__USER_ADMIN_OFF] = {"admin-off", true, false, true},
     [TRACKER__USER_ACT__USER_TOTP_OFF] = {"totp-off", false, false, false},
+    [TRACKER__USER_ACT__USER_QUOTA] = {"quota", false, false, false},
 };
 
 static void forget(struct storage *storage, struct storage_account *account)
@@ -136,6 +137,9 @@ static void change_run(struct storage_job *job, struct storage *storage)
     case TRACKER__USER_ACT__USER_ADMIN_OFF:
         account->admin = a->act == TRACKER__USER_ACT__USER_ADMIN_ON;
         break;
+    case TRACKER__USER_ACT__USER_QUOTA:
+        account->quota = a->quota;
+        break;
     default:
         break;
     }
@@ -171,9 +175,15 @@ const char *accounts_user_change(struct session *s, uint32_t id, const void *mes
         session_fault(s, id, TRACKER__FAULT_CODE__FAULT_MALFORMED, "unknown act", 0);
         return NULL;
     }
+    if (request->quota > LIMIT_ENTRIES) {
+        session_fault(s, id, TRACKER__FAULT_CODE__FAULT_MALFORMED,
+                      "a quota above all that there may be", 0);
+        return NULL;
+    }
     struct attempt *a = attempt_new(s, id, false);
     if (a == NULL)
         return NULL;
+    a->quota = request->quota;
     take_name(a->target, request->name);
     a->act = (unsigned)request->act;
     attempt_to_storage(a, change_run, true, changed);

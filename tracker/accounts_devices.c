@@ -40,6 +40,10 @@ struct accounts_told *accounts_tell(struct server *server, const struct storage_
     told->message.disabled = account->disabled;
     told->message.deleted = account->deleted != 0;
     told->message.waiting = account->waiting;
+    told->message.entries = account->entries;
+    told->message.quota = account->quota != 0  ? account->quota
+                          : server->quota != 0 ? server->quota
+                                               : LIMIT_ENTRIES_ACCOUNT;
     told->message.n_devices = count;
     told->message.devices = told->list;
     return told;

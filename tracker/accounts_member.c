@@ -30,9 +30,10 @@ static void renew_run(struct job *job)
 /* It may have been revoked while it was being signed. */
 static void renewed(struct attempt *a)
 {
-    if (session_is_member(a->session))
+    if (session_is_member(a->session)) {
+        a->session->valid_until = a->valid_until;
         attempt_answer(a);
-    else
+    } else
         attempt_fault(a, TRACKER__FAULT_CODE__FAULT_DISABLED, "this device has been logged out");
 }
 

@@ -333,8 +333,11 @@ void attempt_sign_run(struct job *job)
     struct certificate *certificate =
         ca_issue_device(server->authority.ca, server->authority.ca_key, a->request, a->request_size,
                         a->name, server->certificate_lifetime, &why);
+    struct certificate_subject subject;
     if (certificate != NULL)
         a->certificate = certificate_to_pem(certificate);
+    if (certificate != NULL && certificate_subject(certificate, &subject))
+        a->valid_until = subject.not_after;
     certificate_free(certificate);
     if (a->certificate == NULL)
         attempt_fail(a, TRACKER__FAULT_CODE__FAULT_BAD_REQUEST_KEY,

@@ -46,6 +46,7 @@ struct attempt {
     bool upgrade;
     char verified[PASSWORD_RECORD_MAX]; /* the one that the password was held against */
     char record[PASSWORD_RECORD_MAX];   /* a new one, or "" */
+    int64_t valid_until;                /* of `certificate`, seconds since 1970 */
     char *certificate;
     char code[ACCOUNTS_INVITE_CODE + 1];
     /* Devices: of whoami, or those that a new password has voided. */
@@ -54,7 +55,8 @@ struct attempt {
 
     /* Of an admin's requests, mail and the second factor. */
     char target[ACCOUNT_BYTES_MAX + 1], target_to[ACCOUNT_BYTES_MAX + 1];
-    unsigned act; /* Tracker__UserAct, Tracker__TotpAct */
+    unsigned act;   /* Tracker__UserAct, Tracker__TotpAct */
+    uint64_t quota; /* that an admin gives */
     bool logout_others, again;
     uint64_t transferred, cursor;
     struct catalogue_changes changes;

@@ -37,6 +37,7 @@
 #define TOO_DEEP      TRACKER__OP_STATUS__OP_TOO_DEEP
 #define LOOP          TRACKER__OP_STATUS__OP_LOOP
 #define FULL          TRACKER__OP_STATUS__OP_FULL
+#define QUOTA         TRACKER__OP_STATUS__OP_QUOTA
 #define CONFLICT      TRACKER__OP_STATUS__OP_CONFLICT
 #define BAD           TRACKER__OP_STATUS__OP_BAD
 
@@ -265,9 +266,12 @@ static Tracker__OpStatus find_place(struct work *w, uint64_t moved, uint64_t *pa
     return *depth + 1 > NAME_DEPTH_MAX ? TOO_DEEP : OK;
 }
 
-static bool is_full(const struct work *w, uint64_t directory)
+/* Is there room for one more, in the swarm, in the directory and among what is the account's? */
+static Tracker__OpStatus room_for(const struct work *w, uint64_t directory)
 {
-    return storage_entry_count(w->s) >= LIMIT_ENTRIES || storage_directory_full(w->s, directory);
+    if (storage_entry_count(w->s) >= LIMIT_ENTRIES || storage_directory_full(w->s, directory))
+        return FULL;
+    return storage_owner_full(w->s, w->actor->account) ? QUOTA : OK;
 }
 
 static struct storage_entry entry_new(const struct work *w, uint64_t parent, Tracker__Kind kind)
@@ -315,8 +319,8 @@ static Tracker__OpStatus op_mkdir(struct work *w)
         return status;
     if (storage_entry_find(w->s, parent, w->op->name, &there))
         return taken_by(w, EXISTS, &there);
-    if (is_full(w, parent))
-        return FULL;
+    if ((status = room_for(w, parent)) != OK)
+        return status;
     struct storage_entry entry = entry_new(w, parent, DIRECTORY);
     entry.ruled = storage_access(w->s, w->actor->account, parent) < ACCESS_MANAGE;
     status = add(w, &entry);
@@ -338,8 +342,8 @@ static Tracker__OpStatus op_symlink(struct work *w)
         return status;
     if (storage_entry_find(w->s, parent, w->op->name, &there))
         return taken_by(w, EXISTS, &there);
-    if (is_full(w, parent))
-        return FULL;
+    if ((status = room_for(w, parent)) != OK)
+        return status;
     struct storage_entry entry = entry_new(w, parent, SYMLINK);
     entry.mode = 0777;
     entry.target = xstrdup(w->op->target);
@@ -387,8 +391,11 @@ static Tracker__OpStatus op_publish(struct work *w)
     bool taken = storage_entry_find(w->s, parent, op->name, &there);
     if (taken && (status = judge_replace(op, &there)) != OK)
         return taken_by(w, status, &there);
-    if (!taken && is_full(w, parent))
-        return FULL;
+    if (!taken && (status = room_for(w, parent)) != OK)
+        return status;
+    if (taken && strcmp(there.owner, w->actor->account) != 0 &&
+        storage_owner_full(w->s, w->actor->account))
+        return refuse(w, QUOTA, &there); /* what is published is the publisher's */
 
     struct storage_entry entry = entry_new(w, parent, FILE_KIND);
     entry.size = op->size;
@@ -630,7 +637,7 @@ void catalogue_apply(struct storage *s, const struct catalogue_actor *actor, con
     struct storage_account account;
     work.admin = work.narrow && storage_account_get(s, actor->account, &account) && account.admin;
     result->status = run(&work);
-    if (result->status == FULL)
+    if (result->status == FULL || result->status == QUOTA)
         return; /* there may be room next time */
     struct storage_op answer = {
         .op = op->op, .status = result->status, .entry = result->has_entry ? result->entry.id : 0};

@@ -38,7 +38,7 @@ struct settings {
     const char *data;
     char *listen, *public, *name;
     enum registration registration;
-    uint64_t lifetime, ticket_lifetime;
+    uint64_t lifetime, ticket_lifetime, quota;
     bool admin, json;
     uint64_t uses, expires;
     struct mail_settings mail;
@@ -58,7 +58,8 @@ enum {
     EXPIRES = 256,
     JSON = 512,
     VERIFY_EMAIL = 1024,
-    TICKETS = 1 << 20
+    TICKETS = 1 << 20,
+    QUOTA = 1 << 21
 };
 static const struct option long_options[] = {
     {"data", required_argument, NULL, DATA},
@@ -67,6 +68,7 @@ static const struct option long_options[] = {
     {"registration", required_argument, NULL, REGISTRATION},
     {"certificate-lifetime", required_argument, NULL, LIFETIME},
     {"ticket-lifetime", required_argument, NULL, TICKETS},
+    {"entries-per-account", required_argument, NULL, QUOTA},
     {"name", required_argument, NULL, NAME},
     {"admin", no_argument, NULL, ADMIN},
     {"uses", required_argument, NULL, USES},
@@ -89,10 +91,10 @@ static const struct verb {
     const char *line;
 } verbs[] = {
     {"serve", serve,
-     DATA | LISTEN | PUBLIC | REGISTRATION | LIFETIME | TICKETS | NAME | VERIFY_EMAIL,
+     DATA | LISTEN | PUBLIC | REGISTRATION | LIFETIME | TICKETS | QUOTA | NAME | VERIFY_EMAIL,
      "--data DIR [--listen HOST:PORT] [--public HOST:PORT]\n"
      "            [--registration open|invite|closed] [--certificate-lifetime 24h] [--name NAME]\n"
-     "            [--ticket-lifetime 20m] [--verify-email]",
+     "            [--ticket-lifetime 20m] [--entries-per-account N] [--verify-email]",
      "serve the swarm whose state is in DIR; the first start creates it"},
     {"url", url, DATA | PUBLIC | JSON, "--data DIR [--public HOST:PORT] [--json]",
      "print the swarm's address, with the fingerprint of its CA"},
@@ -112,8 +114,9 @@ static void print_help(void)
            "Defaults: --listen :%u, --registration invite, --certificate-lifetime 24h, --uses 1, "
            "--expires 7d.\n"
            "DIR/tracker.conf may set listen, public, registration, certificate-lifetime, "
-           "ticket-lifetime, name and\n"
-           "verify-email in a section [tracker], and the mail server in a section [mail]. More in "
+           "ticket-lifetime, entries-per-account,\n"
+           "name and verify-email in a section [tracker], and the mail server in a section [mail]. "
+           "More in "
            "p2ptracker(8).\n",
            SWARM_PORT);
 }
@@ -165,6 +168,11 @@ static const char *take_ticket_lifetime(void *to, const char *value)
     return NULL;
 }
 
+static const char *take_quota(void *to, const char *value)
+{
+    return number_parse(value, 1, LIMIT_ENTRIES, to) ? NULL : "must be a number from 1 to 4194304";
+}
+
 static const char *take_host_port(void *to, const char *value)
 {
     char host[SWARM_HOST_MAX + 1];
@@ -211,6 +219,7 @@ static bool load_config(struct settings *s)
         {"tracker", "registration", take_registration, &s->registration},
         {"tracker", "certificate-lifetime", take_lifetime, &s->lifetime},
         {"tracker", "ticket-lifetime", take_ticket_lifetime, &s->ticket_lifetime},
+        {"tracker", "entries-per-account", take_quota, &s->quota},
         {"tracker", "name", take_text, &s->name},
         {"tracker", "verify-email", config_take_bool, &s->verify_email},
         {"mail", "server", config_take_text, &s->mail.server},
@@ -247,6 +256,8 @@ static const char *take_option(struct settings *s, int option, char *value)
         return take_lifetime(&s->lifetime, value);
     case TICKETS:
         return take_ticket_lifetime(&s->ticket_lifetime, value);
+    case QUOTA:
+        return take_quota(&s->quota, value);
     case NAME:
         return take_text(&s->name, value);
     case ADMIN:
@@ -345,6 +356,7 @@ static int serve(struct settings *s)
                                               .registration = s->registration,
                                               .certificate_lifetime = s->lifetime,
                                               .ticket_lifetime = s->ticket_lifetime,
+                                              .quota = s->quota,
                                               .name = s->name == NULL ? "swarm" : s->name,
                                               .mail = s->mail,
                                               .verify_email = s->verify_email};

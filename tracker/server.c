@@ -512,6 +512,8 @@ static bool open_state(struct server *server, char **fault)
     server->storage = storage_open(server->dir, STORAGE_SERVE, fault);
     if (server->storage == NULL)
         return false;
+    if (server->quota != 0)
+        storage_quota_set(server->storage, server->quota);
     struct rights_settings rights = {
         .dir = server->dir, .seed = server->seed, .ticket_lifetime = server->ticket_lifetime};
     server->rights = rights_open(&rights, server->storage, fault);
@@ -543,6 +545,7 @@ struct server *server_new(const struct server_settings *settings, char **fault)
     server->certificate_lifetime = (int64_t)settings->certificate_lifetime;
     server->ticket_lifetime = settings->ticket_lifetime == 0 ? SERVER_TICKET_LIFETIME
                                                              : (int64_t)settings->ticket_lifetime;
+    server->quota = settings->quota;
     server->seed = random_u64();
     server->listener = server->reserve = server->lock = -1;
     server->waiting_end = &server->waiting;

@@ -23,6 +23,7 @@ struct server_settings {
     uint64_t certificate_lifetime; /* of devices, seconds */
     uint64_t
         ticket_lifetime; /* of the right to fetch a content from a peer, seconds; 0: the usual */
+    uint64_t quota;      /* entries that one account may have; 0: LIMIT_ENTRIES_ACCOUNT */
     const char *name;    /* of the swarm */
     struct mail_settings mail; /* none: no mail is sent */
     bool verify_email;         /* who registers must prove an address before the first log in */

@@ -69,6 +69,8 @@ struct session {
     /* Of a member, else account is "". */
     char account[ACCOUNT_BYTES_MAX + 1];
     uint8_t device[DEVICE_ID_SIZE];
+    int64_t
+        valid_until; /* seconds since 1970: the end of its certificate, or of the one it was given since */
     struct swarm_device *peer;
     struct account_links *account_links;
     const char *void_why; /* a certificate was shown that counts no longer, and why; NULL: none */
@@ -113,6 +115,7 @@ struct server {
     enum registration registration;
     int64_t certificate_lifetime;
     int64_t ticket_lifetime;
+    uint64_t quota; /* entries of one account; 0: the usual */
 
     struct authority authority;
     struct tls_context *tls;

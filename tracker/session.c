@@ -411,6 +411,7 @@ static void become_member(struct session *s, const struct certificate_subject *s
     server_knock_good(server, s->source, subject->account);
     memcpy(s->account, subject->account, sizeof s->account);
     memcpy(s->device, subject->device, sizeof s->device);
+    s->valid_until = subject->not_after;
     s->peer = peer;
     channel_trust(s->channel);
     set_budget(s);
@@ -542,6 +543,9 @@ static const char *expired(struct session *s, int64_t now)
         return "silent for too long";
     if (is_stalled(s, now))
         return "it does not read what it is sent";
+    /* Who is still a member has had it renewed, or comes again with a new one. */
+    if (session_is_member(s) && wall_seconds() > s->valid_until + LIMIT_CERTIFICATE_GRACE_S)
+        return "the certificate has ended";
     return NULL;
 }
 

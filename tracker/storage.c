@@ -312,6 +312,7 @@ static bool generation_make(struct storage *s)
 struct storage *storage_open(const char *dir, enum storage_use use, char **fault)
 {
     struct storage *s = xcalloc(1, sizeof *s);
+    s->quota = LIMIT_ENTRIES_ACCOUNT;
     char *main_path = xasprintf("%s/tracker.db", dir);
     char *pieces_path = xasprintf("%s/pieces.db", dir);
     *fault = NULL;

@@ -82,6 +82,8 @@ struct storage_account {
     bool totp_on;    /* a log in needs a code of it */
     uint8_t totp[TOTP_SECRET_SIZE];
     int64_t totp_step; /* the last one whose code was used */
+    uint64_t quota;    /* entries that it may have; 0: storage_quota says */
+    uint64_t entries;  /* that it has; read only */
 };
 struct storage_device {
     uint8_t id[DEVICE_ID_SIZE];
@@ -97,7 +99,7 @@ bool storage_account_get(struct storage *, const char *name, struct storage_acco
 /* False if the name is taken. */
 bool storage_account_add(struct storage *, const struct storage_account *);
 bool storage_account_set_password(struct storage *, const char *name, const char *record);
-/* Writes everything but name and `created`. */
+/* Writes everything but name, `created` and `entries`. */
 void storage_account_put(struct storage *, const struct storage_account *);
 /* Up to `max` accounts whose names come after `after`, in the order of names; returns how many. */
 size_t storage_accounts_after(struct storage *, const char *after, struct storage_account *out,
@@ -261,6 +263,11 @@ size_t storage_entries_owned(struct storage *, const char *owner, uint64_t after
                              size_t max);
 /* Live entries. */
 uint64_t storage_entry_count(struct storage *);
+/* How many entries one account may have of which its row says nothing else: LIMIT_ENTRIES_ACCOUNT if this is not called. */
+void storage_quota_set(struct storage *, uint64_t entries);
+uint64_t storage_quota(const struct storage *);
+/* Whether the account has as many as it may. */
+bool storage_owner_full(struct storage *, const char *account);
 /* Whether a directory has LIMIT_DIRECTORY entries. */
 bool storage_directory_full(struct storage *, uint64_t directory);
 /* Adds an entry: gives it its id and the next seq. */

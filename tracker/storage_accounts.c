@@ -18,6 +18,8 @@ static void account_of(sqlite3_stmt *row, struct storage_account *out)
     out->has_totp = storage_column_bytes(row, 9, out->totp, sizeof out->totp);
     out->totp_on = sqlite3_column_int(row, 10) != 0 && out->has_totp;
     out->totp_step = sqlite3_column_int64(row, 11);
+    out->quota = (uint64_t)sqlite3_column_int64(row, 12);
+    out->entries = (uint64_t)sqlite3_column_int64(row, 13);
 }
 
 static void device_of(sqlite3_stmt *row, struct storage_device *out)
@@ -86,6 +88,7 @@ void storage_account_put(struct storage *s, const struct storage_account *accoun
 {
     sqlite3_stmt *put = storage_statement(s, SQL_ACCOUNT_PUT);
     bind_account(put, account);
+    storage_bind_number(put, 13, (int64_t)account->quota);
     storage_run(s, put);
 }
 

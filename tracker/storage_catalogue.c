@@ -160,6 +160,30 @@ uint64_t storage_entry_count(struct storage *s)
     return s->live;
 }
 
+void storage_quota_set(struct storage *s, uint64_t entries)
+{
+    s->quota = entries;
+}
+
+uint64_t storage_quota(const struct storage *s)
+{
+    return s->quota;
+}
+
+bool storage_owner_full(struct storage *s, const char *account)
+{
+    sqlite3_stmt *get = storage_statement(s, SQL_OWNED_GET);
+    bool full = false;
+    storage_bind_text(get, 1, account);
+    if (storage_step(s, get)) {
+        uint64_t entries = (uint64_t)sqlite3_column_int64(get, 0);
+        uint64_t quota = (uint64_t)sqlite3_column_int64(get, 1);
+        full = entries >= (quota == 0 ? s->quota : quota);
+    }
+    storage_done(get);
+    return full;
+}
+
 static struct storage_directory *directory_at(struct storage *s, uint64_t id)
 {
     return &s->directories[id % STORAGE_DIRECTORIES];

@@ -66,6 +66,7 @@ enum sql {
     SQL_ENTRY_CHILD,
     SQL_ENTRY_CHILDREN,
     SQL_ENTRY_HEIGHT,
+    SQL_OWNED_GET,
     SQL_ENTRY_OWNED,
     SQL_ENTRY_COUNT,
     SQL_ENTRY_ADD,
@@ -127,7 +128,8 @@ struct storage {
     bool failed;
     bool full;
     bool pieces_failed;
-    int told; /* the trouble that was logged last, an extended code of SQLite, and when */
+    uint64_t quota; /* entries that an account may have of which nothing else is said */
+    int told;       /* the trouble that was logged last, an extended code of SQLite, and when */
     int64_t told_at;
     /* The catalogue's numbers, read at each begin, written when they changed before commit. */
     uint64_t seq;

@@ -185,6 +185,27 @@ const char *const storage_main_steps[] = {
     "DELETE FROM invite WHERE made_by IN (SELECT name FROM account WHERE disabled = 1 OR deleted "
     "<> 0)"
     " OR (admin = 1 AND made_by IN (SELECT name FROM account WHERE admin = 0));\n",
+
+    /* 9: how many entries are whose, and how many may be */
+    "ALTER TABLE account ADD COLUMN\n"
+    "  quota INTEGER NOT NULL DEFAULT 0 /* entries that it may have; 0: what the settings say */;\n"
+    "CREATE TABLE owned (\n"
+    "  owner   TEXT PRIMARY KEY, -- account\n"
+    "  entries INTEGER NOT NULL  -- that are its own and not gone; kept by the triggers below\n"
+    ") STRICT, WITHOUT ROWID;\n"
+    "INSERT INTO owned(owner, entries) SELECT owner, count(*) FROM entry WHERE gone IS NULL GROUP "
+    "BY owner;\n"
+    "CREATE TRIGGER owned_more AFTER INSERT ON entry WHEN NEW.gone IS NULL BEGIN\n"
+    "  INSERT INTO owned(owner, entries) VALUES(NEW.owner, 1)\n"
+    "    ON CONFLICT(owner) DO UPDATE SET entries = entries + 1; END;\n"
+    "CREATE TRIGGER owned_less AFTER UPDATE OF gone ON entry\n"
+    "  WHEN OLD.gone IS NULL AND NEW.gone IS NOT NULL BEGIN\n"
+    "  UPDATE owned SET entries = entries - 1 WHERE owner = OLD.owner; END;\n"
+    "CREATE TRIGGER owned_moved AFTER UPDATE OF owner ON entry\n"
+    "  WHEN NEW.gone IS NULL AND NEW.owner <> OLD.owner BEGIN\n"
+    "  UPDATE owned SET entries = entries - 1 WHERE owner = OLD.owner;\n"
+    "  INSERT INTO owned(owner, entries) VALUES(NEW.owner, 1)\n"
+    "    ON CONFLICT(owner) DO UPDATE SET entries = entries + 1; END;\n",
 };
 const int storage_main_version = sizeof storage_main_steps / sizeof *storage_main_steps;
 
@@ -203,6 +224,8 @@ const int storage_pieces_version = sizeof storage_pieces_steps / sizeof *storage
 #define ACCOUNT_COLUMNS                                                                            \
     "name, email, password, admin, disabled, created, verified, waiting, deleted, totp, totp_on,"  \
     " totp_step"
+#define ACCOUNT_SHOWN                                                                              \
+    ACCOUNT_COLUMNS ", quota, coalesce((SELECT entries FROM owned WHERE owner = account.name), 0)"
 #define MAIL_COLUMNS   "id, kind, account, email, made, due, tries"
 #define DEVICE_COLUMNS "id, account, machine, created, last_seen, void_before, logged_out"
 #define ENTRY_COLUMNS                                                                              \
@@ -223,14 +246,15 @@ const char *const storage_sql[SQL_END] = {
 
     [SQL_ACCOUNT_ANY] = "SELECT 1 FROM account LIMIT 1",
     [SQL_ACCOUNT_COUNT] = "SELECT count(*) FROM account",
-    [SQL_ACCOUNT_GET] = "SELECT " ACCOUNT_COLUMNS " FROM account WHERE name = ?1",
+    [SQL_ACCOUNT_GET] = "SELECT " ACCOUNT_SHOWN " FROM account WHERE name = ?1",
     [SQL_ACCOUNT_ADD] = "INSERT INTO account(" ACCOUNT_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6,"
                         " ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT(name) DO NOTHING",
     [SQL_ACCOUNT_PUT] =
         "UPDATE account SET email = ?2, password = ?3, admin = ?4, disabled = ?5, verified = ?7,"
-        " waiting = ?8, deleted = ?9, totp = ?10, totp_on = ?11, totp_step = ?12 WHERE name = ?1",
+        " waiting = ?8, deleted = ?9, totp = ?10, totp_on = ?11, totp_step = ?12, quota = ?13 "
+        "WHERE name = ?1",
     [SQL_ACCOUNT_AFTER] =
-        "SELECT " ACCOUNT_COLUMNS " FROM account WHERE name > ?1 ORDER BY name LIMIT ?2",
+        "SELECT " ACCOUNT_SHOWN " FROM account WHERE name > ?1 ORDER BY name LIMIT ?2",
     [SQL_ACCOUNT_ADMINS] = "SELECT count(*) FROM account WHERE admin = 1 AND disabled = 0"
                            " AND deleted = 0 AND name <> ?1",
     [SQL_ACCOUNT_STALE] = "SELECT name FROM account WHERE waiting = 1 AND created < ?1"
@@ -257,7 +281,7 @@ const char *const storage_sql[SQL_END] = {
     [SQL_MAIL_DROP_OF] = "DELETE FROM mail WHERE account = ?1 AND (?2 = 0 OR kind = ?2)",
     [SQL_MAIL_COUNT] = "SELECT count(*) FROM mail",
     [SQL_ACCOUNT_PASSWORD] = "UPDATE account SET password = ?2 WHERE name = ?1",
-    [SQL_ACCOUNT_ALL] = "SELECT " ACCOUNT_COLUMNS " FROM account",
+    [SQL_ACCOUNT_ALL] = "SELECT " ACCOUNT_SHOWN " FROM account",
     [SQL_DEVICE_GET] = "SELECT " DEVICE_COLUMNS " FROM device WHERE id = ?1",
     [SQL_DEVICE_PUT] =
         "INSERT INTO device(" DEVICE_COLUMNS ", disabled) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)"
@@ -303,6 +327,8 @@ const char *const storage_sql[SQL_END] = {
         " FROM d JOIN entry e ON e.parent = d.id AND e.kind = 1 AND e.gone IS NULL)"
         " SELECT max(level + EXISTS(SELECT 1 FROM entry c WHERE c.parent = d.id"
         " AND c.gone IS NULL)) FROM d",
+    [SQL_OWNED_GET] = "SELECT coalesce((SELECT entries FROM owned WHERE owner = ?1), 0),"
+                      " coalesce((SELECT quota FROM account WHERE name = ?1), 0)",
     [SQL_ENTRY_OWNED] = "SELECT id FROM entry WHERE id > ?1 AND owner = ?2 AND gone IS NULL"
                         " ORDER BY id LIMIT ?3",
     [SQL_ENTRY_COUNT] = "SELECT count(*) FROM entry WHERE gone IS NULL",

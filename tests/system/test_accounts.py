@@ -1,5 +1,6 @@
 """The life of an account: mail, resets, second factor, devices, admins, audit, throttling."""
 import base64
+import errno
 import hashlib
 import hmac
 import json
@@ -426,6 +427,33 @@ class Admins(AccountsTest):
         self.refused(self.home("ann2"), "register", tracker.invite(), "ann", says="taken")
         self.refused(self.home("ann3"), "login", tracker.url(), "ann", says="wrong name or password")
         self.assertTrue(self.json(ben, "user", "show", "ann")["deleted"])
+
+    def test_an_account_has_so_many_entries_and_no_more(self):
+        tracker = self.tracker_with(conf="[tracker]\nentries-per-account = 4\n")
+        ann = self.account(tracker, "ann", admin=True)
+        ben = self.member(tracker, "ben")
+        for n in range(4):
+            os.mkdir(ben.path(f"{n}"))
+        wait_for("all of them at the tracker", lambda: self.json(ann, "user", "show", "ben").get("entries") in (4, "4"))
+
+        def made(name):
+            try:
+                os.mkdir(ben.path(name))
+                return 0
+            except OSError as error:
+                return error.errno
+
+        def told():
+            return made(f"more {time.monotonic_ns()}") == errno.EDQUOT
+        wait_for("EDQUOT", told)
+        self.assertIn("this account has as many files, directories and links as it may", ben.daemon.text())
+        self.assertEqual(4, int(self.json(ann, "user", "show", "ben")["quota"]))
+        self.assertEqual(2, ann.ctl("user", "quota", "ben", "none", check=False).returncode)
+        ann.ctl("user", "quota", "ben", "100")
+        self.assertEqual(100, int(self.json(ann, "user", "show", "ben")["quota"]))
+        wait_for("room", lambda: made("room") in (0, errno.EEXIST))
+        wait_for("what was kept back", lambda: int(self.json(ann, "user", "show", "ben")["entries"]) >= 6)
+        self.assertIn("quota", [e["what"] for e in self.events(ann)])
 
     def test_files_change_owner(self):
         tracker = self.tracker_with()

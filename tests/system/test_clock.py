@@ -6,6 +6,8 @@ import os
 import unittest
 
 from harness import SANITIZER, Member, SwarmTest, Tracker, main, pattern, wait_for
+from test_hostile import T_DONE, T_PING, frame
+from test_hostile import member as toy
 
 LIBRARY = (glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1") + [None])[0]
 DAY = 86400
@@ -121,6 +123,21 @@ class Clock(SwarmTest):
             while more := stream.read(1 << 20):
                 rest += more
             self.assert_same_bytes(film[1 << 20:], rest, "its rest, after log ins")
+
+    def test_a_session_at_the_tracker_does_not_outlive_its_certificate(self):
+        self.swarm()
+        own = os.path.join(self.ben.home, "device.crt"), os.path.join(self.ben.home, "device.key")
+        self.ben.unmount()
+        self.ben.daemon.stop()
+        with toy(self.the_tracker.port, own) as link:
+            self.set_clocks(DAY - 60, "tracker")
+            link.send(frame(T_PING, id=5))
+            link.until(T_DONE)
+            self.set_clocks(DAY + 600, "tracker")
+            link.socket.settimeout(30)
+            self.assertTrue(link.is_closed())
+        # Who renews it goes on: ann's daemon has, by itself.
+        wait_for("ann at the tracker", lambda: self.ann.ctl("whoami", check=False).returncode == 0)
 
     def test_one_members_clock_that_is_wrong_is_said_and_mended(self):
         self.swarm()

@@ -1,8 +1,11 @@
 """Who is let in, and what can be seen on the wire."""
 import os
+import resource
 import shutil
+import signal
 import socket
 import ssl
+import stat
 import subprocess
 import threading
 import unittest
@@ -106,6 +109,35 @@ class Strangers(SwarmTest):
             line = next(line for line in mounts if ann.mount in line)
         self.assertIn("nosuid", line)
         self.assertIn("nodev", line)
+
+    def test_no_process_shows_or_leaves_a_secret(self):
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
+        ann, = self.members("ann")
+        ann.write("file", b"x" * 100000)
+        secret = PASSWORD.strip()
+        self.assertGreaterEqual(len(secret), 8)
+        for process in (self.the_tracker, ann.daemon, ann.fs):
+            pid = process.process.pid
+            for name in ("cmdline", "environ"):
+                with open(f"/proc/{pid}/{name}", "rb") as file:
+                    self.assertNotIn(secret, file.read(), f"{process.name}: {name}")
+            with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+                line = next(line for line in file if line.startswith("Max core file size"))
+            self.assertEqual(["0", "0"], line.split()[4:6], process.name)
+            self.assertNotIn(secret.decode(), process.text(), process.name)
+        for directory in (ann.home, self.the_tracker.data):
+            for top, _, names in os.walk(directory):
+                for name in names:
+                    path = os.path.join(top, name)
+                    mode = os.lstat(path).st_mode
+                    self.assertTrue(stat.S_ISLNK(mode) or mode & 0o022 == 0, path)
+                    if stat.S_ISREG(mode):
+                        with open(path, "rb") as file:
+                            self.assertNotIn(secret, file.read(), path)
+        # One that is killed by a fault of its own leaves no core, whatever the limit was that it began with.
+        ann.fs.process.send_signal(signal.SIGSEGV)
+        ann.fs.process.wait(20)
+        self.assertEqual([], [name for name in os.listdir(self.directory) + os.listdir(".") if name.startswith("core")])
 
     def test_a_key_with_a_passphrase_is_used_only_with_it(self):
         ann, = self.members("ann", mounted=False)

@@ -699,6 +699,51 @@ static void one_directory_has_so_many_entries_and_no_more(void **state)
     assert_int_equal(mkdir_in(full, "too many"), STATUS(FULL));
 }
 
+static uint64_t entries_of(const char *name)
+{
+    struct storage_account account;
+    assert_true(storage_account_get(storage, name, &account));
+    return account.entries;
+}
+
+static void an_account_has_so_many_entries_and_no_more(void **state)
+{
+    struct storage_account account = {0};
+    struct catalogue_changes changes = {0};
+    uint64_t after = 0;
+    snprintf(account.name, sizeof account.name, "ann");
+    assert_true(storage_account_add(storage, &account));
+    snprintf(account.name, sizeof account.name, "ben");
+    assert_true(storage_account_add(storage, &account));
+    storage_quota_set(storage, 3);
+    uint64_t one = directory(TOP, "one");
+    directory(TOP, "two");
+    directory(TOP, "three");
+    assert_int_equal(mkdir_in(TOP, "four"), STATUS(QUOTA));
+    assert_int_equal(mkdir_in(TOP, "two"), STATUS(EXISTS));
+    assert_int_equal(rename_to(one, TOP, "renamed"), STATUS(OK));
+    assert_int_equal(entries_of("ann"), 3);
+    /* Room by removing, and a refusal was not remembered. */
+    assert_int_equal(remove_it(one), STATUS(OK));
+    assert_int_equal(entries_of("ann"), 2);
+    assert_int_equal(mkdir_in(TOP, "four"), STATUS(OK));
+    assert_int_equal(mkdir_in(TOP, "five"), STATUS(QUOTA));
+    /* What another one has does not count, until it is handed over. */
+    assert_int_equal(catalogue_transfer(storage, "ann", "ben", &after, 16, &changes), 3);
+    catalogue_changes_clear(&changes);
+    assert_int_equal(entries_of("ann"), 0);
+    assert_int_equal(entries_of("ben"), 3);
+    assert_int_equal(mkdir_in(TOP, "five"), STATUS(OK));
+    /* One account's own number. */
+    assert_true(storage_account_get(storage, "ann", &account));
+    account.quota = 1;
+    storage_account_put(storage, &account);
+    assert_int_equal(mkdir_in(TOP, "six"), STATUS(QUOTA));
+    account.quota = 2;
+    storage_account_put(storage, &account);
+    assert_int_equal(mkdir_in(TOP, "six"), STATUS(OK));
+}
+
 int main(void)
 {
     log_init("test", LOG_LEVEL_WARNING, false);
@@ -708,6 +753,7 @@ int main(void)
         TEST(bad_names_are_refused),
         TEST(bad_targets_are_refused),
         TEST(one_directory_has_so_many_entries_and_no_more),
+        TEST(an_account_has_so_many_entries_and_no_more),
         TEST(unsound_contents_are_refused),
         TEST(a_place_must_be_a_live_directory),
         TEST(a_taken_name_is_told_with_what_is_there),

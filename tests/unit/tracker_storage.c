@@ -191,8 +191,10 @@ static void an_older_schema_is_brought_up_and_keeps_its_rows(void **state)
     tamper("tracker.db",
            "UPDATE account SET disabled = 1 WHERE name = 'bob';"
            "DROP TABLE entry; DROP TABLE op; DROP TRIGGER rule_account; DROP TABLE rule;"
+           "DROP TABLE owned;"
            "DROP TABLE membership; DROP TABLE team; DROP TABLE renewal; DROP TABLE signer;"
            "DROP TABLE token; DROP TABLE mail; DROP TABLE recovery;"
+           "ALTER TABLE account DROP COLUMN quota;"
            "ALTER TABLE account DROP COLUMN verified;"
            "ALTER TABLE account DROP COLUMN waiting;"
            "ALTER TABLE account DROP COLUMN deleted;"
