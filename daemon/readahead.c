@@ -11,7 +11,7 @@
 
 #define NEAR          (UINT64_C(128) << 10) /* tolerance before a stream is recognised … */
 #define NEAR_STREAM   (UINT64_C(2) << 20)   /* … and after: two requests of the largest size */
-#define READ_FOR_REAL (UINT64_C(4) << 20)
+#define READ_FOR_REAL (UINT64_C(16) << 20)  /* `file` reads 7 MiB at either end */
 #define PROBES        (UINT64_C(256) << 10) /* head and tail, the kernel's read-ahead included */
 #define RATE_SPAN     (100 * NS_PER_MS)
 #define RATE_STALE    (10 * NS_PER_S) /* a pause: what was consumed before tells nothing */

@@ -50,7 +50,7 @@ void readahead_init(struct readahead *, uint64_t file_size);
 bool readahead_read(struct readahead *, uint64_t offset, uint64_t size, int64_t now);
 /* The open windows, most recently read first; returns how many. */
 unsigned readahead_windows(const struct readahead *, struct readahead_range out[READAHEAD_CURSORS]);
-/* True once the file is really being read, not probed: more than 4 MiB in sequence, or more than a
+/* True once the file is really being read, not probed: more than 16 MiB in sequence, or more than a
  * quarter of it and of what probes read. */
 bool readahead_is_reading(const struct readahead *);
 

@@ -169,9 +169,10 @@ static void real_reading_is_told_from_probing(void **state)
     struct readahead ahead;
 
     readahead_init(&ahead, GIB);
-    read_on(&ahead, 0, 4 * MIB, 128 * KIB, NS_PER_S, NS_PER_MS);
+    read_on(&ahead, 0, 7 * MIB, 128 * KIB, NS_PER_S, NS_PER_MS); /* as libmagic does */
+    read_on(&ahead, GIB - 7 * MIB, 7 * MIB, 128 * KIB, 2 * NS_PER_S, NS_PER_MS);
     assert_false(readahead_is_reading(&ahead));
-    read_on(&ahead, 4 * MIB, MIB, 128 * KIB, 2 * NS_PER_S, NS_PER_MS);
+    read_on(&ahead, 7 * MIB, 3 * MIB, 128 * KIB, 3 * NS_PER_S, NS_PER_MS);
     assert_true(readahead_is_reading(&ahead));
     readahead_init(&ahead, 2 * MIB);
     read_on(&ahead, 0, 384 * KIB, 128 * KIB, NS_PER_S, NS_PER_MS);
