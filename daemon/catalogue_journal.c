@@ -466,6 +466,24 @@ static void move_children(struct catalogue *c, struct entry *from, struct entry 
     from->node.opens--;
 }
 
+/* What the tracker has in the directory `id`, which we took `e` for. What is ours stays with `e`. */
+static void split_off(struct catalogue *c, struct entry *e, uint64_t id)
+{
+    struct entry *d = remote_directory(c, id);
+    uint64_t cookie = 0;
+    char name[NAME_BYTES_MAX + 1];
+
+    for (struct entry *child; (child = tree_next_child(e, &cookie)) != NULL;) {
+        if (child->node.id == 0 || child->node.unconfirmed > 0)
+            continue;
+        memcpy(name, child->node.name, strlen(child->node.name) + 1);
+        child->node.opens++;
+        tree_unlink(c, child);
+        tree_link(c, child, d, name, 0);
+        child->node.opens--;
+    }
+}
+
 /* The tracker calls our entry `r->id`. Another entry that a push brought under that number, or that
  * ours replaced, becomes one with it. */
 static void adopt(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
@@ -480,12 +498,14 @@ static void adopt(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
         return;
     }
     if (e->node.id != 0) {
-        /* We thought of it as a new version; the tracker made a new entry, as the old one had moved
-         * away. The old one gets its own place again. */
+        /* We thought of it as a new version, or as made by us; the tracker made a new entry, as the
+         * old one had moved away. The old one gets its own place again, with what it has in it. */
         orphan = e->pending->held;
         e->pending->held = NULL;
         e->seq = 0;
         tree_set_id(c, e, 0);
+        if (orphan != NULL && e->node.kind == NODE_DIRECTORY)
+            split_off(c, e, orphan->id);
     }
     if (twin != NULL) {
         if (twin->seq > r->seq && twin->pending != NULL && twin->pending->held != NULL) {
@@ -556,7 +576,7 @@ static bool is_made_by(const struct catalogue *c, const struct op *op, const str
     const Tracker__Op *m = op->message;
 
     if (directory == NULL || directory->node.id != r->parent || strcmp(m->name, r->name) != 0 ||
-        e->node.kind != (enum node_kind)r->kind || strcmp(e->node.owner, r->owner) != 0)
+        e->node.kind != (enum node_kind)r->kind || strcmp(c->account, r->owner) != 0)
         return false;
     if (m->kind == TRACKER__OP_KIND__OP_PUBLISH)
         return m->size == r->size && m->root.len == r->root.len &&

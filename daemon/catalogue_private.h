@@ -238,6 +238,8 @@ Tracker__Entry *remote_copy(const Tracker__Entry *);
 Tracker__Entry *remote_of(const struct entry *); /* as the tracker would say it */
 /* The entry's record; ours on top stays. `E` is judged here. */
 void remote_absorb(struct catalogue *, const Tracker__Entry *e);
+/* The directory with this id: as it is known, or a ghost until it is. */
+struct entry *remote_directory(struct catalogue *, uint64_t id);
 bool remote_is_sound(struct catalogue *, const Tracker__Entry *e);
 /* An answer says that the entry is gone: what is pushed later and is older does not bring it back. */
 void remote_bury(struct catalogue *, const Tracker__Entry *gone);

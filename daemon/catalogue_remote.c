@@ -278,8 +278,7 @@ static void set_attributes(struct catalogue *c, struct entry *e, const Tracker__
         c->events->pinned(c->arg, &e->node);
 }
 
-/* The directory with this id: as it is known, or a ghost until it is. */
-static struct entry *directory_with_id(struct catalogue *c, uint64_t id)
+struct entry *remote_directory(struct catalogue *c, uint64_t id)
 {
     struct entry *d = tree_find(c, BY_ID, id);
 
@@ -336,7 +335,7 @@ void remote_show(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
         return;
     }
     e->flags &= (uint8_t) ~(FLAG_REMOVED | FLAG_REPLACED);
-    struct entry *d = directory_with_id(c, r->parent);
+    struct entry *d = remote_directory(c, r->parent);
     bool moves = e->node.parent != &d->node || strcmp(e->node.name, r->name) != 0;
     if (d->node.kind != NODE_DIRECTORY || (moves && tree_fits(c, d, e) != 0)) {
         remote_hide(c, e, r);

@@ -1888,6 +1888,23 @@ static void two_replicas_and_the_tracker_agree_after_any_walk(void **state)
     fprintf(stderr, "\n");
 }
 
+/* What one device of an account makes, the other may take for its own. */
+static void two_devices_of_an_account_and_the_tracker_agree_after_any_walk(void **state)
+{
+    const char *from = getenv("P2P_TEST_SEED"), *count = getenv("P2P_TEST_WALKS");
+    uint64_t first = from == NULL ? 1 : strtoull(from, NULL, 10);
+    uint64_t walks = count == NULL ? 50 : strtoull(count, NULL, 10);
+    for (uint64_t seed = first; seed < first + walks; seed++) {
+        assert_int_equal(set_up_two(NULL), 0);
+        bob.account = ann.account;
+        catalogue_set_account(bob.catalogue, bob.account);
+        fprintf(stderr, "\rwalk of two devices %lu ", (unsigned long)seed);
+        walk(seed, 600);
+        tear_down_two(NULL);
+    }
+    fprintf(stderr, "\n");
+}
+
 /* Who is alone with the tracker, and never loses what was committed, is in nobody's way. */
 static void one_member_alone_has_no_conflicts(void **state)
 {
@@ -2182,6 +2199,7 @@ int main(void)
         ONE(extended_attributes_are_of_the_entry_and_outlive_a_restart),
         ONE(one_member_alone_has_no_conflicts),
         ONE(two_replicas_and_the_tracker_agree_after_any_walk),
+        ONE(two_devices_of_an_account_and_the_tracker_agree_after_any_walk),
         ONE(a_hundred_thousand_entries),
     };
     setenv("TZ", "UTC", 1);
