@@ -238,7 +238,11 @@ static bool check_device(void)
         close(fd);
         return true;
     }
-    log_error("/dev/fuse: %s (is the kernel's fuse module loaded?)", strerror(errno));
+    if (errno == EACCES)
+        log_error("/dev/fuse: %s (only root may mount here: its mode is usually 0666)",
+                  strerror(errno));
+    else
+        log_error("/dev/fuse: %s (is the kernel's fuse module loaded?)", strerror(errno));
     return false;
 }
 
