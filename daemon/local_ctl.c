@@ -64,7 +64,7 @@ const struct node *ctl_resolve(struct local *l, struct reply reply, const char *
     if (node == NULL && local_is_visible(l))
         node = catalogue_resolve(l->catalogue, path, &error);
     if (node == NULL && !local_is_visible(l))
-        local_error(l, reply, ENOENT, "nobody is logged in");
+        local_error(l, reply, ENOENT, "nobody is logged in: p2pctl register, or login, URL NAME");
     else if (node == NULL)
         local_error(l, reply, error, "no such file in the swarm: %s", path);
     return node;

@@ -221,7 +221,8 @@ static bool from_terminal(struct secret *out, const struct secret_source *source
     int fd = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
 
     if (fd < 0) {
-        log_error("there is no terminal to ask for a password; use %s FILE", source->option);
+        log_error("%s: there is no terminal to ask at; use %s FILE", source->prompt,
+                  source->option);
         return false;
     }
     bool good = ask_until_good(fd, out, source);

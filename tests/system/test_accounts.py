@@ -151,6 +151,7 @@ class Addresses(MailTest):
         self.assertIn("code is on its way", done.stdout)
         self.refused(ann, "login", tracker.url(), "ann", says="verif")
         self.refused(ann, "whoami", says="nobody is logged in")
+        self.refused(ann, "get", "/x", says="nobody is logged in: p2pctl register, or login, URL NAME")
         ann.ctl("email", "verify", self.code(1))
         ann.ctl("login", tracker.url(), "ann")
         self.assertEqual("ann", self.json(ann, "whoami")["name"])

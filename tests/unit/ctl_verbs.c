@@ -391,7 +391,11 @@ static void without_terminal_and_file_there_is_no_password(void **state)
     assert_int_equal(play_end(p), 1);
     assert_string_equal(
         p->err_text,
-        "p2pctl: there is no terminal to ask for a password; use --password-file FILE\n");
+        "p2pctl: Password of ann: there is no terminal to ask at; use --password-file FILE\n");
+
+    play_begin(p, "email", "verify", "--url", URL, NULL);
+    assert_int_equal(play_end(p), 1);
+    assert_non_null(strstr(p->err_text, "Code from the mail: there is no terminal"));
 }
 
 static void passwd_sends_the_old_and_the_new_one(void **state)
