@@ -37,8 +37,10 @@ void local_put_aside(struct local *l)
 
     HASH_ITER(hh, l->unused, item, next) {
         HASH_DEL(l->unused, item);
-        if (catalogue_with_root(l->catalogue, item->root, NULL) == NULL)
+        if (catalogue_with_root(l->catalogue, item->root, NULL) == NULL) {
             catalogue_dropped_put(l->catalogue, item->root, until);
+            fetch_lost(l, item->root);
+        }
         free(item);
     }
     l->aside_grew = true;

@@ -217,6 +217,21 @@ void fetch_complete(struct local *l, const uint8_t root[HASH_SIZE], int error)
         finish(l, f, error);
 }
 
+void fetch_lost(struct local *l, const uint8_t root[HASH_SIZE])
+{
+    struct fetch *f = find(l, root);
+
+    if (f == NULL || is_over(f))
+        return;
+    if (f->state == FETCH_QUEUED) {
+        DL_DELETE(l->waiting_first, f);
+        l->fetching++;
+    } else if (f->state == FETCH_ACTIVE && !l->stopped) {
+        download_unget(l->daemon->download, f->root);
+    }
+    finish(l, f, -ENOENT);
+}
+
 /* --- commands --------------------------------------------------------------------------------- */
 
 static void get_free(struct local *l, struct get *get)
@@ -475,6 +490,10 @@ static void finish_get(struct local *l, struct get *get)
             error = get->files[i]->error;
     if (error == 0)
         local_done(l, get->reply);
+    else if (error == -ENOENT)
+        local_error(l, get->reply, ENOENT,
+                    "not all of it could be fetched: some files were removed, replaced or closed "
+                    "to this account meanwhile");
     else
         local_error(l, get->reply, error, "not all of it could be fetched: %s",
                     strerror(error < 0 ? -error : error));

@@ -389,6 +389,8 @@ struct fetch *fetch_add(struct local *, const uint8_t root[HASH_SIZE], uint64_t 
 void fetch_drop(struct local *, struct fetch *);
 uint64_t fetch_have(struct local *, const struct fetch *); /* bytes here */
 void fetch_complete(struct local *, const uint8_t root[HASH_SIZE], int error);
+/* No file here has this content any more: who wants it whole is told. */
+void fetch_lost(struct local *, const uint8_t root[HASH_SIZE]);
 void fetch_pinned(struct local *, uint64_t ino); /* a pinned file has a new content */
 void fetch_pin_all(struct local *);              /* at the start */
 void fetch_each_root(struct local *, void (*each)(void *arg, const uint8_t root[HASH_SIZE]),

@@ -64,8 +64,8 @@ static const struct verb verbs[] = {
      "  enable NAME          its devices may log in again\n"
      "  delete NAME          for good; the name stays taken, its files stay\n"
      "  admin NAME on|off    make it an admin's, or not\n"
-     "  quota NAME N         how many files, directories and links it may have; 'default'\n"
-     "                       for what the tracker's settings say\n"
+     "  quota NAME N         how many files, directories and links it may have;\n"
+     "                       'default' for what the tracker's settings say\n"
      "  totp-off NAME        take its second factor away (it was lost)\n"
      "  transfer FROM TO     all files of FROM become TO's\n"},
     {"audit", user_audit, "", 0, 0, OPTION_SINCE | OPTION_ACCOUNT | OPTION_COUNT | OPTION_JSON,

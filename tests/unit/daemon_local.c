@@ -1430,6 +1430,17 @@ static void get_tells_how_far_it_is_and_ends_when_all_is_here(void **state)
     WAIT_UNTIL(get_count == 2);
     wire_close(w);
     WAIT_UNTIL(unget_count == 1);
+    /* Removed meanwhile, or closed to this account: it will not come. */
+    struct wire *mount = wire_open(LOCAL__PROGRAM__PROGRAM_FS, 7);
+    w = wire_open(LOCAL__PROGRAM__PROGRAM_CTL, 0);
+    send_message(w, TYPE(GET), 72, &get.base);
+    WAIT_UNTIL(get_count == 3);
+    assert_int_equal(remove_name(mount, TYPE(UNLINK), 1, "other"), 0);
+    await(w, 72);
+    assert_int_equal(w->frame.type, TYPE(ERROR));
+    WAIT_UNTIL(unget_count == 2);
+    wire_close(mount);
+    wire_close(w);
     free(data);
 }
 
