@@ -129,6 +129,8 @@ const struct node *catalogue_lookup(const struct catalogue *, uint64_t parent, c
  * under way neither skips nor repeats what is not touched. */
 const struct node *catalogue_next(const struct catalogue *, const struct node *directory,
                                   uint64_t *cookie);
+/* Whether it has a name: it is in a directory, or is the root. */
+bool catalogue_is_linked(const struct catalogue *, const struct node *);
 /* Whether following parents leads to the root. */
 bool catalogue_is_attached(const struct catalogue *, const struct node *);
 /* "/a/b", malloc'ed; NULL if it is not attached. */
@@ -156,13 +158,14 @@ void catalogue_set_swarm(struct catalogue *, const char *swarm); /* the tree sta
 /* Another swarm: forgets tree and journal. The owner has made sure that the journal is empty. -errno: nothing has changed. */
 int catalogue_reset(struct catalogue *, const char *swarm);
 
+/* What is made is of the time `now`. -EDQUOT: a moment ago the tracker had no more room for this account. */
 int catalogue_mkdir(struct catalogue *, uint64_t parent, const char *name, uint32_t mode,
-                    int64_t mtime, uint64_t *ino);
+                    int64_t now, uint64_t *ino);
 int catalogue_symlink(struct catalogue *, uint64_t parent, const char *name, const char *target,
-                      int64_t mtime, uint64_t *ino);
+                      int64_t now, uint64_t *ino);
 /* A file that is being written here; nobody else hears of it before catalogue_publish. */
 int catalogue_create(struct catalogue *, uint64_t parent, const char *name, uint32_t mode,
-                     int64_t mtime, uint64_t *ino);
+                     int64_t now, uint64_t *ino);
 /* A published file gets a new version: remembers what it is made from. */
 int catalogue_write_begin(struct catalogue *, uint64_t ino);
 /* The file that was being written has this content from now on. -ENOENT if

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #include "base/check.h"
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "proto/limits.h"
@@ -55,16 +54,22 @@ static int name_fault(const char *name)
     return name_is_valid(name, length) ? 0 : -EINVAL;
 }
 
+/* The tracker said a moment ago that this account has as many entries as it may. The time of day may have been set back since. */
+static bool is_over_quota(const struct catalogue *c, int64_t now)
+{
+    return now >= c->quota_met && now - c->quota_met < QUOTA_AGAIN_NS;
+}
+
 /* A new entry in its place, not journalled. */
 static struct entry *make(struct catalogue *c, uint64_t parent, const char *name,
-                          enum node_kind kind, int *error)
+                          enum node_kind kind, int64_t now, int *error)
 {
     struct entry *d = directory_for(c, parent, error);
 
     if (d == NULL)
         return NULL;
     *error = name_fault(name);
-    if (*error == 0 && clock_now() < c->quota_until)
+    if (*error == 0 && is_over_quota(c, now))
         *error = -EDQUOT;
     if (*error == 0 && tree_child(c, d, name) != NULL)
         *error = -EEXIST;
@@ -75,27 +80,27 @@ static struct entry *make(struct catalogue *c, uint64_t parent, const char *name
     struct entry *e = tree_new(c, 0, kind, name);
     tree_set_owner(c, e, c->account);
     e->node.pinned = d->node.pinned;
+    e->node.mtime = now;
     tree_link(c, e, d, name, 0);
     return e;
 }
 
 int catalogue_mkdir(struct catalogue *c, uint64_t parent, const char *name, uint32_t mode,
-                    int64_t mtime, uint64_t *ino)
+                    int64_t now, uint64_t *ino)
 {
     int error;
-    struct entry *e = make(c, parent, name, NODE_DIRECTORY, &error);
+    struct entry *e = make(c, parent, name, NODE_DIRECTORY, now, &error);
 
     if (e == NULL)
         return error;
     e->node.mode = mode & 0777;
-    e->node.mtime = mtime;
     *ino = e->node.ino;
     journal_make(c, e, false);
     return 0;
 }
 
 int catalogue_symlink(struct catalogue *c, uint64_t parent, const char *name, const char *target,
-                      int64_t mtime, uint64_t *ino)
+                      int64_t now, uint64_t *ino)
 {
     int error;
     size_t length = strlen(target);
@@ -106,12 +111,11 @@ int catalogue_symlink(struct catalogue *c, uint64_t parent, const char *name, co
         return -ENAMETOOLONG;
     if (!utf8_is_plain(target, length))
         return -EINVAL;
-    struct entry *e = make(c, parent, name, NODE_SYMLINK, &error);
+    struct entry *e = make(c, parent, name, NODE_SYMLINK, now, &error);
     if (e == NULL)
         return error;
     tree_set_target(e, target);
     e->node.mode = 0777;
-    e->node.mtime = mtime;
     *ino = e->node.ino;
     journal_make(c, e, false);
     return 0;
@@ -120,15 +124,14 @@ int catalogue_symlink(struct catalogue *c, uint64_t parent, const char *name, co
 /* --- files being written ---------------------------------------------------------------------- */
 
 int catalogue_create(struct catalogue *c, uint64_t parent, const char *name, uint32_t mode,
-                     int64_t mtime, uint64_t *ino)
+                     int64_t now, uint64_t *ino)
 {
     int error;
-    struct entry *e = make(c, parent, name, NODE_FILE, &error);
+    struct entry *e = make(c, parent, name, NODE_FILE, now, &error);
 
     if (e == NULL)
         return error;
     e->node.mode = mode & 0777;
-    e->node.mtime = mtime;
     e->node.working = true;
     e->flags |= FLAG_WRITING;
     *ino = e->node.ino;

@@ -22,7 +22,6 @@
 #include <string.h>
 
 #include "base/check.h"
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "proto/limits.h"
@@ -698,7 +697,7 @@ static void refused(struct catalogue *c, const struct op *op, struct entry *e,
         return; /* a later content counts */
     p->lost = (uint8_t)lost_by(status);
     if (status == TRACKER__OP_STATUS__OP_QUOTA)
-        c->quota_until = clock_now() + QUOTA_AGAIN_NS;
+        c->quota_met = c->now;
     if (p->lost == LOST_LATER)
         log_warning("the tracker does not take '%s' now: %s", e->node.name, status_text(status));
 }
@@ -719,7 +718,7 @@ static void one_result(struct catalogue *c, const Tracker__Result *result)
                       (status == OK && !r->gone && r->kind != (Tracker__Kind)e->node.kind)))
         r = NULL;
     if (status == OK && (makes(op->message) || op->message->kind == TRACKER__OP_KIND__OP_REMOVE))
-        c->quota_until = 0;
+        c->quota_met = 0;
     uint64_t number = op->message->op, other_ino = op->other;
     bool replaces = makes(op->message);
 

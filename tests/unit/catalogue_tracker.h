@@ -39,8 +39,8 @@ struct ref {
     struct ref_answer answers[REF_ANSWERS];
     size_t answer_count;
     uint8_t generation[16];
-    bool full;           /* takes nothing new */
-    uint64_t log[65536]; /* ids in the order of their changes: what is pushed live */
+    Tracker__OpStatus full; /* not 0: takes nothing new, and says so */
+    uint64_t log[65536];    /* ids in the order of their changes: what is pushed live */
 };
 
 static inline struct ref_entry *ref_get(struct ref *r, uint64_t id)
@@ -134,8 +134,8 @@ static inline Tracker__OpStatus ref_make(struct ref *r, unsigned device, const c
             *id = there->id;
             return TRACKER__OP_STATUS__OP_EXISTS;
         }
-        if (r->full)
-            return TRACKER__OP_STATUS__OP_FULL;
+        if (r->full != 0)
+            return r->full;
         bool link = op->kind == TRACKER__OP_KIND__OP_SYMLINK;
         e = ref_new(r, parent, link ? TRACKER__KIND__KIND_SYMLINK : TRACKER__KIND__KIND_DIRECTORY,
                     op, owner);
@@ -162,8 +162,8 @@ static inline Tracker__OpStatus ref_make(struct ref *r, unsigned device, const c
         e->mode = op->mode & 0777;
         snprintf(e->owner, sizeof e->owner, "%s", owner);
     } else {
-        if (r->full)
-            return TRACKER__OP_STATUS__OP_FULL;
+        if (r->full != 0)
+            return r->full;
         e = ref_new(r, parent, TRACKER__KIND__KIND_FILE, op, owner);
     }
     e->size = op->size;
@@ -311,7 +311,8 @@ static inline Tracker__Result *ref_apply(struct ref *r, unsigned device, const c
     result->status = ref_run(r, device, owner, op, &id);
     if (id != 0)
         result->entry = ref_message(&r->entries[id - 2]);
-    if (result->status == TRACKER__OP_STATUS__OP_FULL)
+    if (result->status == TRACKER__OP_STATUS__OP_FULL ||
+        result->status == TRACKER__OP_STATUS__OP_QUOTA)
         return result;
     if (r->answer_count >= REF_ANSWERS)
         abort();

@@ -1273,19 +1273,42 @@ static void a_push_that_comes_before_its_answer_makes_no_second_entry(void **sta
 
 static void what_nobody_waits_for_is_kept_until_the_tracker_has_room(void **state)
 {
-    tracker.full = true;
+    tracker.full = TRACKER__OP_STATUS__OP_FULL;
     uint64_t d = make_dir(&ann, INO_ROOT, "d");
     make_file(&ann, d, "f", 1);
     for (int i = 0; i < 4; i++)
         run(&ann);
     assert_true(has_content(&ann, "/d/f", 1));
     assert_int_equal(catalogue_pending(ann.catalogue), 2);
-    tracker.full = false;
+    tracker.full = 0;
     disconnect_side(&ann);
     restart(&ann);
     connect_side(&ann);
     settle_both();
     assert_true(has_content(&bob, "/d/f", 1));
+}
+
+static void an_account_that_has_all_it_may_makes_nothing_for_a_moment(void **state)
+{
+    struct catalogue *c = ann.catalogue;
+    uint64_t ino;
+    tracker.full = TRACKER__OP_STATUS__OP_QUOTA;
+    make_dir(&ann, INO_ROOT, "a");
+    run(&ann);
+    assert_int_equal(catalogue_mkdir(c, INO_ROOT, "b", 0755, NOW, &ino), -EDQUOT);
+    assert_int_equal(catalogue_symlink(c, INO_ROOT, "b", "a", NOW + QUOTA_AGAIN_NS - 1, &ino),
+                     -EDQUOT);
+    assert_int_equal(catalogue_create(c, INO_ROOT, "b", 0644, NOW + QUOTA_AGAIN_NS, &ino), 0);
+    catalogue_write_abandon(c, ino);
+    /* Nor for longer after a clock was set back. */
+    assert_int_equal(catalogue_create(c, INO_ROOT, "c", 0644, NOW - NS_PER_S, &ino), 0);
+    catalogue_write_abandon(c, ino);
+    tracker.full = 0;
+    disconnect_side(&ann);
+    connect_side(&ann);
+    run(&ann);
+    make_dir(&ann, INO_ROOT, "d"); /* taken: there is room again */
+    settle_both();
 }
 
 static void a_content_without_any_name_is_said_to_be_unused_once(void **state)
@@ -1815,7 +1838,7 @@ static void random_step(struct side *s)
         break;
     case 2:
         if (dice(10) == 0)
-            s->tracker->full = !s->tracker->full;
+            s->tracker->full = s->tracker->full == 0 ? TRACKER__OP_STATUS__OP_FULL : 0;
         if (dice(10) == 0 && s->online) { /* the tracker says it all again */
             queue_clear(&s->pushes);
             queue_add(&s->pushes)->changes = ref_since(s->tracker, 0, true);
@@ -1853,7 +1876,7 @@ static void walk(uint64_t seed, int steps)
             check_invariants(&bob);
         }
     }
-    tracker.full = false;
+    tracker.full = 0;
     end_writing(&ann);
     end_writing(&bob);
     for (int i = 0; i < 4; i++) {
@@ -2184,6 +2207,7 @@ int main(void)
         TWO(what_is_pushed_about_an_entry_of_ours_is_held_back),
         TWO(a_push_that_comes_before_its_answer_makes_no_second_entry),
         TWO(what_nobody_waits_for_is_kept_until_the_tracker_has_room),
+        TWO(an_account_that_has_all_it_may_makes_nothing_for_a_moment),
         TWO(a_content_without_any_name_is_said_to_be_unused_once),
         TWO(a_resync_keeps_the_inos_of_what_is_the_same_and_invalidates_only_differences),
         TWO(another_data_base_of_the_tracker_loses_nothing_of_ours),
