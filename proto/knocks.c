@@ -20,9 +20,12 @@
 
 /* A source's key with zeros behind it, or an account's name. */
 #define KEY_SIZE ACCOUNT_BYTES_MAX
+struct key {
+    uint8_t bytes[KEY_SIZE];
+};
 
 struct record {
-    uint8_t key[KEY_SIZE];
+    struct key key;
     int64_t full_at;
     int64_t suspect_until, trusted_until;
     UT_hash_handle hh;
@@ -87,15 +90,23 @@ static void make_room(struct record **table, int64_t now)
         drop(table, first);
 }
 
-static struct record *find(struct record *table, const uint8_t key[KEY_SIZE])
+static struct key key_of(const void *bytes, size_t size)
+{
+    struct key key = {0};
+
+    memcpy(key.bytes, bytes, size);
+    return key;
+}
+
+static struct record *find(struct record *table, struct key key)
 {
     struct record *r;
 
-    HASH_FIND(hh, table, key, KEY_SIZE, r);
+    HASH_FIND(hh, table, &key, KEY_SIZE, r);
     return r;
 }
 
-static struct record *find_or_make(struct record **table, const uint8_t key[KEY_SIZE], int64_t now)
+static struct record *find_or_make(struct record **table, struct key key, int64_t now)
 {
     struct record *r = find(*table, key);
 
@@ -103,29 +114,12 @@ static struct record *find_or_make(struct record **table, const uint8_t key[KEY_
         if (HASH_COUNT(*table) >= LIMIT_KNOCK_SOURCES)
             make_room(table, now);
         r = xcalloc(1, sizeof *r);
-        memcpy(r->key, key, KEY_SIZE);
+        r->key = key;
         r->full_at = now;
         HASH_ADD(hh, *table, key, KEY_SIZE, r);
     }
     r->full_at = later(r->full_at, now);
     return r;
-}
-
-static struct record *find_source(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE])
-{
-    uint8_t key[KEY_SIZE] = {0};
-
-    memcpy(key, source, SOURCE_KEY_SIZE);
-    return find(k->sources, key);
-}
-
-static struct record *find_or_make_source(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE],
-                                          int64_t now)
-{
-    uint8_t key[KEY_SIZE] = {0};
-
-    memcpy(key, source, SOURCE_KEY_SIZE);
-    return find_or_make(&k->sources, key, now);
 }
 
 /* In how long there will be one more in a bucket of LIMIT_KNOCKS that gets one each `each`; 0: there is. */
@@ -136,7 +130,7 @@ static int64_t wait_for(int64_t full_at, int64_t each, int64_t now)
 
 int64_t knocks_take(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int64_t now)
 {
-    struct record *r = find_or_make_source(k, source, now);
+    struct record *r = find_or_make(&k->sources, key_of(source, SOURCE_KEY_SIZE), now);
     bool suspect = r->suspect_until > now;
     int64_t wait = wait_for(r->full_at, LIMIT_KNOCK_NS, now);
 
@@ -153,9 +147,7 @@ int64_t knocks_take(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int
 /* Whether the account's devices have come no more often than a source may. */
 static bool account_takes(struct knocks *k, const char *account, int64_t now)
 {
-    uint8_t key[KEY_SIZE] = {0};
-
-    memcpy(key, account, strnlen(account, sizeof key));
+    struct key key = key_of(account, strnlen(account, KEY_SIZE));
     struct record *r = find_or_make(&k->accounts, key, now);
 
     if (wait_for(r->full_at, LIMIT_KNOCK_NS, now) > 0)
@@ -167,7 +159,7 @@ static bool account_takes(struct knocks *k, const char *account, int64_t now)
 void knocks_give_back(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], const char *account,
                       int64_t now)
 {
-    struct record *r = find_source(k, source);
+    struct record *r = find(k->sources, key_of(source, SOURCE_KEY_SIZE));
 
     if (!account_takes(k, account, now) || r == NULL)
         return;
@@ -178,7 +170,7 @@ void knocks_give_back(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], c
 
 void knocks_fine(struct knocks *k, const uint8_t source[SOURCE_KEY_SIZE], int64_t now)
 {
-    struct record *r = find_or_make_source(k, source, now);
+    struct record *r = find_or_make(&k->sources, key_of(source, SOURCE_KEY_SIZE), now);
 
     r->full_at += LIMIT_KNOCK_FINE * LIMIT_KNOCK_NS;
     if (r->full_at > now + LONGEST)
