@@ -186,6 +186,11 @@ const struct node *catalogue_next(const struct catalogue *c, const struct node *
     return e == NULL ? NULL : &e->node;
 }
 
+bool catalogue_is_linked(const struct catalogue *c, const struct node *node)
+{
+    return tree_is_linked(c, (const struct entry *)(const void *)node);
+}
+
 bool catalogue_is_attached(const struct catalogue *c, const struct node *node)
 {
     return tree_is_attached(c, (const struct entry *)(const void *)node);

@@ -352,11 +352,12 @@ static void open_done(struct local *l, struct task *task)
 /* Another file has the name by now, and this mount's kernel has not heard of it yet. What it believes of the number's
  * size and bytes may be of an earlier version: it is told to look the name up again, as ESTALE makes it. Who has the
  * number open goes on with it. */
-static bool is_stale(const struct mount *m, const struct node *node, uint64_t ino)
+static bool is_stale(const struct local *l, const struct mount *m, uint64_t ino)
 {
-    bool is_linked = node != NULL && (node->parent != NULL || ino == INO_ROOT);
+    const struct node *node = catalogue_node(l->catalogue, ino);
 
-    return !is_linked && opened_find(m, ino) == NULL;
+    return (node == NULL || !catalogue_is_linked(l->catalogue, node)) &&
+           opened_find(m, ino) == NULL;
 }
 
 void io_open(struct local *l, struct client *cl, struct reply reply, const void *message)
@@ -368,7 +369,7 @@ void io_open(struct local *l, struct client *cl, struct reply reply, const void 
 
     if (node != NULL && node->working && write_await_recovery(l, reply))
         return;
-    if (local_is_visible(l) && is_stale(cl->mount, node, ino)) {
+    if (local_is_visible(l) && is_stale(l, cl->mount, ino)) {
         local_error(l, reply, ESTALE, "%s", "");
         return;
     }
