@@ -171,8 +171,8 @@ static enum mount_state ask_mount(const char *path)
 
     if (pid < 0)
         return MOUNT_SILENT;
-    if (pid ==
-        0) /* not stat: the kernel may have the root's attributes, and answers with nobody left to ask */
+    /* Not stat: the kernel may have the root's attributes, and answers with nobody left to ask. */
+    if (pid == 0)
         _exit(statvfs(path, &space) != 0 && (errno == ENOTCONN || errno == ECONNABORTED)
                   ? MOUNT_DEAD
                   : MOUNT_LIVES);
