@@ -29,13 +29,6 @@ void kept_list(const struct local *l, Local__Checked *answer)
     }
 }
 
-void kept_free(Local__Checked *answer)
-{
-    for (size_t i = 0; i < answer->n_kept; i++)
-        free(answer->kept[i]);
-    free(answer->kept);
-}
-
 struct copy_task {
     struct task task;
     struct reply reply;

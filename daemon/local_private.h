@@ -304,9 +304,8 @@ extern handler access_keys;
 extern handler access_grant, access_show, access_group, access_groups;
 
 /* --- local_kept.c --- */
-/* Fills in answer->kept; kept_free takes it away again. */
+/* Fills in answer->kept, malloc'ed as the rest of the answer is. */
 void kept_list(const struct local *, Local__Checked *answer);
-void kept_free(Local__Checked *answer);
 
 /* --- local_mail.c --- */
 void local_stir(void *local); /* tells the mounts of contents that grew; a timer's */

@@ -36,7 +36,7 @@ struct check {
     struct reply reply;
     uint8_t (*roots)[HASH_SIZE];
     size_t count, room, at;
-    Local__Checked answer;
+    Local__Checked *answer;
     bool all; /* no paths were named */
 };
 
@@ -137,11 +137,11 @@ static void read_done(struct local *l, struct task *task)
     if (r->error != 0 && r->error != -ENOENT)
         log_warning("store: a content cannot be checked: %s", strerror(-r->error));
     if (r->check != NULL) {
-        r->check->answer.files++;
-        r->check->answer.bytes += r->bytes;
-        r->check->answer.failed += r->error != 0 && r->error != -ENOENT;
+        r->check->answer->files++;
+        r->check->answer->bytes += r->bytes;
+        r->check->answer->failed += r->error != 0 && r->error != -ENOENT;
         if (r->blocks > 0)
-            add_damaged(l, &r->check->answer, r);
+            add_damaged(l, r->check->answer, r);
     } else {
         s->done_bytes += r->bytes;
     }
@@ -170,13 +170,7 @@ static void begin(struct scrub *s, const uint8_t *root, struct check *check)
 /* --- checks --------------------------------------------------------------------------------------------------- */
 static void check_free(struct check *check)
 {
-    for (size_t i = 0; i < check->answer.n_damaged; i++) {
-        free(check->answer.damaged[i]->path);
-        free(check->answer.damaged[i]->root);
-        free(check->answer.damaged[i]);
-    }
-    free(check->answer.damaged);
-    kept_free(&check->answer);
+    local__checked__free_unpacked(check->answer, NULL);
     free(check->roots);
     free(check);
 }
@@ -193,8 +187,8 @@ static bool next_of_checks(struct scrub *s)
             return true;
         s->checks = check->next;
         if (check->all)
-            kept_list(s->local, &check->answer);
-        local_send(s->local, check->reply, TYPE(CHECKED), &check->answer.base);
+            kept_list(s->local, check->answer);
+        local_send(s->local, check->reply, TYPE(CHECKED), &check->answer->base);
         check_free(check);
     }
     return false;
@@ -253,7 +247,8 @@ void ctl_check(struct local *l, struct client *cl, struct reply reply, const voi
     check = xcalloc(1, sizeof *check);
     check->reply = reply;
     check->all = m->n_paths == 0;
-    local__checked__init(&check->answer);
+    check->answer = xcalloc(1, sizeof *check->answer);
+    local__checked__init(check->answer);
     for (size_t i = 0; i < m->n_paths; i++)
         add_tree(l, check, ctl_resolve(l, reply, m->paths[i]));
     if (m->n_paths == 0)
