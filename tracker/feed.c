@@ -214,7 +214,7 @@ static void chunk_post(struct session *s)
 void feed_drained(struct session *s)
 {
     if (session_is_open(s) && s->feed == FEED_BEHIND && !s->feed_reading && !s->server->stopping &&
-        !s->renew_later && channel_queued(s->channel, CHANNEL_BULK) < QUEUE_NEXT)
+        channel_queued(s->channel, CHANNEL_BULK) < QUEUE_NEXT)
         chunk_post(s);
 }
 
@@ -238,7 +238,8 @@ void feed_renew(struct session *s)
     int64_t now = clock_now();
     if (s->feed == FEED_NONE)
         return;
-    /* A series that is begun anew time and again never ends. */
+    /* A series that is begun anew time and again never ends; so it goes on, each row by what may be seen when it is sent, and
+     * who has lost a folder knows at its end. */
     s->feed_anew = s->feed == FEED_BEHIND && now - s->feed_renewed_at < LIMIT_RENEW_FEED_NS;
     if (s->feed_anew)
         return;

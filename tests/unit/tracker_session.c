@@ -1236,17 +1236,30 @@ static void an_account_has_so_many_devices_and_no_more(void **state)
     certificate_free(other.certificate);
 }
 
-static int try_grant_level(struct client *c, uint64_t folder, const char *who, Tracker__Level level)
+/* Without waiting for the answer to this number. */
+static uint32_t send_grant(struct client *c, uint64_t folder, const char *who, Tracker__Level level)
 {
     Tracker__Grant grant = TRACKER__GRANT__INIT;
+    uint32_t id = c->next_id++;
     grant.folder = folder;
     grant.who = (char *)(uintptr_t)who;
     grant.level = level;
-    struct received *r = call(c, TYPE(GRANT), &grant.base);
+    send_frame(c, TYPE(GRANT), id, &grant.base);
+    return id;
+}
+
+static int granted(struct client *c, uint32_t id)
+{
+    struct received *r = answer_of(c, id);
     if (r->frame.type != TYPE(GRANTED))
         return fault_of(r);
     received_free(r);
     return 0;
+}
+
+static int try_grant_level(struct client *c, uint64_t folder, const char *who, Tracker__Level level)
+{
+    return granted(c, send_grant(c, folder, who, level));
 }
 
 static int try_grant(struct client *c, uint64_t folder, const char *who)
@@ -1282,6 +1295,36 @@ static void rights_that_change_back_and_forth_are_looked_at_now_and_then(void **
     int64_t took = clock_now() - began;
     assert_true(looks <= 2 + took / LIMIT_RENEW_NS);
     remove_entry(a, folder);
+    client_close(a);
+    client_close(b);
+}
+
+/* A second change within the second in which nobody's sight is looked at again: the catalogue that the first one has begun to send
+ * goes on to its end, and who has lost the folder does not wait for another. */
+static void a_change_of_rights_does_not_hold_up_what_an_earlier_one_tells(void **state)
+{
+    struct client *a = member_open(&ann), *b = member_open(&bob);
+    uint64_t folder = make_directory(a, 1, "twice"), other = make_directory(a, 1, "other");
+    struct view view = {0};
+    catch_up(b, &view);
+    size_t with = view.live;
+    assert_true(with > 2 * LIMIT_CHANGES); /* several chunks: of a test before this one */
+
+    uint32_t first = send_grant(a, folder, "everyone", TRACKER__LEVEL__LEVEL_NONE);
+    uint32_t second = send_grant(a, other, "everyone", TRACKER__LEVEL__LEVEL_READ);
+    unsigned beginnings = 0;
+    bool live;
+    do {
+        view.from_scratch = false;
+        live = follow(b, &view);
+        beginnings += view.from_scratch;
+    } while (!live);
+    assert_int_equal(beginnings, 1);
+    assert_int_equal(view.live, with - 1);
+    assert_int_equal(granted(a, first), 0);
+    assert_int_equal(granted(a, second), 0);
+    remove_entry(a, folder);
+    remove_entry(a, other);
     client_close(a);
     client_close(b);
 }
@@ -1396,6 +1439,7 @@ int main(void)
         cmocka_unit_test(an_account_has_so_many_devices_and_no_more),
         cmocka_unit_test(invites_and_rules_are_not_endless),
         cmocka_unit_test(rights_that_change_back_and_forth_are_looked_at_now_and_then),
+        cmocka_unit_test(a_change_of_rights_does_not_hold_up_what_an_earlier_one_tells),
         cmocka_unit_test(a_restart_loses_nothing),
         cmocka_unit_test(open_registration_needs_no_invite),
     };
