@@ -5,6 +5,7 @@
  * runs: one line on standard error and exit status 1 (2 for wrong usage). After `ready` a fault
  * ends a link or a file, never the daemon. With --detach the parent stays until the child is ready
  * or has said why not; from then on messages go to HOME/p2pd.log. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
@@ -147,13 +148,29 @@ static int parse_options(struct options *options, int argc, char **argv)
     return 0;
 }
 
-static const char *take_listen(void *to, const char *value)
+static const char *take_announce(void *to, const char *value)
 {
     char host[SWARM_HOST_MAX + 1];
     uint16_t port;
 
     if (!host_port_parse(value, 0, host, &port))
         return "is not HOST:PORT";
+    return config_take_text(to, value);
+}
+
+/* One of this machine's own addresses: a name that means several, or none yet, is nothing to listen at. */
+static const char *take_listen(void *to, const char *value)
+{
+    char host[SWARM_HOST_MAX + 1];
+    uint16_t port;
+    uint8_t address[16];
+
+    if (!host_port_parse(value, 0, host, &port))
+        return "is not HOST:PORT";
+    if (host[0] != '\0' && inet_pton(AF_INET, host, address) != 1 &&
+        inet_pton(AF_INET6, host, address) != 1)
+        return "must name its host by an IP address, as in 192.0.2.7:7701, [2001:db8::7]:7701 or "
+               ":7701";
     return config_take_text(to, value);
 }
 
@@ -181,7 +198,7 @@ static bool load_settings(const char *home, struct daemon_settings *settings)
 {
     const struct config_key keys[] = {
         {"peer", "listen", take_listen, &settings->listen},
-        {"peer", "announce", take_listen, &settings->announce},
+        {"peer", "announce", take_announce, &settings->announce},
         {"limit", "up", take_rate, &settings->rate_up},
         {"limit", "down", take_rate, &settings->rate_down},
         {"fetch", "background", config_take_bool, &settings->background},
@@ -629,8 +646,9 @@ int main(int argc, char **argv)
     if (options.listen != NULL) {
         free(p->daemon.settings.listen);
         p->daemon.settings.listen = NULL;
-        if (take_listen(&p->daemon.settings.listen, options.listen) != NULL) {
-            log_error("--listen: '%s' is not HOST:PORT", options.listen);
+        const char *fault = take_listen(&p->daemon.settings.listen, options.listen);
+        if (fault != NULL) {
+            log_error("--listen: '%s' %s", options.listen, fault);
             return EXIT_WRONG_CALL;
         }
     }

@@ -179,6 +179,14 @@ static void print_keys(const Local__Keys *keys)
                keys->entries_refused);
 }
 
+static bool has_key(const Local__Keys *keys, const char *account)
+{
+    for (size_t i = 0; i < keys->n_keys; i++)
+        if (strcmp(keys->keys[i]->account, account) == 0)
+            return true;
+    return false;
+}
+
 int access_keys(const struct ctl *ctl)
 {
     Local__KeysRequest message = LOCAL__KEYS_REQUEST__INIT;
@@ -202,7 +210,12 @@ int access_keys(const struct ctl *ctl)
         message.accept = ctl->arguments[1];
     const Local__Keys *keys = ctl_ask(client, &request);
     bool good = keys != NULL;
-    if (good && ctl->json)
+    if (good && ctl->argument_count == 2 && !has_key(keys, message.accept)) {
+        char *clean = text_escape(message.accept);
+        log_error("no key of '%s' has been seen here: there is nothing to accept", clean);
+        free(clean);
+        good = false;
+    } else if (good && ctl->json)
         json_print(json_from_message(&keys->base), true);
     else if (good)
         print_keys(keys);

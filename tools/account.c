@@ -4,6 +4,7 @@
  * password) is judged before a password is asked for. Passwords are wiped as soon as they were sent. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,7 @@
 #include "tools/verbs.h"
 
 #define DAY_SECONDS 86400
+#define INVITE      "invite="
 
 /* --- register, login --------------------------------------------------------------------------- */
 
@@ -195,17 +197,22 @@ static int enter_at_url(const struct ctl *ctl, bool fresh)
     return account != NULL ? CTL_DONE : CTL_FAILED;
 }
 
-/* An address of "-" is read first: it may hold an invite, and arguments are seen by others. */
+/* An address may hold an invite, and arguments are seen by others, for as long as a password is asked for and sent: one of "-" is
+ * read, and of any other one the invite is hidden. */
 static int enter(const struct ctl *ctl, bool fresh)
 {
     const struct secret_source source = {.file = "-"};
-    char *given = ctl->arguments[0];
+    char *given = ctl->arguments[0], *invite = strstr(given, INVITE);
     struct secret line;
 
-    if (strcmp(given, "-") != 0)
+    if (strcmp(given, "-") == 0) {
+        if (!secret_get(&line, &source))
+            return CTL_FAILED;
+    } else if (!secret_hide(&line, given,
+                            invite == NULL ? SIZE_MAX
+                                           : (size_t)(invite - given) + sizeof INVITE - 1)) {
         return enter_at_url(ctl, fresh);
-    if (!secret_get(&line, &source))
-        return CTL_FAILED;
+    }
     ctl->arguments[0] = line.bytes;
     int status = enter_at_url(ctl, fresh);
     ctl->arguments[0] = given;

@@ -108,7 +108,8 @@ static int email_verify(const struct ctl *ctl)
 
     if (ctl->argument_count < 2 && !ask_mail_code(&code, ctl))
         return CTL_FAILED;
-    message.code = ctl->argument_count < 2 ? code.bytes : ctl->arguments[1];
+    bool typed = ctl->argument_count >= 2 && !secret_hide(&code, ctl->arguments[1], 0);
+    message.code = typed ? ctl->arguments[1] : code.bytes;
     struct client *client = ctl_open(ctl, true);
     if (client != NULL)
         good = call_done(client, ctl, TYPE(VERIFY), &message.base);

@@ -34,6 +34,19 @@ void secret_clear(struct secret *s)
     explicit_bzero(s, sizeof *s);
 }
 
+bool secret_hide(struct secret *out, char *argument, size_t from)
+{
+    size_t size = strlen(argument);
+
+    if (size > LIMIT_PASSWORD)
+        return false;
+    memcpy(out->bytes, argument, size + 1);
+    out->size = size;
+    if (from < size)
+        memset(argument + from, '*', size - from);
+    return true;
+}
+
 /* --- files ------------------------------------------------------------------------------------- */
 
 /* The first line of `size` bytes. False: too long or empty, said with `from`. */

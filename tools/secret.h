@@ -1,5 +1,5 @@
 /* Passwords and the like: from a terminal without echo, or from a file that nobody else can read. Never
- * from the command line. */
+ * from the command line, but for what is made to be pasted, which is hidden there. */
 #ifndef TOOLS_SECRET_H
 #define TOOLS_SECRET_H
 
@@ -26,6 +26,10 @@ bool secret_get(struct secret *out, const struct secret_source *);
 
 /* The first line of a file, for secret_get and tests. */
 bool secret_read_file(struct secret *out, const char *path);
+
+/* Takes an argument's end, from `from` on, out of what others see of this process's command line: the whole argument is in *out
+ * afterwards. False, and nothing is changed: it is longer than a secret. */
+bool secret_hide(struct secret *out, char *argument, size_t from);
 
 void secret_clear(struct secret *);
 

@@ -21,8 +21,12 @@ static bool may_register(struct storage *storage, struct attempt *a)
 {
     bool open = a->session->server->registration == REGISTRATION_OPEN;
     if (a->has_invite || !open) {
-        if (!a->has_invite ||
-            !storage_invite_get(storage, a->invite_hash, wall_seconds(), &a->invite)) {
+        if (!a->has_invite) {
+            attempt_fail(a, TRACKER__FAULT_CODE__FAULT_BAD_INVITE,
+                         "this tracker asks for an invite, and this address carries none");
+            return false;
+        }
+        if (!storage_invite_get(storage, a->invite_hash, wall_seconds(), &a->invite)) {
             attempt_fail(a, TRACKER__FAULT_CODE__FAULT_BAD_INVITE,
                          "the invite is unknown, used up or expired");
             return false;

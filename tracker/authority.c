@@ -38,6 +38,8 @@ static bool ca_open(struct authority *a, const char *dir, const char *swarm_name
     const char *why = NULL;
     char *path = xasprintf("%s/ca.crt", dir);
     bool known = access(path, F_OK) == 0;
+    if (!known)
+        log_info("making the keys of a new swarm, which takes a moment");
     a->ca_key = key_at(dir, "ca.key", !known, fault);
     if (a->ca_key == NULL)
         goto end;

@@ -2,17 +2,20 @@
 #include "tracker/place.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "base/mem.h"
 #include "tracker/authority.h"
 
-#define PLACE_MAX 512
+#define PLACE_MAX          512
+#define FIRST_START_PAUSES 600 /* 30 s: keys are made within seconds on the slowest machine */
 
 static bool write_place(const char *dir, const char *name, const char *text, char **fault)
 {
@@ -92,9 +95,33 @@ static bool is_wildcard(const char *host)
     return host[0] == '\0' || strcmp(host, "::") == 0 || strcmp(host, "0.0.0.0") == 0;
 }
 
+/* Has a server this directory? */
+static bool is_taken(const char *dir)
+{
+    char *path = xasprintf("%s/tracker.lock", dir);
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    bool taken = fd >= 0 && fcntl(fd, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return taken;
+}
+
+/* The first start makes keys before it listens: who asks meanwhile waits for that. */
+static void await_first_start(const char *dir)
+{
+    const struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
+    char *path = xasprintf("%s/listening", dir);
+    for (int i = 0; i < FIRST_START_PAUSES && access(path, F_OK) != 0 && is_taken(dir); i++)
+        (void)nanosleep(&pause, NULL);
+    free(path);
+}
+
 bool place_url(const char *dir, struct swarm_url *out, char **fault)
 {
     *out = (struct swarm_url){0};
+    await_first_start(dir);
     if (!authority_fingerprint(dir, out->ca, fault))
         return false;
     char *text = read_place(dir, "public");

@@ -19,7 +19,6 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -489,14 +488,15 @@ static void on_hourly(void *arg)
 
 /* --- life ---------------------------------------------------------------------------------------------------- */
 
-/* One server for one directory. The lock goes with the process. */
+/* One server for one directory. The lock goes with the process, and can be seen without taking it (place.c). */
 static bool lock_directory(struct server *server, char **fault)
 {
     char *path = xasprintf("%s/tracker.lock", server->dir);
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     server->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (server->lock < 0)
         *fault = xasprintf("%s: %s", path, strerror(errno));
-    else if (flock(server->lock, LOCK_EX | LOCK_NB) != 0)
+    else if (fcntl(server->lock, F_OFD_SETLK, &whole) != 0)
         *fault = xasprintf("%s is served by another p2ptracker already", server->dir);
     free(path);
     return *fault == NULL;

@@ -4,7 +4,7 @@ import errno
 import os
 import unittest
 
-from harness import BIN, Member, Process, SwarmTest, main, pattern, wait_for
+from harness import BIN, Member, Process, SwarmTest, Tracker, main, pattern, wait_for
 
 
 class Commands(SwarmTest):
@@ -48,14 +48,14 @@ class Commands(SwarmTest):
         self.fails([ctl, "whoami"], 1, "logged in", ann.env)
         os.chmod(wrong, 0o644)
         self.fails([ctl, "login", tracker.url(), "ann", "--password-file", wrong], 1, "others", ann.env)
-        self.fails([ctl, "register", tracker.url(), "cleo"], 1, "invit", ann.env)
+        self.fails([ctl, "register", tracker.url(), "cleo"], 1, "this tracker asks for an invite", ann.env)
         self.fails([ctl, "register", tracker.invite(), "ann"], 1, "taken", ann.env)
         for name in ("Ann", "a b", "", "x" * 65, "ännchen", "../x"):
             self.fails([ctl, "register", tracker.invite(), name], 2, "name|account", ann.env)
         invite = tracker.invite()
         ann.ctl("register", invite, "cleo")
         ann.ctl("logout")
-        self.fails([ctl, "register", invite, "dora"], 1, "invit", ann.env)
+        self.fails([ctl, "register", invite, "dora"], 1, "the invite is unknown, used up or expired", ann.env)
         ann.ctl("login", tracker.url(), "ann")
         new = os.path.join(self.directory, "new")
         with open(new, "w") as file:
@@ -67,9 +67,35 @@ class Commands(SwarmTest):
         ann.ctl("logout")
         self.fails([ctl, "login", tracker.url(), "ann"], 1, "password", ann.env)
         ann.ctl("login", tracker.url(), "ann", "--password-file", new)
+        self.fails([ctl, "keys", "accept", "nosuch"], 1, "no key of 'nosuch'", ann.env)
+        self.fails([ctl, "keys", "accept", "no\nsuch", "--json"], 1, "no key of 'no", ann.env)
         tracker.kill()
         ann.ctl("logout")
         self.fails([ctl, "login", tracker.url(), "ann", "--password-file", new], 1, "tracker", ann.env)
+
+    def test_an_address_that_cannot_be_listened_at_is_refused_with_its_line(self):
+        ann = Member(self, "ann")
+        conf, p2pd = os.path.join(ann.home, "p2pd.conf"), f"{BIN}/p2pd"
+        for bad in ("nonsense", "nonsense:7701", "127.0.0.1:70000", "127.0.0.1:x", "256.0.0.1:1", "[::1", "[::g]:7", ""):
+            with open(conf, "w", encoding="ascii") as file:
+                file.write(f"# a comment\n[peer]\nlisten = {bad}\n")
+            for arguments in ((p2pd, "--check"), (p2pd,)):
+                self.fails(arguments, 1, rf"{conf}:3: listen in \[peer\] ", ann.env)
+        for good in (":0", "127.0.0.1", "127.0.0.1:0", "[::1]:7701", "0.0.0.0:7701"):
+            with open(conf, "w", encoding="ascii") as file:
+                file.write(f"[peer]\nlisten = {good}\nannounce = nonsense.example.org:7701\n")
+            self.run(p2pd, "--check", env=ann.env)
+        self.fails([p2pd, "--check", "--listen", "nonsense"], 2, "--listen: 'nonsense' must name its host by an IP", ann.env)
+
+    def test_an_invite_waits_for_the_keys_of_a_new_swarm(self):
+        tracker = Tracker(self, own_keys=True)
+        serve = [f"{BIN}/p2ptracker", "serve", "--data", tracker.data, "--listen", "127.0.0.1:0"]
+        server = Process(self, "server", serve)
+        server.start("making the keys of a new swarm")
+        self.assertRegex(tracker.invite("--admin"), r"^p2p://127.0.0.1:\d+/\?ca=\w{64}&invite=")
+        self.fails(serve, 1, "served by another p2ptracker already")
+        server.stop()
+        self.fails([f"{BIN}/p2ptracker", "invite", "--data", os.path.join(self.directory, "none")], 1, "holds no tracker yet")
 
     def test_mounting_needs_an_account_and_a_directory(self):
         tracker = self.tracker()

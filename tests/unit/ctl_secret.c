@@ -56,6 +56,27 @@ static void the_first_line_of_a_file_is_the_password(void **state)
     assert_string_equal(secret.bytes, "");
 }
 
+static void what_is_hidden_is_gone_from_the_argument(void **state)
+{
+    char argument[] = "p2p://host/?ca=aa&invite=CODE", plain[] = "p2p://host/", code[] = "CODE";
+    char longer[LIMIT_PASSWORD + 2];
+    struct secret secret;
+
+    assert_true(secret_hide(&secret, argument, strlen("p2p://host/?ca=aa&invite=")));
+    assert_string_equal(secret.bytes, "p2p://host/?ca=aa&invite=CODE");
+    assert_string_equal(argument, "p2p://host/?ca=aa&invite=****");
+    assert_true(secret_hide(&secret, code, 0));
+    assert_string_equal(secret.bytes, "CODE");
+    assert_int_equal(secret.size, 4);
+    assert_string_equal(code, "****");
+    assert_true(secret_hide(&secret, plain, SIZE_MAX));
+    assert_string_equal(plain, "p2p://host/");
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    assert_false(secret_hide(&secret, longer, 0));
+    assert_int_equal(longer[0], 'x');
+}
+
 static void a_file_that_others_can_read_is_refused(void **state)
 {
     struct secret secret;
@@ -271,6 +292,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_line_of_a_file_is_the_password),
+        cmocka_unit_test(what_is_hidden_is_gone_from_the_argument),
         cmocka_unit_test(a_file_that_others_can_read_is_refused),
         cmocka_unit_test(a_symbolic_link_is_refused),
         cmocka_unit_test(what_can_be_no_password_is_refused),
