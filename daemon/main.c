@@ -417,8 +417,8 @@ static bool change_passphrase(const char *home)
 /* What nobody else may read is not used if somebody could have. */
 static bool files_are_private(const char *home)
 {
-    static const char *const names[] = {"device.key", "store.key", "account", "state.db",
-                                        "state.db-wal"};
+    static const char *const names[] = {"device.key", "signing.key", "store.key",
+                                        "account",    "state.db",    "state.db-wal"};
 
     return secrecy_files(home, names, sizeof names / sizeof names[0]);
 }

@@ -321,8 +321,9 @@ static int parse(const struct verb *verb, int argc, char **argv, struct settings
 /* What nobody else may read is not used if somebody could have. */
 static bool files_are_private(const char *dir)
 {
-    static const char *const names[] = {"ca.key",     "server.key",     "tickets.key",
-                                        "tracker.db", "tracker.db-wal", "pieces.db"};
+    static const char *const names[] = {"ca.key",       "server.key",     "tickets.key",
+                                        "tracker.db",   "tracker.db-wal", "pieces.db",
+                                        "pieces.db-wal"};
     return secrecy_files(dir, names, sizeof names / sizeof names[0]);
 }
 

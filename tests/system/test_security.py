@@ -1,6 +1,8 @@
 """Who is let in, and what can be seen on the wire."""
 import os
+import pty
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -10,7 +12,7 @@ import subprocess
 import threading
 import unittest
 
-from harness import BIN, PASSWORD, SANITIZER, SwarmTest, main, wait_for
+from harness import BIN, KEYS, PASSWORD, SANITIZER, SLOW, Member, Process, SwarmTest, Tracker, main, wait_for
 
 
 def peer_port(member):
@@ -97,14 +99,43 @@ class Strangers(SwarmTest):
             self.assertNotIn(b"TLS session ticket", done.stdout)
             self.assertIn(b"TLS_AES_256_GCM_SHA384", done.stdout)
 
-    def test_secrets_are_for_their_owner_only(self):
-        ann, = self.members("ann")
-        for directory in (ann.home, self.the_tracker.data):
-            self.assertEqual(0o700, os.stat(directory).st_mode & 0o777)
-            for name in os.listdir(directory):
-                path = os.path.join(directory, name)
-                if name.endswith((".key", ".db", ".sock")) or name == "account":
-                    self.assertEqual(0, os.stat(path).st_mode & 0o077, path)
+    def test_all_that_is_written_is_for_its_owner_only(self):
+        self.addCleanup(os.umask, os.umask(0))  # the programs' own care, not the shell's
+        tracker = self.the_tracker = self.tracker(own_keys=True)
+        ann = self.member(tracker, "ann", config="[store]\nencryption = yes\n")
+        ben = self.member(tracker, "ben")
+        ann.ctl("stop")
+        ann.ctl("start")  # with a log of its own
+        wait_for("ann at the tracker", lambda: ann.ctl("whoami", "--tracker", check=False).returncode == 0)
+        ann.ctl("limit", "--up", "50M")
+        ann.write("film", b"x" * (3 << 20))
+        ben.await_file("film", 3 << 20)
+        self.assertEqual(3 << 20, len(ben.read("film")))
+        with open(ann.path("half"), "wb") as file:
+            file.write(b"y" * 100000)
+            file.flush()
+            modes = {}
+            for directory, where in ((tracker.data, "tracker"), (ann.home, "ann"), (ben.home, "ben")):
+                self.assertEqual(0o700, os.stat(directory).st_mode & 0o777)
+                for top, directories, names in os.walk(directory):
+                    for name in directories:
+                        path = os.path.join(top, name)
+                        self.assertEqual(0o700, os.lstat(path).st_mode & 0o777, path)
+                    for name in names:
+                        path = os.path.join(top, name)
+                        modes[f"{where}/{name}"] = os.lstat(path).st_mode
+                        # Certificates are shown to everybody; the settings are the user's own file. An owner's x of
+                        # the store's files is a mark of the store's.
+                        if not name.endswith(".crt") and name != "p2pd.conf":
+                            mode = modes[f"{where}/{name}"] & (0o677 if name.endswith(".data") else 0o777)
+                            self.assertEqual(0o600, mode, path)
+        for name in ("tracker/ca.key", "tracker/server.key", "tracker/tickets.key", "tracker/tracker.db", "tracker/tracker.db-wal",
+                     "tracker/tracker.db-shm", "tracker/pieces.db-wal", "tracker/tracker.lock", "ann/device.key", "ann/signing.key",
+                     "ann/store.key", "ann/account", "ann/state.db", "ann/state.db-wal", "ann/state.db-shm", "ann/p2pd.log",
+                     "ann/p2pd.sock"):
+            self.assertIn(name, modes)
+        self.assertTrue(stat.S_ISSOCK(modes["ann/p2pd.sock"]))
+        self.assertTrue(any(name.startswith("ben/") and name.endswith((".data", ".part")) for name in modes), sorted(modes))
         with open("/proc/self/mounts") as mounts:
             line = next(line for line in mounts if ann.mount in line)
         self.assertIn("nosuid", line)
@@ -183,13 +214,16 @@ class Strangers(SwarmTest):
         self.assertIn("ann", ann.ctl("whoami").stdout)
 
     def test_what_others_can_read_is_not_used(self):
-        ann, = self.members("ann", mounted=False)
-        ann.daemon.stop()
+        ann, = self.members("ann", mounted=False, config="[store]\nencryption = yes\n")
+        # Killed, they leave what their databases have beside them.
+        ann.daemon.kill()
         tracker = self.the_tracker
-        tracker.stop()
+        tracker.kill()
         serve = [f"{BIN}/p2ptracker", "serve", "--data", tracker.data, "--listen", "127.0.0.1:0"]
-        for program, directory, names in (([f"{BIN}/p2pd"], ann.home, (".", "device.key", "account", "state.db")),
-                                          (serve, tracker.data, (".", "ca.key", "server.key", "tracker.db"))):
+        for program, directory, names in (
+                ([f"{BIN}/p2pd"], ann.home, (".", "device.key", "signing.key", "store.key", "account", "state.db", "state.db-wal")),
+                (serve, tracker.data, (".", "ca.key", "server.key", "tickets.key", "tracker.db", "tracker.db-wal", "pieces.db",
+                                       "pieces.db-wal"))):
             for name in names:
                 path = os.path.join(directory, name)
                 mode = os.stat(path).st_mode & 0o777
@@ -226,6 +260,125 @@ class Strangers(SwarmTest):
             if not SANITIZER:  # not dumpable: root's, whoever runs it, and closed to the same user's other programs
                 self.assertEqual(0, os.stat(f"/proc/{pid}/environ").st_uid)
             self.assertNotIn(PASSWORD.strip().decode(), process.text())
+
+
+@unittest.skipIf(os.geteuid() != 0, "only root can be another user")
+class Users(SwarmTest):
+    """All programs run by a user who is not root, and what other programs of that user's can learn of them."""
+    UID = 65534
+
+    def setUp(self):
+        super().setUp()
+        self.bin, self.cwd = (os.path.join(self.directory, name) for name in ("bin", "cwd"))
+        os.mkdir(self.bin)
+        os.mkdir(self.cwd)
+        for name in ("p2ptracker", "p2pd", "p2pfs", "p2pctl"):
+            shutil.copy(os.path.join(BIN, name), self.bin)
+        for name, mode in ((self.directory, 0o711), (self.bin, 0o755), (self.cwd, 0o777)):
+            os.chmod(name, mode)
+
+    def as_user(self, *arguments):
+        return ["setpriv", f"--reuid={self.UID}", f"--regid={self.UID}", "--clear-groups", "env", "-C", self.cwd, *arguments]
+
+    def given_to_user(self, top):
+        os.chown(top, self.UID, self.UID)
+        for directory, directories, names in os.walk(top):
+            for name in directories + names:
+                os.chown(os.path.join(directory, name), self.UID, self.UID, follow_symlinks=False)
+
+    def check_process(self, pid, *secrets):
+        with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+            self.assertRegex(file.read(), r"Max core file size +0 +0 ")
+        with open(f"/proc/{pid}/status", encoding="ascii") as file:
+            self.assertRegex(file.read(), rf"Uid:\t{self.UID}\t{self.UID}\t")
+        for name in ("cmdline", "environ"):
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                text = file.read()
+            for secret in secrets:
+                self.assertNotIn(secret, text, name)
+        if SANITIZER:
+            return  # it traces itself
+        for name in ("environ", "maps", "mem", "auxv", "stack", "fd"):
+            how = ["ls", "-l"] if name == "fd" else ["head", "-c1"]
+            done = subprocess.run(self.as_user(*how, f"/proc/{pid}/{name}"), capture_output=True, timeout=30)
+            self.assertNotEqual(0, done.returncode, f"its own user's programs read {name}")
+            self.assertRegex(done.stderr, b"Permission denied|not permitted", name)
+
+    def at_prompt(self, environment, *arguments):
+        """p2pctl at a terminal of its own, as soon as it asks for something: its process, and the terminal."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execvpe("setpriv", self.as_user(os.path.join(self.bin, "p2pctl"), *arguments), environment)
+        self.addCleanup(os.close, terminal)
+        return pid, terminal
+
+    def await_text(self, terminal, text):
+        said = b""
+        while text not in said:
+            self.assertTrue(select.select([terminal], [], [], 20 * SLOW)[0], said)
+            said += os.read(terminal, 4096)
+        return said
+
+    def test_secrets_are_kept_from_other_programs_of_the_same_user(self):
+        tracker = Tracker(self)
+        ann = Member(self, "ann")
+        self.all_members.append(ann)
+        KEYS.device("ann", ann.home)
+        for path in (tracker.data, ann.home, ann.mount):
+            self.given_to_user(path)
+        server = Process(self, "server", self.as_user(
+            os.path.join(self.bin, "p2ptracker"), "serve", "--data", tracker.data, "--listen", "127.0.0.1:0"))
+        server.start(r"p2ptracker: ready")
+        environment = dict(ann.env)
+        del environment["P2P_PASSWORD_FILE"]
+        daemon = Process(self, "user.p2pd", self.as_user(os.path.join(self.bin, "p2pd")), environment)
+        daemon.start(r"p2pd: ready")
+        url = self.run(*self.as_user(os.path.join(self.bin, "p2ptracker"), "invite", "--data", tracker.data)).stdout.strip()
+        code = url.split("invite=")[1].encode()
+
+        # While it asks for the password, and once it has it and asks for it again.
+        secret = b"typed at a terminal"
+        ctl, terminal = self.at_prompt(environment, "register", url, "ann")
+        self.await_text(terminal, b"New password for ann: ")
+        with open(f"/proc/{ctl}/cmdline", "rb") as file:
+            self.assertIn(b"register", file.read())
+        self.check_process(ctl, code)
+        os.write(terminal, secret + b"\n")
+        said = self.await_text(terminal, b"again: ")
+        self.check_process(ctl, code, secret)
+        os.write(terminal, secret + b"\n")
+        said += self.await_text(terminal, b"Registered")
+        self.assertEqual(0, os.waitpid(ctl, 0)[1])
+        self.assertNotIn(secret, said)
+
+        mount = Process(self, "user.p2pfs", self.as_user(os.path.join(self.bin, "p2pfs"), ann.mount, "-f"), environment)
+        programs = [server, daemon]
+        if os.stat("/dev/fuse").st_mode & 0o006 == 0o006:  # some machines let only root mount
+            mount.start()
+            wait_for("the mount", lambda: ann.mounted() or not mount.running())
+            self.assertTrue(ann.mounted(), mount.text())
+            programs.append(mount)
+        ctl, terminal = self.at_prompt(environment, "passwd")
+        self.await_text(terminal, b": ")
+        os.write(terminal, secret + b"\n")
+        self.await_text(terminal, b"New password")
+        with open(tracker.data + "/ca.key", "rb") as file:
+            ca = file.read().split(b"\n")[1]
+        everybody = [ctl] + [program.process.pid for program in programs]
+        for pid in everybody:
+            self.check_process(pid, code, secret, ca)
+
+        # What ends by a signal that asks for a core file leaves none.
+        for pid in everybody:
+            os.kill(pid, signal.SIGQUIT)
+        self.assertTrue(os.WIFSIGNALED(os.waitpid(ctl, 0)[1]))
+        for process in programs:
+            process.process.wait(20 * SLOW)
+        subprocess.run(["umount", "-l", ann.mount], capture_output=True)
+        self.assertEqual([], os.listdir(self.cwd))
+        for process in programs:
+            self.assertNotIn(secret.decode(), process.text())
+            self.assertNotIn(code.decode(), process.text())
 
 
 class Wire(SwarmTest):
