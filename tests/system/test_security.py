@@ -9,6 +9,7 @@ import socket
 import ssl
 import stat
 import subprocess
+import sys
 import threading
 import unittest
 
@@ -367,6 +368,15 @@ class Users(SwarmTest):
         everybody = [ctl] + [program.process.pid for program in programs]
         for pid in everybody:
             self.check_process(pid, code, secret, ca)
+
+        # Somebody else who could open the daemon's socket, as its mode says that all may: the kernel tells who it is.
+        path = os.path.join(ann.home, "p2pd.sock")
+        os.chmod(ann.home, 0o711)
+        os.chmod(path, 0o666)
+        knock = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(60); print(s.recv(1))"
+        done = self.run("setpriv", f"--reuid={self.UID - 1}", "--clear-groups", sys.executable, "-c", knock, path, check=False)
+        self.assertRegex(done.stdout + done.stderr, r"^b''\n|ConnectionResetError")
+        self.assertIn(f"user {self.UID - 1} may not use the local socket", daemon.text())
 
         # What ends by a signal that asks for a core file leaves none.
         for pid in everybody:
