@@ -84,6 +84,9 @@ static void play_begin(struct play *p, ...)
         dup2(null, STDIN_FILENO);
         dup2(p->out, STDOUT_FILENO);
         dup2(p->err, STDERR_FILENO);
+        /* A program may write to its arguments: p2pctl hides an invite. */
+        for (int i = 3; i < argc; i++)
+            argv[i] = xstrdup(argv[i]);
         exit(ctl_run(argc, argv)); /* not _exit: leaks are looked for */
     }
 }
