@@ -121,9 +121,8 @@ struct catalogue {
     uint64_t hash_seed;
     struct entry *root;
     struct interned *owners[256];
-    uint64_t entries; /* linked ones */
-    int64_t
-        quota_met; /* when the tracker said that this account has as many as it may; 0: it has not */
+    uint64_t entries;      /* linked ones */
+    int64_t quota_met;     /* when the tracker said that this account is full; 0: it has not */
     struct vector hidden;  /* inos; may name ones that are hidden no more */
     struct vector dirty;   /* inos whose rows are out of date */
     struct vector op_rows; /* numbers of operations whose rows must go */
