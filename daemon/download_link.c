@@ -39,7 +39,8 @@
 #define OPEN_BACKGROUND                                                                            \
     256 /* files without a reader open at once: each is looked at when there is room */
 #define READER_NEAR                                                                                \
-    (5 * NS_PER_S) /* so long after a read the link is kept short for the next one */
+    (5 * NS_PER_S)           /* so long after a read the link is kept short for the next one */
+#define HUNGRY_SPAN NS_PER_S /* so long after a reader waited its read-ahead fills the link */
 
 void link_say(struct link *link, Peer__PeerType type, const ProtobufCMessage *message)
 {
@@ -131,19 +132,25 @@ bool fetch_has_piece(const struct fetch *fetch, uint32_t piece)
     return false;
 }
 
+static void note_reader(struct fetch *fetch, enum picker_class class)
+{
+    if (class == PICKER_BACKGROUND)
+        return;
+    fetch->link->last_demand = clock_now();
+    if (class == PICKER_DEMAND)
+        fetch->file->last_wait = fetch->link->last_demand;
+}
+
 void fetch_ask(struct fetch *fetch, uint64_t block, enum picker_class class)
 {
-    struct link *link = fetch->link;
-
     hashes_need(fetch->file, (uint32_t)(block / fetch->file->geometry->piece_blocks), fetch);
-    if (class != PICKER_BACKGROUND)
-        link->last_demand = clock_now();
+    note_reader(fetch, class);
     run_add(fetch, block, class, RUN_REQUEST);
 }
 
 void fetch_raise(struct fetch *fetch, uint64_t block)
 {
-    fetch->link->last_demand = clock_now();
+    note_reader(fetch, PICKER_DEMAND);
     run_add(fetch, block, PICKER_DEMAND, RUN_REQUEST);
 }
 
@@ -175,25 +182,33 @@ void link_flush(struct link *link)
     run_send(link);
 }
 
-static uint32_t fill_class(struct link *link, enum picker_class class, uint32_t room, int64_t now)
+/* Whether a reader of the file waited just now: who is faster than the network needs full windows, and is hardly about to seek. */
+static bool reader_hungry(const struct file *file, int64_t now)
 {
-    uint32_t asked = 0, files = link->fetch_count;
+    return now - file->last_wait < HUNGRY_SPAN;
+}
+
+static void fill_class(struct link *link, enum picker_class class, int64_t now)
+{
+    uint32_t files = link->fetch_count;
     struct fetch *fetch = TAILQ_FIRST(&link->fetches);
 
-    while (files-- > 0 && fetch != NULL && asked < room) {
+    while (files-- > 0 && fetch != NULL) {
         struct fetch *next = TAILQ_NEXT(fetch, of_link);
+        bool keep_short = class == PICKER_BACKGROUND ? link_reader_near(link, now)
+                                                     : !reader_hungry(fetch->file, now);
+        uint32_t room = pipeline_room(&link->pipe, now, keep_short);
         uint32_t own = fetch->refused ? 0 : file_allowance(fetch->file, now);
-        uint32_t most = room - asked < own ? room - asked : own;
-        uint32_t got = most == 0 ? 0 : picker_fill(fetch->source, class, most, now);
 
-        if (got > 0) { /* the next time the others come first */
+        if (room > own)
+            room = own;
+        if (room > 0 && picker_fill(fetch->source, class, room, now) > 0) {
+            /* the next time the others come first */
             TAILQ_REMOVE(&link->fetches, fetch, of_link);
             TAILQ_INSERT_TAIL(&link->fetches, fetch, of_link);
         }
-        asked += got;
         fetch = next;
     }
-    return asked;
 }
 
 bool link_reader_near(const struct link *link, int64_t now)
@@ -203,21 +218,11 @@ bool link_reader_near(const struct link *link, int64_t now)
 
 void link_fill(struct link *link, int64_t now)
 {
-    struct download *download = link->download;
-    uint32_t allowance, room;
-
-    if (link->state != LINK_UP || link->choked || link->fetch_count == 0)
+    if (link->state != LINK_UP || link->choked || link->fetch_count == 0 ||
+        download_allowance(link->download, now) == 0 || pipeline_room(&link->pipe, now, false) == 0)
         return;
-    allowance = download_allowance(download, now);
-    room = pipeline_room(&link->pipe, now, false);
-    if (room > allowance)
-        room = allowance;
-    if (room == 0)
-        return;
-    fill_class(link, PICKER_PREFETCH, room, now);
-    room = pipeline_room(&link->pipe, now, link_reader_near(link, now));
-    allowance = download_allowance(download, now);
-    fill_class(link, PICKER_BACKGROUND, room < allowance ? room : allowance, now);
+    fill_class(link, PICKER_PREFETCH, now);
+    fill_class(link, PICKER_BACKGROUND, now);
 }
 
 /* --- tickets ---------------------------------------------------------------------------------------------------- */

@@ -116,6 +116,7 @@ struct file {
     LIST_HEAD(, fetch) fetches;
     LIST_HEAD(, holding) holdings;
     int64_t dial_after; /* when the next of many is dialled */
+    int64_t last_wait;  /* a block of it was asked for that a reader waited for */
     bool get;           /* asked for by name */
     bool background;    /* really being read */
     bool wanting;       /* the session looks for peers */
@@ -195,10 +196,10 @@ struct link {
     bool full;  /* a file found no place on it */
     bool broke; /* its last message broke the protocol */
     STAILQ_ENTRY(link) of_dirty;
-    int64_t since;     /* of this state */
-    int64_t last_used; /* a file was open on it */
-    int64_t last_demand;
-    int64_t pinged; /* 0: no ping under way */
+    int64_t since;       /* of this state */
+    int64_t last_used;   /* a file was open on it */
+    int64_t last_demand; /* a block was asked for that a reader waits for, or is about to read */
+    int64_t pinged;      /* 0: no ping under way */
     struct pipeline pipe;
     struct run run;
     uint64_t told_line;      /* what our uplink carries, as was last said there */

@@ -168,19 +168,19 @@ static void judge_round(struct pipeline *pipe, bool thin)
     }
 }
 
-static uint32_t steady_window(const struct pipeline *pipe, bool reader_waits)
+static uint32_t steady_window(const struct pipeline *pipe, bool keep_short)
 {
     int64_t delay = pipeline_delay(pipe);
     double rate = pipeline_rate(pipe), span, least;
 
     if (delay == 0)
         delay = DELAY_UNKNOWN;
-    if (reader_waits)
+    if (keep_short)
         span = (double)(delay + (rate >= FAST_LINK ? SLACK : SLACK_READER));
     else
         span = (double)(delay + delay / 4 + SLACK + min_time(2 * pipe->spread, delay));
-    span = rate * span / 1e9 / BLOCK_SIZE + (reader_waits ? 2 : 1);
-    least = reader_waits ? WINDOW_READER : pipe->few;
+    span = rate * span / 1e9 / BLOCK_SIZE + (keep_short ? 2 : 1);
+    least = keep_short ? WINDOW_READER : pipe->few;
     if (span < least)
         span = least;
     return span > LIMIT_QUEUED_BLOCKS ? LIMIT_QUEUED_BLOCKS : (uint32_t)span;
@@ -249,15 +249,15 @@ static bool drains(struct pipeline *pipe, int64_t now)
     return true;
 }
 
-uint32_t pipeline_room(struct pipeline *pipe, int64_t now, bool reader_waits)
+uint32_t pipeline_room(struct pipeline *pipe, int64_t now, bool keep_short)
 {
     uint32_t window = pipe->window;
 
     if (drains(pipe, now))
         window = WINDOW_ALONE;
-    else if (reader_waits && !pipe->fast_start)
+    else if (keep_short && !pipe->fast_start)
         window = steady_window(pipe, true);
-    else if (!reader_waits && pipe->delivered == 0)
+    else if (!keep_short && pipe->delivered == 0)
         window = WINDOW_FIRST;
     return pipe->in_flight < window ? window - pipe->in_flight : 0;
 }

@@ -58,9 +58,9 @@ void pipeline_withdrawn(struct pipeline *, bool urgent);
 /* A request that is under way became urgent. */
 void pipeline_raised(struct pipeline *);
 
-/* How many more blocks may be asked for now. With `reader_waits` what is not urgent is kept short.
- */
-uint32_t pipeline_room(struct pipeline *, int64_t now, bool reader_waits);
+/* How many more blocks may be asked for now. With `keep_short` hardly more is under way than the link itself holds, so that what
+ * a reader asks for next finds no queue; it costs rate where answer times vary. */
+uint32_t pipeline_room(struct pipeline *, int64_t now, bool keep_short);
 /* The same for blocks that a reader waits for: they overtake the others. */
 uint32_t pipeline_urgent_room(const struct pipeline *);
 

@@ -50,10 +50,11 @@ static void fill(struct link *link)
     if (!link->up)
         return;
     picker_run(peer->picker, now);
-    room = pipeline_room(&link->pipe, now, false);
-    if (room == 0)
+    if (pipeline_room(&link->pipe, now, false) == 0)
         return;
-    room -= picker_fill(link->source, PICKER_PREFETCH, room, now);
+    /* as download_link.c: read-ahead fills the link for a reader who waited just now, and no other */
+    room = pipeline_room(&link->pipe, now, !peer->waiting && now - peer->wait_began >= NS_PER_S);
+    picker_fill(link->source, PICKER_PREFETCH, room, now);
     room = pipeline_room(&link->pipe, now, peer->waiting);
     picker_fill(link->source, PICKER_BACKGROUND, room, now);
 }
