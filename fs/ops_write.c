@@ -130,6 +130,9 @@ static void on_setattr(struct request *r, struct answer *a)
         times_changed(r->fs->times, r->ino);
         times_set(r->fs->times, r->ino, (r->flags & FUSE_SET_ATTR_ATIME) != 0 ? &r->atime : NULL,
                   r->sets_mtime);
+        if (r->ino == FUSE_ROOT_ID)
+            times_set_root(r->fs->times, (r->flags & FUSE_SET_ATTR_MODE) != 0 ? &r->mode : NULL,
+                           r->sets_mtime ? &r->mtime : NULL);
     }
     if (r->req == NULL)
         return;
@@ -156,10 +159,10 @@ static void on_setattr(struct request *r, struct answer *a)
     fuse_reply_attr(r->req, &st, timeout);
 }
 
-/* What is left of the request for the daemon; GETATTR if nothing is. */
+/* What is left of the request for the daemon; GETATTR if nothing is. The root's mode and times are kept here (times.h). */
 static void send_rest(struct request *r)
 {
-    if ((r->flags & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_MTIME)) == 0) {
+    if (r->ino == FUSE_ROOT_ID || (r->flags & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_MTIME)) == 0) {
         r->type = LOCAL__LOCAL_TYPE__LOCAL_GETATTR;
         r->message.node = (Local__Node)LOCAL__NODE__INIT;
         r->message.node.ino = r->ino;

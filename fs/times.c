@@ -3,6 +3,9 @@
  * The lock is held for memory operations only. */
 #include "fs/times.h"
 
+#define FUSE_USE_VERSION 312
+#include <fuse_lowlevel.h>
+
 #include "base/check.h"
 #include "base/mem.h"
 
@@ -28,6 +31,8 @@ struct generation {
 struct times {
     pthread_mutex_t lock;
     struct generation *young, *old;
+    struct entry root; /* never forgotten */
+    int64_t root_mode; /* of the permissions; below 0: not set */
 };
 
 struct times *times_new(void)
@@ -37,6 +42,8 @@ struct times *times_new(void)
     CHECK(pthread_mutex_init(&times->lock, NULL) == 0);
     times->young = xcalloc(1, sizeof(*times->young));
     times->old = xcalloc(1, sizeof(*times->old));
+    times->root = (struct entry){NULL, FUSE_ROOT_ID, INT64_MIN, INT64_MIN, INT64_MIN};
+    times->root_mode = -1;
     return times;
 }
 
@@ -76,8 +83,11 @@ static struct entry **place(struct generation *g, uint64_t ino)
 /* Under the lock: the inode's entry, in the young generation; made if there is none. */
 static struct entry *get(struct times *times, uint64_t ino)
 {
-    struct entry **at = place(times->young, ino), **was, *e;
+    struct entry **at, **was, *e;
 
+    if (ino == FUSE_ROOT_ID)
+        return &times->root;
+    at = place(times->young, ino);
     if (*at != NULL)
         return *at;
     if (times->young->count == MAX) {
@@ -147,6 +157,16 @@ void times_set(struct times *times, uint64_t ino, const int64_t *atime, bool mti
     CHECK(pthread_mutex_unlock(&times->lock) == 0);
 }
 
+void times_set_root(struct times *times, const mode_t *mode, const int64_t *mtime)
+{
+    CHECK(pthread_mutex_lock(&times->lock) == 0);
+    if (mode != NULL)
+        times->root_mode = *mode & 0777;
+    if (mtime != NULL)
+        times->root.mtime = *mtime;
+    CHECK(pthread_mutex_unlock(&times->lock) == 0);
+}
+
 static void put(struct timespec *to, int64_t time)
 {
     if (time == INT64_MIN)
@@ -159,14 +179,31 @@ static void put(struct timespec *to, int64_t time)
     }
 }
 
+/* Under the lock: write permission that the daemon does not give is not shown. */
+static void put_root_mode(const struct times *times, struct stat *st)
+{
+    mode_t mode = (mode_t)times->root_mode;
+
+    if (times->root_mode < 0)
+        return;
+    if ((st->st_mode & 0222) == 0)
+        mode &= ~(mode_t)0222;
+    st->st_mode = (st->st_mode & S_IFMT) | mode;
+}
+
 void times_apply(struct times *times, struct stat *st)
 {
     const struct entry *e;
 
     CHECK(pthread_mutex_lock(&times->lock) == 0);
-    e = *place(times->young, st->st_ino);
-    if (e == NULL)
-        e = *place(times->old, st->st_ino);
+    if (st->st_ino == FUSE_ROOT_ID) {
+        e = &times->root;
+        put_root_mode(times, st);
+    } else {
+        e = *place(times->young, st->st_ino);
+        if (e == NULL)
+            e = *place(times->old, st->st_ino);
+    }
     if (e != NULL) {
         put(&st->st_atim, e->atime);
         put(&st->st_mtim, e->mtime);

@@ -85,6 +85,31 @@ class Programs(SwarmTest):
         again = self.run("rsync", "-a", "-i", source + "/", ann.path("tree") + "/").stdout
         self.assertEqual("", again, "nothing is left to do the second time")
 
+    def test_copying_onto_the_mount_itself_sets_its_mode_and_times(self):
+        ann, ben = self.members("ann", "ben")
+        source = os.path.join(self.directory, "source")
+        os.makedirs(os.path.join(source, "sub"))
+        with open(os.path.join(source, "sub", "file"), "wb") as file:
+            file.write(b"bytes")
+        archive = os.path.join(self.directory, "source.tar")
+        before = os.stat(ben.mount)
+        ways = [("tar", "xf", archive, "-C", ann.mount), ("cp", "-a", source + "/.", ann.mount + "/")]
+        if shutil.which("rsync"):
+            ways.append(("rsync", "-a", source + "/", ann.mount + "/"))
+        for number, way in enumerate(ways):
+            mode, time = (0o700, 0o750, 0o755)[number], (10 ** 9 + number) * 10 ** 9
+            os.chmod(source, mode)
+            os.utime(source, ns=(time, time))
+            if way[0] == "tar":
+                self.run("tar", "cf", archive, "-C", source, ".")
+            self.run(*way)
+            status = os.stat(ann.mount)
+            self.assertEqual((mode, time), (status.st_mode & 0o777, status.st_mtime_ns), way)
+        ann.write("new", b"")
+        self.assertGreater(os.stat(ann.mount).st_mtime_ns, 10 ** 18 + 10 ** 17)  # names changed since
+        ben.await_file("new", 0)
+        self.assertEqual(before.st_mode, os.stat(ben.mount).st_mode)  # the mode is the mount's own
+
     def test_an_sqlite_database_opens_read_only(self):
         ann, ben = self.members("ann", "ben")
         path = os.path.join(self.directory, "data.db")
