@@ -176,6 +176,7 @@ void remote_hide(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
     if ((e->flags & FLAG_HIDDEN) == 0)
         vector_add(&c->hidden, e->node.ino);
     e->flags |= FLAG_HIDDEN;
+    e->flags &= (uint8_t)~FLAG_GHOST; /* where it is is known: it no longer hangs on its children */
     tree_dirty(c, e);
 }
 

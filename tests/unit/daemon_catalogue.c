@@ -1558,6 +1558,25 @@ static void loops_strays_and_twins_do_no_harm(void **state)
     side_end(&s);
 }
 
+static void a_directory_out_of_sight_outlives_the_children_it_was_first_known_by(void **state)
+{
+    struct side s;
+    side_begin(&s, &tracker, 1, "ann");
+    make_file(&s, INO_ROOT, "d", 1);
+    Tracker__Entry e = entry_of(41, 40, "child", TRACKER__KIND__KIND_FILE);
+    say(&s, &e, true);
+    e = entry_of(40, 1, "d",
+                 TRACKER__KIND__KIND_DIRECTORY); /* its name is taken by a file of ours */
+    say(&s, &e, true);
+    e = entry_of(41, 1, "", TRACKER__KIND__KIND_FILE);
+    e.gone = true;
+    say(&s, &e, true);
+    assert_int_equal(catalogue_remove(s.catalogue, INO_ROOT, "d", false), 0);
+    assert_non_null(at(&s, "/d"));
+    assert_int_equal(at(&s, "/d")->id, 40);
+    side_end(&s);
+}
+
 static void answers_that_make_no_sense_do_no_harm(void **state)
 {
     struct side s;
@@ -2213,6 +2232,7 @@ int main(void)
         TWO(another_data_base_of_the_tracker_loses_nothing_of_ours),
         ONE(bad_entries_are_shown_nowhere),
         ONE(loops_strays_and_twins_do_no_harm),
+        ONE(a_directory_out_of_sight_outlives_the_children_it_was_first_known_by),
         ONE(answers_that_make_no_sense_do_no_harm),
         ONE(a_damaged_data_base_is_moved_aside),
         ONE(no_number_is_given_twice_though_the_disk_failed_when_it_was_reserved),
