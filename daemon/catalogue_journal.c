@@ -439,7 +439,7 @@ static void hold(struct catalogue *c, struct entry *e, const Tracker__Entry *r)
         tracker__entry__free_unpacked(p->held, NULL);
     p->held = remote_copy(r);
     e->seq = r->seq;
-    e->series = c->series;
+    e->series = remote_series(c);
     tree_dirty(c, e);
 }
 
@@ -597,10 +597,17 @@ struct entry *journal_made(struct catalogue *c, const Tracker__Entry *r)
     return NULL;
 }
 
-/* Everything up to c->seq has been heard: what is older and not known here is gone since. */
+/* Answers and pushes come in no order of their own. Everything up to c->seq has been pushed: what is older and was not named
+ * by that, or was said to be gone, is gone since. */
 static bool is_past(const struct catalogue *c, const Tracker__Entry *r)
 {
-    return tree_find(c, BY_ID, r->id) == NULL && r->seq <= c->seq;
+    const struct entry *e = tree_find(c, BY_ID, r->id);
+
+    if (r->seq > c->seq)
+        return false;
+    bool gone =
+        e != NULL && e->pending != NULL && e->pending->held != NULL && e->pending->held->gone;
+    return e == NULL || gone || (e->flags & FLAG_GHOST) != 0 || remote_is_unnamed(c, e);
 }
 
 static void learn(struct catalogue *c, const Tracker__Entry *r)
@@ -753,9 +760,11 @@ static void one_result(struct catalogue *c, const Tracker__Result *result)
 void catalogue_results(struct catalogue *c, const Tracker__Results *results, int64_t now)
 {
     c->now = now;
+    c->answering = true;
     for (size_t i = 0; i < results->n_results; i++)
         if (results->results[i] != NULL)
             one_result(c, results->results[i]);
+    c->answering = false;
     remote_retry_hidden(c);
 }
 

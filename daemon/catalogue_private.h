@@ -58,6 +58,9 @@ struct pending {
     uint8_t base[HASH_SIZE]; /* what the version being written is made from */
 };
 
+/* With the number of a resync under way: only an answer has named it so far. */
+#define SERIES_ANSWER (UINT32_C(1) << 31)
+
 struct children {
     uintptr_t *slots; /* entries in the order of their cookies; a hole is (cookie << 1) | 1 */
     uint32_t used, live, room;
@@ -71,7 +74,7 @@ struct entry {
     struct entry *next[TABLES];
     struct children *children;
     struct pending *pending;
-    uint32_t series; /* the resync that named it last */
+    uint32_t series; /* the resync that named it last; see SERIES_ANSWER */
     uint8_t flags;
     uint8_t name_room;
     char inline_name[];
@@ -144,6 +147,7 @@ struct catalogue {
     uint64_t seq;
     uint32_t series; /* grows with each from_scratch */
     bool resyncing;  /* between from_scratch and live */
+    bool answering;  /* within catalogue_results */
     bool heard;      /* the tracker has said on this connection which data base it has */
     unsigned bad;    /* bad entries in this series */
     struct buried buried[BURIED_MAX]; /* a ring; the oldest is overwritten */
@@ -241,6 +245,10 @@ void remote_absorb(struct catalogue *, const Tracker__Entry *e);
 /* The directory with this id: as it is known, or a ghost until it is. */
 struct entry *remote_directory(struct catalogue *, uint64_t id);
 bool remote_is_sound(struct catalogue *, const Tracker__Entry *e);
+/* For entry.series of what is named now. */
+uint32_t remote_series(const struct catalogue *);
+/* The resync, of which all up to c->seq has come, has not named the entry, nor has an answer that is ahead of it. */
+bool remote_is_unnamed(const struct catalogue *, const struct entry *);
 /* An answer says that the entry is gone: what is pushed later and is older does not bring it back. */
 void remote_bury(struct catalogue *, const Tracker__Entry *gone);
 /* Makes the entry what R says, as far as ours lets it. */

@@ -286,7 +286,7 @@ struct entry *remote_directory(struct catalogue *c, uint64_t id)
     if (d == NULL) {
         d = tree_new(c, 0, NODE_DIRECTORY, "");
         d->flags |= FLAG_GHOST;
-        d->series = c->series;
+        d->series = remote_series(c);
         tree_set_id(c, d, id);
     }
     return d;
@@ -382,13 +382,25 @@ static struct entry *new_entry(struct catalogue *c, const Tracker__Entry *r)
     return e;
 }
 
+uint32_t remote_series(const struct catalogue *c)
+{
+    return c->answering && c->resyncing ? c->series | SERIES_ANSWER : c->series;
+}
+
+bool remote_is_unnamed(const struct catalogue *c, const struct entry *e)
+{
+    bool ahead = e->series == (c->series | SERIES_ANSWER) && e->seq > c->seq;
+
+    return e->series != c->series && !ahead;
+}
+
 /* In a resync a smaller seq counts as well, but once: the tracker's data base may be an older one,
  * put back. */
 static bool is_old_news(const struct catalogue *c, const struct entry *e, const Tracker__Entry *r)
 {
     if ((e->flags & FLAG_GHOST) != 0)
         return false;
-    return r->seq <= e->seq && (!c->resyncing || e->series == c->series);
+    return r->seq <= e->seq && (!c->resyncing || (e->series & ~SERIES_ANSWER) == c->series);
 }
 
 void remote_bury(struct catalogue *c, const Tracker__Entry *gone)
@@ -435,6 +447,8 @@ void remote_absorb(struct catalogue *c, const Tracker__Entry *r)
         }
         e = new_entry(c, r);
     } else if (is_old_news(c, e, r)) {
+        if (!c->answering)
+            e->series = c->series;
         return;
     }
     if (!r->gone && e->node.kind != (enum node_kind)r->kind) {
@@ -446,7 +460,7 @@ void remote_absorb(struct catalogue *c, const Tracker__Entry *r)
     bool unchanged = r->seq == e->seq && !r->gone && e->pending == NULL &&
                      e->flags == (e->flags & FLAG_DIRTY) && tree_is_linked(c, e);
     e->seq = r->seq;
-    e->series = c->series;
+    e->series = remote_series(c);
     if (unchanged)
         return;
     if (e->node.unconfirmed > 0) {
@@ -568,7 +582,7 @@ static void begin_series(struct catalogue *c, const Tracker__Changes *changes)
 static bool is_unnamed(const struct catalogue *c, const struct entry *e)
 {
     return !e->node.working &&
-           ((e->flags & FLAG_STALE) != 0 || (e->node.id != 0 && e->series != c->series));
+           ((e->flags & FLAG_STALE) != 0 || (e->node.id != 0 && remote_is_unnamed(c, e)));
 }
 
 static void sweep_one(struct catalogue *c, struct entry *e)
@@ -581,6 +595,7 @@ static void sweep_one(struct catalogue *c, struct entry *e)
     gone.id = e->node.id;
     gone.seq = e->seq;
     gone.gone = true;
+    e->series = 0; /* what an answer said last counts no more */
     remote_absorb(c, &gone);
     e = tree_find(c, BY_ID, gone.id);
     if (e != NULL)
@@ -687,6 +702,7 @@ void catalogue_changes(struct catalogue *c, const Tracker__Changes *changes, int
             absorb_bad(c, r);
     }
     remote_retry_hidden(c);
+    c->seq = changes->seq;
     if (changes->live && c->resyncing) {
         sweep(c);
         c->resyncing = false;
@@ -694,7 +710,6 @@ void catalogue_changes(struct catalogue *c, const Tracker__Changes *changes, int
     }
     if (changes->live && (!was_live || c->bad > 0))
         report_strays(c);
-    c->seq = changes->seq;
     forget_buried(c);
     c->meta_dirty = true;
 }

@@ -1352,6 +1352,58 @@ a_resync_keeps_the_inos_of_what_is_the_same_and_invalidates_only_differences(voi
     assert_true(bob.invalid_names <= 4);
 }
 
+static void an_answer_older_than_a_resync_brings_nothing_back(void **state)
+{
+    make_file(&ann, INO_ROOT, "f", 1);
+    settle_both();
+    uint64_t f = at(&ann, "/f")->ino;
+    assert_int_equal(catalogue_attr(ann.catalogue, f, &(uint32_t){0600}, NULL), 0);
+    assert_true(send_one(&ann)); /* its answer is on the way */
+    assert_int_equal(catalogue_attr(ann.catalogue, f, &(uint32_t){0640}, NULL), 0);
+    while (hear_push(&bob))
+        ;
+    assert_int_equal(catalogue_remove(bob.catalogue, INO_ROOT, "f", false), 0);
+    run(&bob);
+    queue_clear(&ann.pushes);
+    queue_add(&ann.pushes)->changes = ref_since(&tracker, 0, true);
+    while (hear_push(&ann))
+        ;
+    settle_both();
+    assert_null(at(&ann, "/f"));
+    assert_same(&ann);
+}
+
+/* It was true when it was given, and the tracker says all again before it is heard. */
+static void what_only_an_answer_named_in_a_resync_goes_if_the_resync_passes_it(void **state)
+{
+    make_file(&ann, INO_ROOT, "a", 1);
+    settle_both();
+    make_file(&bob, INO_ROOT, "f", 2);
+    run(&bob);
+    make_dir(&ann, INO_ROOT, "f");
+    assert_true(send_one(&ann)); /* the answer names bob's */
+    assert_int_equal(catalogue_remove(bob.catalogue, INO_ROOT, "f", false), 0);
+    run(&bob);
+    make_file(&ann, INO_ROOT, "new", 3);
+    queue_clear(&ann.pushes);
+    Tracker__Changes *all = ref_since(&tracker, 0, true), *first = ref_since(&tracker, 0, true);
+    first->live = false;
+    first->seq = 1;
+    all->from_scratch = false;
+    queue_add(&ann.pushes)->changes = first;
+    queue_add(&ann.pushes)->changes = all;
+    assert_true(hear_push(&ann));
+    assert_true(hear_result(&ann));
+    assert_true(send_one(&ann));
+    assert_true(hear_result(&ann)); /* this one is ahead of it, and stays */
+    uint64_t fresh = at(&ann, "/new")->ino;
+    assert_true(hear_push(&ann));
+    assert_null(catalogue_with_id(ann.catalogue, tracker.entries[1].id));
+    settle_both();
+    assert_int_equal(at(&ann, "/new")->ino, fresh);
+    assert_same(&ann);
+}
+
 static void another_data_base_of_the_tracker_loses_nothing_of_ours(void **state)
 {
     static struct ref fresh;
@@ -2229,6 +2281,8 @@ int main(void)
         TWO(an_account_that_has_all_it_may_makes_nothing_for_a_moment),
         TWO(a_content_without_any_name_is_said_to_be_unused_once),
         TWO(a_resync_keeps_the_inos_of_what_is_the_same_and_invalidates_only_differences),
+        TWO(an_answer_older_than_a_resync_brings_nothing_back),
+        TWO(what_only_an_answer_named_in_a_resync_goes_if_the_resync_passes_it),
         TWO(another_data_base_of_the_tracker_loses_nothing_of_ours),
         ONE(bad_entries_are_shown_nowhere),
         ONE(loops_strays_and_twins_do_no_harm),
