@@ -25,7 +25,7 @@
 #include "base/mem.h"
 #include "proto/limits.h"
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 #define RESERVE_OPS    1024
 #define RESERVE_INOS   8192
 #define OPEN_AGAIN     3
@@ -57,7 +57,8 @@ static const char schema[] =
     "  place INTEGER,"          /* of an unlinked one: the directory it was in */
     "  lost INTEGER,"           /* what its refusal asks for, retries << 8 */
     "  base BLOB,"              /* 32 bytes: what the version being written is made from */
-    "  xattrs BLOB"             /* packed tracker.Xattrs; NULL: none */
+    "  xattrs BLOB,"            /* packed tracker.Xattrs; NULL: none */
+    "  covers INTEGER" /* of a working file: ino of the published one whose place it took */
     ");"
     "CREATE TABLE op ("
     "  number INTEGER PRIMARY KEY," /* never used twice */
@@ -77,8 +78,11 @@ static const char schema[] =
     "  root BLOB PRIMARY KEY," /* a content without name */
     "  until INTEGER NOT NULL" /* kept until then, nanoseconds since 1970 */
     ") WITHOUT ROWID;";
-/* What a file of version 1 lacks. */
-static const char to_version_2[] = "ALTER TABLE entry ADD COLUMN xattrs BLOB;";
+/* What a file of version 1, and of version 2, lacks for the next. */
+static const char *const upgrades[SCHEMA_VERSION] = {
+    [1] = "ALTER TABLE entry ADD COLUMN xattrs BLOB;",
+    [2] = "ALTER TABLE entry ADD COLUMN covers INTEGER;",
+};
 
 static const char *const texts[SQL_END] = {
     [SQL_BEGIN] = "BEGIN IMMEDIATE",
@@ -89,7 +93,7 @@ static const char *const texts[SQL_END] = {
     [SQL_META_GET] = "SELECT value FROM meta WHERE key = ?",
     [SQL_META_PUT] = "INSERT OR REPLACE INTO meta VALUES (?, ?)",
     [SQL_ENTRY_PUT] =
-        "INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
     [SQL_ENTRY_DELETE] = "DELETE FROM entry WHERE ino = ?",
     [SQL_ENTRY_ALL] = "SELECT * FROM entry ORDER BY ino",
     [SQL_OP_PUT] = "INSERT OR REPLACE INTO op VALUES (?,?,?,?,?)",
@@ -172,11 +176,23 @@ static void close_connection(struct catalogue *c)
     c->db = NULL;
 }
 
-/* 1: open; 0: it is damaged; -1 and *fault: it cannot be had. */
-static int try_open(struct catalogue *c, const char **fault)
+/* Makes the tables, or brings them from that version to ours. */
+static bool make_tables(struct catalogue *c, int version)
 {
     char pragma[64];
 
+    snprintf(pragma, sizeof pragma, "PRAGMA user_version=%d", SCHEMA_VERSION);
+    bool good = execute(c, "BEGIN IMMEDIATE");
+    if (version == 0)
+        good = good && execute(c, schema);
+    for (int v = version; v > 0 && v < SCHEMA_VERSION; v++)
+        good = good && execute(c, upgrades[v]);
+    return good && execute(c, pragma) && execute(c, "COMMIT");
+}
+
+/* 1: open; 0: it is damaged; -1 and *fault: it cannot be had. */
+static int try_open(struct catalogue *c, const char **fault)
+{
     if (sqlite3_open_v2(c->path, &c->db,
                         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                         NULL) != SQLITE_OK) {
@@ -192,11 +208,8 @@ static int try_open(struct catalogue *c, const char **fault)
     }
     bool good = version >= 0 && execute(c, "PRAGMA journal_mode=WAL") &&
                 execute(c, "PRAGMA synchronous=NORMAL") && execute(c, "PRAGMA cell_size_check=ON");
-    if (good && version < SCHEMA_VERSION) {
-        snprintf(pragma, sizeof pragma, "PRAGMA user_version=%d", SCHEMA_VERSION);
-        good = execute(c, "BEGIN IMMEDIATE") && execute(c, version == 0 ? schema : to_version_2) &&
-               execute(c, pragma) && execute(c, "COMMIT");
-    }
+    if (good && version < SCHEMA_VERSION)
+        good = make_tables(c, version);
     if (good)
         return 1;
     if (version >= 0)
@@ -296,6 +309,10 @@ static bool write_entry(struct catalogue *c, const struct entry *e)
     }
     xattrs = xattrs_pack(n->xattrs, &xattrs_size);
     bind_blob(s, 21, xattrs, xattrs_size);
+    if (p != NULL && p->covers != 0)
+        bind_number(s, 22, p->covers);
+    else
+        sqlite3_bind_null(s, 22);
     bool good = run(s);
     free(xattrs);
     free(held);

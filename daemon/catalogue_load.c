@@ -92,6 +92,7 @@ static void load_pending(struct entry *e, sqlite3_stmt *s)
 
     for (int i = 14; i < 20; i++)
         any |= sqlite3_column_type(s, i) != SQLITE_NULL;
+    any |= sqlite3_column_type(s, 21) != SQLITE_NULL;
     if (!any)
         return;
     struct pending *p = tree_pending(e);
@@ -108,6 +109,7 @@ static void load_pending(struct entry *e, sqlite3_stmt *s)
         p->has_base = true;
         memcpy(p->base, sqlite3_column_blob(s, 19), HASH_SIZE);
     }
+    p->covers = column_number(s, 21);
 }
 
 /* NULL if the row makes no sense. */

@@ -50,7 +50,7 @@ struct pending {
     uint64_t place;        /* of an unlinked one: ino of the directory it was in */
     uint64_t over; /* within a call: the `other` of the publication to come, which counts it */
     /* Of a working file: the published one whose place it took, which goes if ours leaves that place by a change of ours, as it
-     * has been replaced. In memory only: after a restart it comes back. */
+     * has been replaced. */
     uint64_t covers;
     uint8_t lost; /* enum lost */
     uint8_t retries;

@@ -763,6 +763,71 @@ static void what_a_file_being_written_replaced_is_gone_when_it_leaves(void **sta
     side_end(&ann);
 }
 
+static void what_a_file_being_written_replaced_is_known_after_a_restart(void **state)
+{
+    struct side ann;
+    uint64_t ino, second;
+    uint8_t root[HASH_SIZE];
+    side_begin(&ann, &tracker, 1, "ann");
+    sides[0] = &ann;
+    connect_side(&ann);
+    make_file(&ann, INO_ROOT, "text", 1);
+    make_file(&ann, INO_ROOT, "other", 2);
+    run(&ann);
+    assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "tmp", 0644, NOW, &ino), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "tmp", INO_ROOT, "text"), 0);
+    assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "tmp", 0644, NOW, &second), 0);
+    assert_int_equal(move_entry(&ann, INO_ROOT, "tmp", INO_ROOT, "other"), 0);
+    disconnect_side(&ann);
+    restart(&ann);
+    assert_int_equal(catalogue_remove(ann.catalogue, INO_ROOT, "text", false), 0);
+    assert_null(at(&ann, "/text"));
+    assert_int_equal(move_entry(&ann, INO_ROOT, "other", INO_ROOT, "moved"), 0);
+    assert_null(at(&ann, "/other"));
+    make_root(root, 3);
+    assert_int_equal(catalogue_publish(ann.catalogue, second, root, 3, NOW, NOW), 0);
+    connect_side(&ann);
+    run(&ann);
+    assert_null(at(&ann, "/text"));
+    assert_null(at(&ann, "/other"));
+    assert_true(has_content(&ann, "/moved", 3));
+    assert_same(&ann);
+    side_end(&ann);
+}
+
+static void run_sql(const char *path, const char *text)
+{
+    sqlite3 *db = NULL;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    if (sqlite3_exec(db, text, NULL, NULL, NULL) != SQLITE_OK)
+        fail_msg("%s: %s", text, sqlite3_errmsg(db));
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+}
+
+static void a_data_base_of_an_earlier_version_is_brought_up_to_date(void **state)
+{
+    static const char *const older[] = {
+        "ALTER TABLE entry DROP COLUMN covers; PRAGMA user_version = 2",
+        "ALTER TABLE entry DROP COLUMN covers; ALTER TABLE entry DROP COLUMN xattrs; "
+        "PRAGMA user_version = 1"};
+    struct side ann;
+    uint64_t ino;
+    for (size_t i = 0; i < sizeof older / sizeof *older; i++) {
+        side_begin(&ann, &tracker, 1, "ann");
+        make_file(&ann, make_dir(&ann, INO_ROOT, "d"), "f", 1);
+        size_t pending = catalogue_pending(ann.catalogue);
+        catalogue_close(ann.catalogue);
+        run_sql(ann.path, older[i]);
+        open_catalogue(&ann);
+        assert_true(has_content(&ann, "/d/f", 1));
+        assert_int_equal(catalogue_pending(ann.catalogue), pending);
+        assert_int_equal(catalogue_create(ann.catalogue, INO_ROOT, "new", 0644, NOW, &ino), 0);
+        restart(&ann);
+        assert_non_null(at(&ann, "/new"));
+        side_end(&ann);
+    }
+}
+
 static void what_takes_the_place_of_a_file_being_written_replaces_what_that_replaced(void **state)
 {
     struct side ann;
@@ -2258,6 +2323,8 @@ int main(void)
         ONE(an_editor_replaces_a_file_by_renaming_over_it_before_or_after_closing),
         ONE(giving_up_a_file_that_took_a_name_brings_the_old_one_back),
         ONE(what_a_file_being_written_replaced_is_gone_when_it_leaves),
+        ONE(what_a_file_being_written_replaced_is_known_after_a_restart),
+        ONE(a_data_base_of_an_earlier_version_is_brought_up_to_date),
         ONE(what_takes_the_place_of_a_file_being_written_replaces_what_that_replaced),
         ONE(a_file_removed_while_it_is_written_is_published_nowhere),
         TWO(what_one_makes_the_other_sees),
