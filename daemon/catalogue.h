@@ -84,6 +84,11 @@ struct catalogue_events {
     /* What a kernel may have cached is no longer so: `name` NULL: the attributes of `ino`; else the
      * entry `name` of directory `parent`. */
     void (*invalid)(void *arg, uint64_t ino, uint64_t parent, const char *name);
+    /* The same of an entry whose name stays and has another inode number now. */
+    void (*renewed)(void *arg, uint64_t ino, uint64_t parent, const char *name);
+    /* NULL, or: the time of that directory was set, be it to what it was: it counts, whatever was made or removed in it
+     * before. */
+    void (*timed)(void *arg, uint64_t ino);
     /* The journal has something to send: see catalogue_next_op. */
     void (*journalled)(void *arg);
     /* No entry and no open file here has this content any more. */

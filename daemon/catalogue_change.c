@@ -547,7 +547,8 @@ int catalogue_attr(struct catalogue *c, uint64_t ino, const uint32_t *mode, cons
         return -EPERM;
     if (e->node.unconfirmed > UNCONFIRMED_MAX)
         return -EAGAIN;
-    bool same = (mode == NULL || (*mode & 0777) == e->node.mode) &&
+    bool times = mtime != NULL && e->node.kind == NODE_DIRECTORY; /* counts whatever it was */
+    bool same = !times && (mode == NULL || (*mode & 0777) == e->node.mode) &&
                 (mtime == NULL || *mtime == e->node.mtime);
     if (same)
         return 0;
@@ -566,6 +567,8 @@ int catalogue_attr(struct catalogue *c, uint64_t ino, const uint32_t *mode, cons
     if (mtime != NULL)
         e->node.mtime = *mtime;
     attributes_end(c, e, here);
+    if (times && c->events->timed != NULL)
+        c->events->timed(c->arg, e->node.ino);
     return 0;
 }
 

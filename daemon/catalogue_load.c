@@ -300,7 +300,8 @@ static void quiet_invalid(void *arg, uint64_t ino, uint64_t parent, const char *
 static void quiet_unused(void *arg, const uint8_t root[HASH_SIZE], uint64_t size)
 {
 }
-static const struct catalogue_events quiet = {.invalid = quiet_invalid, .unused = quiet_unused};
+static const struct catalogue_events quiet = {
+    .invalid = quiet_invalid, .renewed = quiet_invalid, .unused = quiet_unused};
 
 bool db_load(struct catalogue *c)
 {

@@ -226,7 +226,7 @@ static void replace_content(struct catalogue *c, struct entry *e, const Tracker_
     }
     tree_set_content(c, e, r->root.data, r->size);
     if (e->node.parent != NULL)
-        c->events->invalid(c->arg, e->node.ino, e->node.parent->ino, e->node.name);
+        c->events->renewed(c->arg, e->node.ino, e->node.parent->ino, e->node.name);
 }
 
 /* What we may do in a directory: whatever else is under way there. */
@@ -434,6 +434,19 @@ static void forget_buried(struct catalogue *c)
     }
 }
 
+/* Whether news of a directory say that its time was set: to another, or, if they say nothing else, to the same. */
+static bool is_timed(const struct entry *e, const Tracker__Entry *r)
+{
+    const struct entry *d = (const struct entry *)(const void *)e->node.parent;
+
+    if (r->gone || e->node.kind != NODE_DIRECTORY)
+        return false;
+    return e->node.mtime != r->mtime ||
+           (d != NULL && d->node.id == r->parent && strcmp(e->node.name, r->name) == 0 &&
+            e->node.mode == (r->mode & 0777) && strcmp(e->node.owner, r->owner) == 0 &&
+            xattrs_are_equal(e->node.xattrs, r->xattrs));
+}
+
 void remote_absorb(struct catalogue *c, const Tracker__Entry *r)
 {
     struct entry *e = tree_find(c, BY_ID, r->id);
@@ -469,7 +482,11 @@ void remote_absorb(struct catalogue *c, const Tracker__Entry *r)
         tree_dirty(c, e);
         return;
     }
+    bool timed = is_timed(e, r);
     remote_show(c, e, r);
+    e = timed ? tree_find(c, BY_ID, r->id) : NULL;
+    if (e != NULL && c->events->timed != NULL)
+        c->events->timed(c->arg, e->node.ino);
 }
 
 /* A bad record of an entry that was good before: it is not shown any more. */

@@ -52,6 +52,6 @@ int catalogue_renew(struct catalogue *c, uint64_t ino)
         e->node.opens = 0;
     }
     c->events->invalid(c->arg, ino, 0, NULL);
-    c->events->invalid(c->arg, e->node.ino, e->node.parent->ino, e->node.name);
+    c->events->renewed(c->arg, e->node.ino, e->node.parent->ino, e->node.name);
     return 0;
 }

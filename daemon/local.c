@@ -476,6 +476,16 @@ static void on_invalid(void *arg, uint64_t ino, uint64_t parent, const char *nam
     push_invalid(arg, ino, parent, name);
 }
 
+static void on_renewed(void *arg, uint64_t ino, uint64_t parent, const char *name)
+{
+    push_renewed(arg, ino, parent, name);
+}
+
+static void on_timed(void *arg, uint64_t ino)
+{
+    push_timed(arg, ino);
+}
+
 static void on_journalled(void *arg)
 {
     (void)arg; /* local_after sends it */
@@ -500,6 +510,8 @@ static void on_changed(void *arg, const struct node *node, enum node_change chan
 }
 
 static const struct catalogue_events catalogue_events = {.invalid = on_invalid,
+                                                         .renewed = on_renewed,
+                                                         .timed = on_timed,
                                                          .journalled = on_journalled,
                                                          .unused = on_unused,
                                                          .pinned = on_pinned,

@@ -461,6 +461,9 @@ void access_free(struct local *);
 
 /* --- local_push.c --- */
 void push_invalid(struct local *, uint64_t ino, uint64_t parent, const char *name);
+/* See Invalid in proto/local.proto. */
+void push_renewed(struct local *, uint64_t ino, uint64_t parent, const char *name);
+void push_timed(struct local *, uint64_t ino);
 void push_all_names(struct local *); /* the tree appears or disappears */
 void push_flush(struct local *);
 void push_to(struct client *); /* as much as it takes now */

@@ -17,6 +17,7 @@
 struct invalid {
     uint64_t ino, parent, origin;
     char *name; /* NULL: the attributes */
+    bool timed, renewed;
 };
 
 struct batch {
@@ -76,22 +77,47 @@ static void close_batch(struct local *l)
             cl->next_batch = batch;
 }
 
-void push_invalid(struct local *l, uint64_t ino, uint64_t parent, const char *name)
+/* `item` with a name that is the caller's. */
+static void add(struct local *l, const struct invalid *item)
 {
     struct batch *batch = l->open_batch;
 
     if (mounts_connected(l) == 0)
         return;
-    if (batch != NULL && name == NULL)
-        for (unsigned i = batch->count; i > 0 && i + 8 > batch->count; i--)
-            if (batch->items[i - 1].ino == ino && batch->items[i - 1].name == NULL)
-                return; /* just said */
     if (batch == NULL)
         batch = l->open_batch = xcalloc(1, sizeof *batch);
-    struct invalid *item = &batch->items[batch->count++];
-    *item = (struct invalid){ino, parent, l->origin, name == NULL ? NULL : xstrdup(name)};
+    struct invalid *added = &batch->items[batch->count++];
+    *added = *item;
+    added->origin = l->origin;
+    added->name = item->name == NULL ? NULL : xstrdup(item->name);
     if (batch->count == BATCH_ITEMS)
         close_batch(l);
+}
+
+static bool just_said(const struct batch *batch, uint64_t ino)
+{
+    if (batch != NULL)
+        for (unsigned i = batch->count; i > 0 && i + 8 > batch->count; i--)
+            if (batch->items[i - 1].ino == ino && batch->items[i - 1].name == NULL)
+                return true;
+    return false;
+}
+
+void push_invalid(struct local *l, uint64_t ino, uint64_t parent, const char *name)
+{
+    if (name != NULL || !just_said(l->open_batch, ino))
+        add(l, &(struct invalid){.ino = ino, .parent = parent, .name = (char *)(uintptr_t)name});
+}
+
+void push_renewed(struct local *l, uint64_t ino, uint64_t parent, const char *name)
+{
+    add(l, &(struct invalid){
+               .ino = ino, .parent = parent, .name = (char *)(uintptr_t)name, .renewed = true});
+}
+
+void push_timed(struct local *l, uint64_t ino)
+{
+    add(l, &(struct invalid){.ino = ino, .timed = true});
 }
 
 void push_all_names(struct local *l)
@@ -117,6 +143,8 @@ static void send_batch(struct client *cl, const struct batch *batch)
         *m = (Local__Invalid)LOCAL__INVALID__INIT;
         m->ino = item->ino;
         m->parent = item->parent;
+        m->timed = item->timed;
+        m->renewed = item->renewed;
         if (item->name != NULL)
             m->name = item->name;
         pointers[invalidate.n_what++] = m;

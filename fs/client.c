@@ -203,10 +203,13 @@ static const char *take_invalidate(struct client *client, const struct frame *fr
         for (size_t i = 0; i < what->n_what; i++) {
             const Local__Invalid *one = what->what[i];
 
-            if (*one->name == '\0')
+            if (*one->name == '\0') {
+                if (one->timed)
+                    times_set(client->fs->times, one->ino, NULL, true);
                 invalidate_inode(client->fs->invalidator, one->ino);
-            else {
-                times_names_changed(client->fs->times, one->parent);
+            } else {
+                if (!one->renewed)
+                    times_names_changed(client->fs->times, one->parent);
                 invalidate_entry(client->fs->invalidator, one->parent, one->name);
             }
         }

@@ -590,8 +590,9 @@ static Tracker__OpStatus op_attr(struct work *w)
     if (xattrs_change(entry.xattrs, w->op->xattrs, w->op->xattrs_removed, w->op->n_xattrs_removed,
                       &xattrs) != 0)
         return refuse(w, FULL, &entry);
-    bool same =
-        mode == entry.mode && mtime == entry.mtime && xattrs_are_equal(xattrs, entry.xattrs);
+    bool timed = w->op->set_mtime && entry.kind == DIRECTORY; /* counts, whatever it was */
+    bool same = !timed && mode == entry.mode && mtime == entry.mtime &&
+                xattrs_are_equal(xattrs, entry.xattrs);
     xattrs_free(entry.xattrs);
     entry.xattrs = xattrs;
     if (same)

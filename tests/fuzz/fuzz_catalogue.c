@@ -37,8 +37,11 @@ static void on_unused(void *arg, const uint8_t root[HASH_SIZE], uint64_t size)
 static void on_pinned(void *arg, const struct node *node)
 {
 }
-static const struct catalogue_events events = {
-    .invalid = on_invalid, .journalled = on_journalled, .unused = on_unused, .pinned = on_pinned};
+static const struct catalogue_events events = {.invalid = on_invalid,
+                                               .renewed = on_invalid,
+                                               .journalled = on_journalled,
+                                               .unused = on_unused,
+                                               .pinned = on_pinned};
 
 static const char *name_of(uint8_t byte)
 {

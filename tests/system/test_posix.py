@@ -2,6 +2,7 @@
 import fcntl
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -185,6 +186,54 @@ class Times(SwarmTest):
         self.assertEqual(7, os.stat(ann.path("d")).st_mtime_ns)
         os.rename(ann.path("d/a"), ann.path("d/b"))
         self.assertGreater(os.stat(ann.path("d")).st_mtime_ns, 7)
+
+    def test_a_directory_s_time_that_was_set_counts_at_all_members(self):
+        ann, ben = self.members("ann", "ben")
+        time = lambda member, name: os.stat(member.path(name)).st_mtime_ns
+        os.mkdir(ann.path("d"))
+        # Again and again the same time: what counts is that it was set, not that it differs from what was set before.
+        for number in range(3):
+            ann.write(f"d/{number}", b"bytes")
+            wait_for("a name at ben's", lambda: os.path.exists(ben.path(f"d/{number}")))
+            if number > 0:
+                wait_for("the time of the new name", lambda: time(ben, "d") != 7)
+            os.utime(ann.path("d"), ns=(5, 7))
+            self.assertEqual(7, time(ann, "d"))
+            wait_for("the time that was set", lambda: time(ben, "d") == 7)
+        # No name in it changes: neither by a new version, nor by a file's own time, nor by modes.
+        with open(ann.path("d/0"), "ab") as file:
+            file.write(b" more")
+        os.utime(ann.path("d/1"), ns=(1, 1))
+        os.chmod(ann.path("d"), 0o700)
+        ben.await_file("d/0", 10)
+        wait_for("the file's time", lambda: time(ben, "d/1") == 1)
+        wait_for("the mode", lambda: os.stat(ben.path("d")).st_mode & 0o777 == 0o700)
+        self.assertEqual((7, 7), (time(ann, "d"), time(ben, "d")))
+        # Who changed it last is right, though the news of what he set before come back to him.
+        os.utime(ben.path("d"), ns=(5, 9))
+        os.unlink(ben.path("d/2"))
+        wait_for("the removal", lambda: not os.path.exists(ann.path("d/2")))
+        for member in (ann, ben):
+            wait_for("the time of the removal", lambda: time(member, "d") > 9)
+
+    @unittest.skipUnless(shutil.which("rsync"), "no rsync")
+    def test_rsync_finds_nothing_to_do_at_another_member_s(self):
+        ann, ben = self.members("ann", "ben")
+        source = os.path.join(self.directory, "source")
+        for name in ("one/two", "three"):
+            os.makedirs(os.path.join(source, name))
+            for number in range(5):
+                with open(os.path.join(source, name, str(number)), "wb") as file:
+                    file.write(b"bytes")
+        for directory, _, _ in os.walk(source, topdown=False):
+            os.utime(directory, ns=(10 ** 18, 10 ** 18))
+        differs = lambda member: self.run("rsync", "-ain", source + "/", member.path("tree") + "/").stdout
+        for _ in range(2):
+            self.run("rsync", "-a", source + "/", ann.path("tree") + "/")
+            self.assertEqual("", differs(ann))
+            wait_for("the same at ben's", lambda: differs(ben) == "")
+            os.remove(ann.path("tree/one/two/3"))  # what was set is set again by the second round
+            wait_for("the removal at ben's", lambda: not os.path.exists(ben.path("tree/one/two/3")))
 
     def test_a_directory_has_a_link_from_each_in_it(self):
         ann, ben = self.members("ann", "ben")

@@ -69,8 +69,11 @@ static void on_pinned(void *arg, const struct node *node)
 {
     ((struct side *)arg)->pinned++;
 }
-static const struct catalogue_events events = {
-    .invalid = on_invalid, .journalled = on_journalled, .unused = on_unused, .pinned = on_pinned};
+static const struct catalogue_events events = {.invalid = on_invalid,
+                                               .renewed = on_invalid,
+                                               .journalled = on_journalled,
+                                               .unused = on_unused,
+                                               .pinned = on_pinned};
 
 static char directory[] = "/tmp/p2p-catalogue-XXXXXX";
 
