@@ -50,11 +50,16 @@ static bool key_open(struct rights *r, const char *dir, char **fault)
     int error = file_read(path, TICKET_KEY_SIZE, true, &data, &size);
     if (error == 0 && size == TICKET_KEY_SIZE) {
         memcpy(r->key, data, sizeof r->key);
-    } else if (error == 0 || error == -ENOENT) {
+    } else if (error == 0 || error == -EFBIG) {
+        error = -EINVAL;
+        *fault = xasprintf("%s: is not a key of %d bytes; put the right one back, or remove it and "
+                           "a new one is made",
+                           path, TICKET_KEY_SIZE);
+    } else if (error == -ENOENT) {
         random_bytes(r->key, sizeof r->key);
         error = file_replace(path, r->key, sizeof r->key, 0600);
     }
-    if (error != 0)
+    if (error != 0 && *fault == NULL)
         *fault =
             xasprintf("%s: %s", path, error == -EPERM ? "others can read it" : strerror(-error));
     file_free_secret(data, size);

@@ -87,6 +87,19 @@ class Commands(SwarmTest):
             self.run(p2pd, "--check", env=ann.env)
         self.fails([p2pd, "--check", "--listen", "nonsense"], 2, "--listen: 'nonsense' must name its host by an IP", ann.env)
 
+    def test_a_tickets_key_of_a_wrong_size_is_refused_and_left_alone(self):
+        tracker = self.tracker()
+        tracker.stop()
+        path = os.path.join(tracker.data, "tickets.key")
+        for size in (0, 31, 33):
+            with open(path, "wb") as file:
+                file.write(b"k" * size)
+            done = self.run(f"{BIN}/p2ptracker", "serve", "--data", tracker.data, "--listen", "127.0.0.1:0", check=False)
+            self.assertEqual((1, 1), (done.returncode, done.stderr.count("\n")), done.stderr)
+            self.assertRegex(done.stderr, "tickets.key: is not a key of 32 bytes")
+            self.assertEqual(size, os.stat(path).st_size)
+        os.unlink(path)
+
     def test_an_invite_waits_for_the_keys_of_a_new_swarm(self):
         tracker = Tracker(self, own_keys=True)
         serve = [f"{BIN}/p2ptracker", "serve", "--data", tracker.data, "--listen", "127.0.0.1:0"]
