@@ -562,6 +562,25 @@ failed:
     return result;
 }
 
+static void remember_socket(struct local *l)
+{
+    struct stat st = {0};
+
+    (void)lstat(l->socket_path, &st);
+    l->socket_device = st.st_dev;
+    l->socket_inode = st.st_ino;
+}
+
+/* Not if another p2pd has made its own there: somebody removed p2pd.lock under us. */
+static void remove_socket(const struct local *l)
+{
+    struct stat st;
+
+    if (lstat(l->socket_path, &st) == 0 && st.st_dev == l->socket_device &&
+        st.st_ino == l->socket_inode)
+        unlink(l->socket_path);
+}
+
 struct local *local_new(struct daemon *daemon, const char **fault)
 {
     struct local *l = xcalloc(1, sizeof *l);
@@ -580,6 +599,7 @@ struct local *local_new(struct daemon *daemon, const char **fault)
         *fault = "the local socket cannot be made";
         goto no_socket;
     }
+    remember_socket(l);
     l->state = catalogue_account(l->catalogue)[0] != '\0' ? SESSION_AWAY : SESSION_LOGGED_OUT;
     l->waiting_recovery_end = &l->waiting_recovery;
     l->events_end = &l->events;
@@ -685,7 +705,7 @@ void local_stop(struct local *l)
     scrub_stop(l->scrub);
     (void)catalogue_commit(l->catalogue, true);
     if (l->socket >= 0) {
-        unlink(l->socket_path);
+        remove_socket(l);
         event_free(l->accept);
         timer_free(l->accept_rest);
         close(l->socket);

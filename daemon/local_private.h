@@ -178,6 +178,8 @@ struct local {
     struct catalogue *catalogue;
     char *socket_path;
     int socket;
+    dev_t socket_device; /* this and the next: what was bound at socket_path */
+    ino_t socket_inode;
     struct event *accept;
     struct timer *accept_rest; /* without descriptors */
     bool started, stopped;

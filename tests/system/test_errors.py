@@ -2,6 +2,8 @@
 import contextlib
 import errno
 import os
+import socket
+import stat
 import unittest
 
 from harness import BIN, Member, Process, SwarmTest, Tracker, main, pattern, wait_for
@@ -99,6 +101,19 @@ class Commands(SwarmTest):
             self.assertRegex(done.stderr, "tickets.key: is not a key of 32 bytes")
             self.assertEqual(size, os.stat(path).st_size)
         os.unlink(path)
+
+    def test_a_daemon_that_ends_leaves_the_socket_of_another_alone(self):
+        [ann] = self.members("ann", mounted=False)
+        path = os.path.join(ann.home, "p2pd.sock")
+        os.unlink(path)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(path)
+            ann.daemon.stop()
+            self.assertTrue(stat.S_ISSOCK(os.stat(path).st_mode))
+        os.unlink(path)
+        ann.start_daemon()
+        ann.daemon.stop()
+        self.assertFalse(os.path.exists(path))  # its own it takes away
 
     def test_an_invite_waits_for_the_keys_of_a_new_swarm(self):
         tracker = Tracker(self, own_keys=True)
