@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -85,8 +86,10 @@ struct program {
     struct workers *
         syncer; /* one thread: an fdatasync takes as long as the disk likes, and must not hold a worker */
     struct job writeback; /* the syncer's; posted again only when it runs */
-    struct event *on_term, *on_int;
+    struct event *on_term, *on_int, *on_home;
     int lock;
+    int home_watch;  /* inotify's */
+    bool homeless;   /* the lock is not in its place any more */
     int tell_parent; /* a pipe, -1 if not detached */
 };
 
@@ -516,6 +519,48 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
     loop_stop(p->loop);
 }
 
+/* Whether p2pd.lock is still the file that was locked. Without it another p2pd could start for this home, or there is no home. */
+static bool has_lock(const struct program *p)
+{
+    char *path = home_path(p->daemon.home, "p2pd.lock");
+    struct stat mine, there;
+    bool has = fstat(p->lock, &mine) == 0 && lstat(path, &there) == 0 &&
+               mine.st_dev == there.st_dev && mine.st_ino == there.st_ino;
+
+    if (!has)
+        log_error("%s: was removed or replaced: this home is not p2pd's any more, stopping", path);
+    free(path);
+    return has;
+}
+
+static void on_home_changed(evutil_socket_t fd, short what, void *arg)
+{
+    struct program *p = arg;
+    char events[4096]; /* what they say is not looked at */
+
+    (void)what;
+    while (read(fd, events, sizeof events) > 0)
+        continue;
+    if (p->homeless || has_lock(p))
+        return;
+    p->homeless = true;
+    loop_stop(p->loop);
+}
+
+/* Without inotify (its instances are limited) p2pd does without. */
+static void watch_home(struct program *p)
+{
+    p->home_watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    if (p->home_watch < 0 || inotify_add_watch(p->home_watch, p->daemon.home,
+                                               IN_DELETE | IN_MOVED_FROM | IN_MOVE_SELF) < 0) {
+        log_info("%s is not watched: %s", p->daemon.home, strerror(errno));
+        return;
+    }
+    p->on_home =
+        event_new(loop_base(p->loop), p->home_watch, EV_READ | EV_PERSIST, on_home_changed, p);
+    CHECK(p->on_home != NULL && event_add(p->on_home, NULL) == 0);
+}
+
 static void on_stop_asked(void *arg)
 {
     struct program *p = arg;
@@ -568,6 +613,7 @@ static const char *set_up(struct program *p)
     p->on_int = evsignal_new(loop_base(p->loop), SIGINT, on_signal, p);
     CHECK(p->on_term != NULL && p->on_int != NULL);
     CHECK(event_add(p->on_term, NULL) == 0 && event_add(p->on_int, NULL) == 0);
+    watch_home(p);
     p->sync_timer = timer_new(p->loop, sync_due, p);
     timer_set(p->sync_timer, SYNC_NS);
     return NULL;
@@ -619,6 +665,10 @@ static void take_down(struct program *p)
     workers_free(p->syncer);
     event_free(p->on_term);
     event_free(p->on_int);
+    if (p->on_home != NULL)
+        event_free(p->on_home);
+    if (p->home_watch >= 0)
+        close(p->home_watch);
     loop_free(p->loop);
     store_close(d->store);
     revocations_close(d->revocations);
@@ -686,5 +736,5 @@ int main(int argc, char **argv)
     free(p->daemon.settings.listen);
     free(p->daemon.settings.announce);
     free(home);
-    return EXIT_SUCCESS;
+    return p->homeless ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import stat
 import unittest
@@ -101,6 +102,13 @@ class Commands(SwarmTest):
             self.assertRegex(done.stderr, "tickets.key: is not a key of 32 bytes")
             self.assertEqual(size, os.stat(path).st_size)
         os.unlink(path)
+
+    def test_a_daemon_whose_home_is_deleted_ends_with_its_line(self):
+        [ann] = self.members("ann", mounted=False)
+        shutil.rmtree(ann.home, ignore_errors=True)
+        wait_for("p2pd to end", lambda: not ann.daemon.running())
+        self.assertEqual(1, ann.daemon.process.returncode)
+        self.assertRegex(ann.daemon.text(), r"p2pd.lock: was removed or replaced: .*stopping")
 
     def test_a_daemon_that_ends_leaves_the_socket_of_another_alone(self):
         [ann] = self.members("ann", mounted=False)
