@@ -47,7 +47,7 @@ struct ctl {
     uint64_t expires;  /* seconds; 0: not given */
     uint64_t up, down; /* bytes a second, 0: unlimited; if up_given, down_given */
     bool up_given, down_given;
-    bool admin, json, watch, tracker, details, repair, pause, resume, help, version;
+    bool admin, json, watch, tracker, details, repair, pause, resume, all, help, version;
     const char *recover; /* a folder */
     const char *passphrase_file;
     const char *new_passphrase_file;

@@ -195,6 +195,12 @@ static const char *take_count(struct ctl *ctl, const char *value)
                                                           : "is not a number from 1 to 200000";
 }
 
+static const char *take_all(struct ctl *ctl, const char *value)
+{
+    ctl->all = true;
+    return NULL;
+}
+
 static const char *take_logout_others(struct ctl *ctl, const char *value)
 {
     ctl->logout_others = true;
@@ -249,6 +255,7 @@ static const struct row {
     {"uses", 0, "N", OPTION_USES, take_uses, "how many may register with it (default: 1)"},
     {"expires", 0, "TIME", OPTION_EXPIRES, take_expires,
      "how long it is good, like 12h or 7d (default: 7d)"},
+    {"all", 0, NULL, OPTION_ALL, take_all, "all files, not only the worst"},
     {"logout-others", 0, NULL, OPTION_LOGOUT_OTHERS, take_logout_others,
      "all other devices of the account have to log in again"},
     {"code-file", 0, "FILE", OPTION_CODE_FILE, take_code_file,

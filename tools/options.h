@@ -32,6 +32,7 @@ enum {
     OPTION_LOGOUT_OTHERS = 1 << 20,
     OPTION_RATES = 1 << 21,
     OPTION_CHECK = 1 << 22, /* --repair, --recover, --pause, --resume */
+    OPTION_ALL = 1 << 23,
 };
 
 /* Fills *ctl from the command line; options and arguments may be mixed, "--" ends the options. False

@@ -14,10 +14,11 @@ _p2pctl_options() {
     passwd) echo "--password-file --new-password-file --logout-others --json" ;;
     invite) echo "--admin --uses --expires --json" ;;
     status) echo "--watch --json" ;;
+    health) echo "--all --json" ;;
     limit) echo "--up --down --json" ;;
     ls) echo "--long --json" ;;
     check) echo "--repair --recover --pause --resume --json" ;;
-    logout | devices | user | grant | revoke | access | group | keys | start | stop | peers | health | get | pin | unpin | evict | watch) echo "--json" ;;
+    logout | devices | user | grant | revoke | access | group | keys | start | stop | peers | get | pin | unpin | evict | watch) echo "--json" ;;
     esac
 }
 

@@ -1,6 +1,7 @@
 /* The swarm as this device sees it: peers, and the health of files. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -12,6 +13,8 @@
 #include "tools/table.h"
 #include "tools/terminal.h"
 #include "tools/verbs.h"
+
+#define HEALTH_ROWS 50 /* without --all */
 
 /* Asks about the command's paths; NULL: the reason has been said. The answer lives as long as
  * *client, which the caller frees. */
@@ -142,7 +145,28 @@ static void health_row(struct table *table, const Local__FileHealth *file)
         table_note(table, file->trouble);
 }
 
-static void print_health(const Local__Health *health)
+/* The worse comes first: what nobody can complete, then what may soon be so, then what is not known. */
+static int health_rank(const Local__FileHealth *file)
+{
+    if (file->pieces == 0)
+        return *file->trouble == '\0' ? 3 : 2;
+    return file->missing > 0 ? 0 : file->rarest < 2 ? 1 : 3;
+}
+
+static int compare_health(const void *left, const void *right)
+{
+    const Local__FileHealth *a = *(Local__FileHealth *const *)left,
+                            *b = *(Local__FileHealth *const *)right;
+    int rank = health_rank(a) - health_rank(b);
+
+    if (rank != 0)
+        return rank;
+    if (a->distributed != b->distributed && a->pieces > 0 && b->pieces > 0)
+        return a->distributed < b->distributed ? -1 : 1;
+    return strcmp(a->path, b->path);
+}
+
+static void print_health(const Local__Health *health, bool all)
 {
     static const struct table_column columns[] = {
         {"FILE", TABLE_GIVES_WAY}, {"SIZE", TABLE_RIGHT},    {"HEALTH", TABLE_LEFT},
@@ -151,12 +175,17 @@ static void print_health(const Local__Health *health)
         {NULL, TABLE_LEFT},
     };
     struct table *table = table_new(columns);
+    size_t count = all || health->n_files <= HEALTH_ROWS ? health->n_files : HEALTH_ROWS;
 
-    for (size_t i = 0; i < health->n_files; i++)
+    if (count < health->n_files)
+        qsort(health->files, health->n_files, sizeof *health->files, compare_health);
+    for (size_t i = 0; i < count; i++)
         health_row(table, health->files[i]);
     if (table_rows(table) == 0)
         puts("No published files.");
     table_print(table, stdout, terminal_width(STDOUT_FILENO));
+    if (count < health->n_files)
+        printf("%zu more are no worse off; --all shows them.\n", health->n_files - count);
     if (health->more)
         printf("There are more files than %zu; ask about parts of the tree.\n", health->n_files);
     table_free(table);
@@ -173,7 +202,7 @@ int swarm_health(const struct ctl *ctl)
     if (good && ctl->json)
         json_print(json_from_message(&health->base), true);
     else if (good)
-        print_health(health);
+        print_health(health, ctl->all);
     client_free(client);
     return good ? CTL_DONE : CTL_FAILED;
 }

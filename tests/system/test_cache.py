@@ -81,6 +81,23 @@ class Cache(SwarmTest):
             self.assert_same_bytes(files[name], ben.read(name), name)
         self.assertEqual(LIMIT, status(ben)["cache_size"])
 
+    def test_health_shows_the_worst_of_many_files_and_says_so(self):
+        ann, ben = self.members("ann", "ben")
+        os.mkdir(ann.path("d"))
+        for number in range(54):
+            ann.write(f"d/a{number:02}", b"bytes %d" % number)
+        ann.write("z", b"at one member only")
+        ben.await_file("z")
+        ben.ctl("get", "/d")
+        wait_for("ben's copies to be known", lambda: [54, 1] == [
+            [f["complete"] for f in json.loads(ann.ctl("health", "--json", "/").stdout)["files"]].count(copies)
+            for copies in (2, 1)])
+        lines = ann.ctl("health", "/").stdout.splitlines()
+        self.assertEqual(52, len(lines))  # with its heading and the line about the rest
+        self.assertRegex(lines[1], "^/z .*at risk")
+        self.assertEqual("5 more are no worse off; --all shows them.", lines[-1])
+        self.assertEqual(56, len(ann.ctl("health", "--all", "/").stdout.splitlines()))
+
     def test_evict_gives_space_back_of_open_files_too_and_they_are_fetched_again(self):
         ann, ben = self.members("ann", "ben", options="wait=60s")
         data = pattern(8 * MIB, 3)
