@@ -41,10 +41,9 @@ _p2pctl_swarm_paths() {
 
 _p2pctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb='' home='' i
-    local verbs="register login logout whoami passwd reset email totp devices user audit invite grant revoke access group keys start stop status peers health get pin unpin limit evict check ls watch help"
+    local verbs="register login logout whoami passwd reset email totp devices user audit invite grant revoke access group keys key start stop status peers health get pin unpin limit evict check ls watch help"
 
     COMPREPLY=()
-    verbs="$verbs key"
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
         --passphrase-file | --new-passphrase-file) ((i++)) ;;

@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import stat
@@ -31,6 +32,26 @@ class Commands(SwarmTest):
         self.fails([f"{BIN}/p2pctl", "stauts"], 2, "stauts.*status|status")
         self.fails([f"{BIN}/p2ptracker", "serf"], 2, "serf")
         self.fails([f"{BIN}/p2ptracker", "serve"], 2, "--data")
+
+    def test_the_manual_s_synopsis_and_the_completions_have_all_that_help_has(self):
+        top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        texts = {}
+        for name in ("man/p2pctl.1", "tools/p2pctl.bash", "tools/_p2pctl"):
+            with open(os.path.join(top, name)) as file:
+                texts[name] = file.read()
+        manual = texts["man/p2pctl.1"].replace("\\-", "-")
+        synopsis = manual.split(".Sh SYNOPSIS\n")[1].split(".Sh ")[0].split(".Nm p2pctl\n")
+        verbs = re.search('local verbs="(.*)"', texts["tools/p2pctl.bash"]).group(1).split()
+        listed = re.findall("^  ([a-z]+) ", self.run(f"{BIN}/p2pctl", "--help").stdout, re.MULTILINE)
+        self.assertEqual(set(listed), set(verbs))
+        for verb in listed:
+            forms = [form for form in synopsis if re.match(rf"\.Cm [a-z| ]*\b{verb}\b", form)]
+            self.assertTrue(forms, f"{verb} is not in the synopsis")
+            for option in re.findall(r"^ .*?--([a-z-]+)", self.run(f"{BIN}/p2pctl", verb, "--help").stdout, re.MULTILINE):
+                if option not in ("home", "json", "help", "version"):
+                    self.assertTrue(any(f"-{option}" in form for form in forms), f"the synopsis of {verb} has no --{option}")
+                    self.assertIn(f"--{option}", texts["tools/p2pctl.bash"])
+                    self.assertIn(f"--{option}", texts["tools/_p2pctl"])
 
     def test_accounts(self):
         tracker = self.tracker()
