@@ -539,7 +539,7 @@ void file_correct(struct files *files, uint64_t ino, struct stat *st)
     int64_t size;
 
     times_apply(files->fs->times, st);
-    if (f == NULL || (f->state != FILE_WORKING && f->state != FILE_SEALING))
+    if (f == NULL || (f->state != FILE_WORKING && f->state != FILE_SEALING && !f->nameless))
         return;
     size = content_size(f->content);
     if (size >= 0)

@@ -35,6 +35,8 @@ struct fs;
  *   unsealed                         x        x      nothing of this working file was sealed yet
  *   doubt                            x        x      a Seal was sent and no answer came
  *   seal_failed   x                  x        x      a Seal of this working file: none is sent unless somebody asks for it
+ *   nameless      x                                  was removed while it was written: what is written to it goes to the
+ *                                                    working file that it had, and is told to nobody (then `dirty`, too)
  * and `edited` from BEGINNING on, as long as the file is in the table. In OPENING none is set. */
 enum file_state {
     FILE_OPENING,   /* the daemon was asked for it */
@@ -69,6 +71,7 @@ struct file {
     bool doubt;       /* a Seal was sent and no answer came: the file may be the store's by now */
     bool edited;      /* was written while it was in the table: its readers may be in for more */
     bool seal_failed; /* the last try; not tried again by itself */
+    bool nameless;    /* a Seal was answered ENOENT */
     bool gone;        /* the daemon does not have it open: no Release */
     bool forgotten;   /* no longer in the table */
     int64_t told;     /* when a failed read was last logged */

@@ -258,8 +258,10 @@ static void on_sealed(struct request *r, struct answer *a)
 
     f->pending--;
     f->busy++;
-    if (a->error == ENOENT) /* removed while it was written: nothing is left to publish */
+    if (a->error == ENOENT) { /* removed while it was written: nothing is left to publish */
+        f->nameless = true;
         a->error = 0;
+    }
     if (a->error == 0) {
         f->state = FILE_SEALED;
         file_set_unsealed(f, false);
@@ -407,7 +409,7 @@ static bool take_turn(struct file *f, struct request *r)
             seal(f);
         return false;
     }
-    if (f->state == FILE_SEALED) {
+    if (f->state == FILE_SEALED && !f->nameless) {
         begin(f, r);
         return false;
     }

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import stat
+import sys
 import unittest
 
 from harness import BIN, Member, Process, SwarmTest, Tracker, main, pattern, wait_for
@@ -190,6 +191,26 @@ class Files(SwarmTest):
         self.assert_same_bytes(data, got)
 
     @unittest.skipIf(os.geteuid() != 0, "a small disk needs root")
+    def test_a_file_without_a_name_is_written_on_when_one_of_its_writers_is_gone(self):
+        [ann] = self.members("ann")
+        for name, before in (("old", b"old" * 100000), ("new", b"")):
+            path = ann.path(name)
+            if before:
+                with open(path, "wb") as file:
+                    file.write(before)
+            ours = os.open(path, os.O_RDWR | os.O_CREAT)
+            other = "import os, sys; f = os.open(sys.argv[1], os.O_RDWR); os.pwrite(f, b'x' * 300000, 0); os.unlink(sys.argv[1]); os.close(f)"
+            self.run(sys.executable, "-c", other, path)
+            os.pwrite(ours, b"y" * 1000, 100000)
+            os.ftruncate(ours, 250000)
+            self.assertEqual(250000, os.fstat(ours).st_size)
+            os.pwrite(ours, b"z" * 10, 250000)
+            os.fsync(ours)
+            self.assertEqual(250010, os.fstat(ours).st_size)
+            self.assertTrue(os.pread(ours, 400000, 0) == b"x" * 100000 + b"y" * 1000 + b"x" * 149000 + b"z" * 10, name)
+            os.close(ours)
+            self.assertEqual([], os.listdir(ann.mount))
+
     def test_a_full_disk_is_told_to_the_writer_and_hurts_nothing_else(self):
         tracker = self.tracker()
         ben = self.member(tracker, "ben", mounted=True)
