@@ -53,6 +53,7 @@
 
 #define SYNC_NS         (5 * NS_PER_S) /* how much of a download a power cut may cost */
 #define EXIT_WRONG_CALL 2
+#define LOCK_WAIT_S     2
 
 static const char usage[] =
     "usage: p2pd [--home DIR] [--detach] [--listen HOST:PORT] [--passphrase-file FILE]\n"
@@ -265,13 +266,38 @@ static void turn_to_log_file(const char *home)
     log_init("p2pd", LOG_LEVEL_INFO, true);
 }
 
+static void on_waited(int signal)
+{
+    (void)signal; /* it interrupts flock */
+}
+
+/* As LOCK_EX, for LOCK_WAIT_S at most: a p2pd that was killed is gone from the list of processes before the kernel has closed its
+ * files (an inotify's alone takes milliseconds), and whoever killed it may start another at once. */
+static bool lock_in_time(int fd)
+{
+    struct sigaction waited = {.sa_handler = on_waited}, before; /* no SA_RESTART */
+
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return true;
+    if (errno != EWOULDBLOCK)
+        return false;
+    sigaction(SIGALRM, &waited, &before);
+    alarm(LOCK_WAIT_S);
+    bool good = flock(fd, LOCK_EX) == 0;
+    int error = errno;
+    alarm(0);
+    sigaction(SIGALRM, &before, NULL);
+    errno = error == EINTR ? EWOULDBLOCK : error;
+    return good;
+}
+
 /* False if another p2pd has this home. */
 static bool take_lock(const char *home)
 {
     char *path = home_path(home, "p2pd.lock");
 
     program.lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    bool good = program.lock >= 0 && flock(program.lock, LOCK_EX | LOCK_NB) == 0;
+    bool good = program.lock >= 0 && lock_in_time(program.lock);
     if (!good && errno == EWOULDBLOCK)
         log_error("already running for %s", home);
     else if (!good)

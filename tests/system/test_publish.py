@@ -28,7 +28,7 @@ def contents(member, directory=""):
     for top, _, names in os.walk(member.path(directory)):
         for name in names:
             path = os.path.join(top, name)
-            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError), open(path, "rb") as file: # it changes as we look
                 out.setdefault(file.read(), []).append(os.path.relpath(path, member.mount))
     return out
 
